@@ -1,0 +1,35 @@
+# Everything a fresh machine needs is Python 3.11 or 3.12, pip and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports unit docs bench train-letters clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## a sentence in, an adapter out, answers before and after
+	$(BIN)/weft demo
+
+test: lint types imports unit  ## lint, types, import contracts, tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -1,0 +1,31 @@
+"""One adapter, many adapters: folders in and out, exact sums, truncation, inner products, folding."""
+
+from weft.adapters.check import check_fits
+from weft.adapters.concat import concat
+from weft.adapters.fingerprint import fingerprint
+from weft.adapters.fold import Folded, delta, fold
+from weft.adapters.inner import cosine, inner, norm
+from weft.adapters.peft_folder import load, save
+from weft.adapters.site import site_at
+from weft.adapters.truncate import Spectrum, spectrum, truncate, truncation_error
+from weft.adapters.weights import tensor_bytes
+
+__all__ = [
+    "Folded",
+    "Spectrum",
+    "check_fits",
+    "concat",
+    "cosine",
+    "delta",
+    "fingerprint",
+    "fold",
+    "inner",
+    "load",
+    "norm",
+    "save",
+    "site_at",
+    "spectrum",
+    "tensor_bytes",
+    "truncate",
+    "truncation_error",
+]

@@ -1,0 +1,111 @@
+"""The program `weft`: its verbs, and how it ends."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from cyclopts import App, CycloptsError, Parameter
+
+from weft import __version__
+from weft.errors import WeftError
+
+# In the order of the help page. Paths, not functions: a verb is imported when it is called.
+VERBS = {
+    "demo": "weft.cli.demo:demo",
+    "adapt": "weft.cli.adapt:adapt",
+    "generate": "weft.cli.generate:generate",
+    "chat": "weft.cli.chat:chat",
+    "train": "weft.cli.train:train",
+    "eval": "weft.cli.eval:evaluate_recipe",
+    "bench": "weft.cli.bench:bench",
+    "list": "weft.cli.list:list_things",
+    "show": "weft.cli.show:show",
+}
+
+_HELP = """Low-rank adapters that programs make, choose, mix and change while a
+model runs. For example:
+
+    weft demo
+    weft adapt "sort the letters" -o out/
+    weft generate "cab" --adapter out/
+"""
+
+
+def build_app() -> App:
+    """The parser of the whole command line."""
+    app = App(
+        name="weft",
+        version=f"weft {__version__}",
+        help=_HELP,
+        help_format="plaintext",
+        help_epilogue="With --debug, an error shows its traceback.",
+        default_parameter=Parameter(negative_iterable=(), show_default=_shown),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for place, (verb, path) in enumerate(VERBS.items()):
+        app.command(path, name=verb, sort_key=place)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    0 is success, 1 an error that is told in one line, 2 a line that cannot be understood, 130 an interrupt.
+    """
+    tokens, debug = _split_debug(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app = build_app()
+            if not tokens or tokens[0] in app.help_flags:
+                for verb in VERBS:
+                    app[verb]  # imported, so that the list shows what it does  # noqa: B018
+            app(tokens)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _fail(str(error), 2, debug)
+    except BrokenPipeError:
+        # The reader has seen enough (`weft list tasks | head`); nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except WeftError as error:
+        return _fail(str(error), 1, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, debug)
+    return 0
+
+
+def _shown(default: object) -> str | None:
+    """A default as the help shows it; nothing where it is off or empty."""
+    return None if default in (None, False, ()) else str(default)
+
+
+def _split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """The tokens without `--debug`, and whether it was there; what follows `--` is left alone."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = [token for token in argv[:end] if token != "--debug"]
+    return [*options, *argv[end:]], len(options) < end
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"weft: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"weft: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""`weft chat`: question and answer, with adapters that come and go."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from weft.cli.flags import Flag
+from weft.cli.model import ModelFlags, SamplingFlags, load_adapters, load_model, make_adapter, mix
+from weft.errors import UnknownNameError, WeftError
+from weft.files import nearest
+
+if TYPE_CHECKING:
+    from weft.host import Host
+    from weft.types import Adapter, Mixture
+
+_COMMANDS = {
+    "/describe": "/describe TEXT  make an adapter from a description and use it",
+    "/adapter": "/adapter DIR    use an adapter from a folder",
+    "/base": "/base           no adapter, the base alone",
+    "/help": "/help           these lines",
+    "/quit": "/quit           leave, like the end of the input",
+}
+
+
+def chat(
+    *,
+    model: ModelFlags = ModelFlags(),  # noqa: B008
+    sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
+    history: Flag = False,
+) -> None:
+    """Talk to a base model; its adapter can change between two lines.
+
+    A line that begins with / is a command: /describe TEXT, /adapter DIR,
+    /base, /help, /quit. Lines may also be piped in, and then only the answers
+    are printed. For example:
+
+        weft chat --describe "sort the letters"
+
+    Args:
+        history: Let the model read the earlier lines and answers too; a new adapter starts afresh.
+    """
+    host, adapters, mixture = load_model(model)
+
+    from weft.engine import Engine
+
+    engine = Engine(host)
+    system = [] if model.system is None else [{"role": "system", "content": model.system}]
+    turns = list(system)
+    _say(f"{host.name} {_under(adapters)}. A line that begins with / is a command; /help lists them.")
+    for line in _lines():
+        try:
+            if line.startswith("/"):
+                command, _, rest = line.partition(" ")
+                if command == "/quit":
+                    return
+                changed = _change(command, rest.strip(), host, model)
+                if changed is not None:
+                    adapters, mixture = changed
+                    turns = list(system)
+                    _say(f"now {_under(adapters)}")
+                continue
+            asked = [*turns, {"role": "user", "content": line}]
+            answer = ""
+            for piece in engine.stream(asked, mixture=mixture, **sampling.options()):
+                print(piece, end="", flush=True)
+                answer += piece
+            print()
+            if history:
+                turns = [*asked, {"role": "assistant", "content": answer}]
+        except WeftError as error:
+            # One bad line should not end the talk.
+            print(f"weft: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _change(
+    command: str, rest: str, host: "Host", model: ModelFlags
+) -> "tuple[list[Adapter], Mixture | None] | None":
+    """Carry out a command; the adapters from now on, or None when they stay."""
+    match command:
+        case "/base":
+            adapters = []
+        case "/describe":
+            adapters = [make_adapter(rest, model.hypernetwork, host)]
+        case "/adapter":
+            adapters = load_adapters([rest], [])[0]
+        case "/help":
+            for text in _COMMANDS.values():
+                print(text)
+            return None
+        case _:
+            known = ", ".join(_COMMANDS)
+            raise UnknownNameError(f"no command {command}{nearest(command, _COMMANDS)}; there are {known}")
+    return adapters, mix(host, adapters, [1.0] * len(adapters))
+
+
+def _lines() -> Iterator[str]:
+    """Lines that are not blank, from the terminal or a pipe."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    import readline  # noqa: F401  arrow keys and history in input()
+
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if line:
+            yield line
+
+
+def _say(text: str) -> None:
+    """Tell the person at the terminal; a pipe gets answers only."""
+    if sys.stdin.isatty():
+        print(text)
+
+
+def _under(adapters: "list[Adapter]") -> str:
+    return f"with {' + '.join(a.name for a in adapters)}" if adapters else "without an adapter"

@@ -1,0 +1,131 @@
+"""The flags that `generate` and `chat` share, and what they load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from weft.errors import ConfigError
+from weft.files import read_json, resolve
+
+if TYPE_CHECKING:
+    from weft.host import Host
+    from weft.types import Adapter, Mixture
+
+BASE = "weft/letters"
+HYPERNETWORK = "weft/letters-t2l"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which base answers, and under which adapters."""
+
+    base: str | None = None
+    """Folder, hub id or embedded name; what the adapter names, or weft/letters, unless given."""
+    adapter: tuple[str, ...] = ()
+    """Adapter folder; several add up."""
+    weight: tuple[float, ...] = ()
+    """Weight of each --adapter, in their order; 1 unless given."""
+    describe: str | None = None
+    """Make an adapter from this description on the spot."""
+    hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK
+    """The hypernetwork that reads --describe."""
+    system: str | None = None
+    """A text that goes into the prompt, before the question."""
+    device: str = "cpu"
+    """Where the base runs: cpu, cuda, cuda:1, ..."""
+    dtype: str = "auto"
+    """Number type of the base; auto is the one that it was saved in."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """How the answer is drawn, in the words of Hugging Face's GenerationConfig."""
+
+    max_new_tokens: int = 64
+    """Most tokens of an answer."""
+    temperature: float = 0.0
+    """0 takes the most likely token."""
+    top_k: int = 0
+    """Draw among the k most likely tokens; 0 is all of them."""
+    top_p: float = 1.0
+    """Draw among the most likely tokens that together have this probability."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that occurred before become less likely."""
+    seed: int = 0
+    """Seed of the first prompt's draws; each further prompt adds one."""
+    stop: tuple[str, ...] = ()
+    """String that ends an answer and is no part of it."""
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `Engine.generate`."""
+        return asdict(self)
+
+
+def load_model(flags: ModelFlags) -> tuple[Host, list[Adapter], Mixture | None]:
+    """The base, its adapters and the mixture of them; None is the base alone.
+
+    Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
+    """
+    # Adapters first: a wrong folder should be told before a large base is read.
+    adapters, weights = load_adapters(flags.adapter, flags.weight)
+    host = load_host(flags.base or named_base(flags, adapters), flags)
+    if flags.describe is not None:
+        adapters.append(make_adapter(flags.describe, flags.hypernetwork, host))
+        weights.append(1.0)
+    return host, adapters, mix(host, adapters, weights)
+
+
+def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
+    """Adapters and as many weights. Raises ConfigError where their numbers differ."""
+    from weft.adapters import load
+
+    if weights and len(weights) != len(folders):
+        raise ConfigError(f"{len(weights)} --weight for {len(folders)} --adapter; give one for each, or none")
+    return [load(folder) for folder in folders], list(weights) or [1.0] * len(folders)
+
+
+def load_host(name: str, flags: ModelFlags) -> Host:
+    """The base under a name, on the device and in the number type of the flags."""
+    from weft.host import Host
+
+    return Host.from_pretrained(name, device=flags.device, dtype=flags.dtype)
+
+
+def make_adapter(description: str, hypernetwork: str, host: Host) -> Adapter:
+    """What the hypernetwork makes from a description, for this base."""
+    from weft.hyper import HyperNetwork
+
+    return HyperNetwork.from_pretrained(hypernetwork, host=host).adapt(description)
+
+
+def mix(host: Host, adapters: Sequence[Adapter], weights: Sequence[float]) -> Mixture | None:
+    """The weighted sum of adapters, checked against the base; None when there are none."""
+    import torch
+
+    from weft.adapters import check_fits
+    from weft.types import Bank, Mixture
+
+    if not adapters:
+        return None
+    for adapter in adapters:
+        check_fits(adapter, host.sites, host.fingerprint)
+    bank = Bank.stack(adapters).to(host.device)
+    return Mixture.dense(bank, torch.tensor([list(weights)], device=host.device))
+
+
+def named_base(flags: ModelFlags, adapters: Sequence[Adapter]) -> str:
+    """The base that the adapters name, or the hypernetwork that is asked for; else the embedded one."""
+    from weft.adapters.card import base_model
+
+    for adapter in adapters:
+        if base_model(adapter):
+            return base_model(adapter)
+    folder = resolve(flags.hypernetwork) if flags.describe is not None else None
+    named = read_json(folder / "config.json")["provenance"].get("base_model") if folder else None
+    return named or BASE

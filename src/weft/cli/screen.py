@@ -1,0 +1,61 @@
+"""What the verbs print: tables and pairs for people, JSON for machines."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH = 100
+
+
+def stdout() -> Console:
+    """Standard output; 100 columns where it is no terminal and COLUMNS does not say otherwise."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(file=sys.stdout, width=_WIDTH if piped else None, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_pairs(pairs: Mapping[str, object]) -> None:
+    """One line per name and value, the values in one column."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        grid.add_row(name, Text(readable(value)))
+    stdout().print(grid)
+
+
+def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
+    """A table whose columns are the keys of the first row."""
+    table = build_table(list(rows[0]) if rows else [])
+    for row in rows:
+        table.add_row(*(Text(readable(value)) for value in row.values()))
+    stdout().print(table)
+
+
+def build_table(columns: Sequence[str]) -> Table:
+    """An empty table in the style that all verbs share."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def readable(value: object) -> str:
+    """A cell: short numbers, lists joined, nothing for None."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        parts = [readable(part) for part in value]
+        return ("\n" if any(" " in part for part in parts) else ", ").join(parts)
+    return "" if value is None else str(value)

@@ -1,0 +1,147 @@
+"""`weft show`: what a folder, a model or a task is."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.cli.flags import Flag
+from weft.cli.kinds import adapters_in, kind_of
+from weft.cli.screen import print_json, print_pairs
+from weft.errors import ConfigError, MissingFileError
+from weft.files import read_json, resolve
+
+if TYPE_CHECKING:
+    from weft.tasks import Task
+
+
+def show(what: str, /, *, json: Flag = False) -> None:
+    """Say what something is: an adapter, a hypernetwork, a base, a run or a task.
+
+    For example:
+
+        weft show weft/letters
+        weft show out/
+        weft show reverse+sort
+
+    Args:
+        what: A folder, a model that ships with Weft, or the name of a task of the letters world.
+        json: Print JSON.
+    """
+    folder = resolve(what)
+    if folder is None:
+        facts = _letters_task(what)
+    else:
+        match kind_of(folder):
+            case "adapter":
+                facts = _adapter(folder)
+            case "hypernetwork":
+                facts = _hypernetwork(folder)
+            case "base":
+                facts = _base(folder)
+            case "run":
+                facts = _run(folder)
+            case "task":
+                facts = _task_folder(folder)
+            case "folder":
+                facts = _other(folder)
+    print_json(facts) if json else print_pairs(facts)
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    from weft.adapters import load, norm
+
+    adapter = load(folder)
+    return {
+        "kind": "adapter",
+        "name": adapter.name,
+        "base": adapter.base or "not named",
+        "rank": adapter.rank,
+        "sites": len(adapter.sites),
+        "modules": sorted({site.module for site in adapter.sites}),
+        "parameters": sum(f.a_RI.numel() + f.b_OR.numel() for f in adapter.factors.values()),
+        "norm": norm(adapter),
+        **_flat(dict(adapter.provenance)),
+    }
+
+
+def _hypernetwork(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    return {
+        "kind": "hypernetwork",
+        "name": config["name"],
+        "base": config["base"],
+        "sites": len(config["sites"]),
+        "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
+        **_flat({key: config[key] for key in ("encoder", "network", "provenance")}),
+    }
+
+
+def _base(folder: Path) -> dict[str, Any]:
+    from weft.host import Host
+
+    host = Host.from_pretrained(folder)
+    made_by = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
+    return {
+        "kind": "base",
+        "architecture": type(host.module).__name__,
+        "fingerprint": host.fingerprint,
+        "parameters": sum(parameter.numel() for parameter in host.module.parameters()),
+        "window": host.window,
+        "sites": len(host.sites),
+        "modules": sorted({site.module for site in host.sites}),
+        **_flat(made_by),
+    }
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    last: dict[str, Any] = {}
+    for line in lines:
+        last |= jsonlib.loads(line)
+    checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+    results = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in checkpoints)
+    return {"kind": "run", "recipe": str(folder / "config.yaml"), **last, "checkpoints": checkpoints, "holds": results}
+
+
+def _task_folder(folder: Path) -> dict[str, Any]:
+    from weft.tasks import load_task
+
+    return _task(load_task(folder))
+
+
+def _letters_task(name: str) -> dict[str, Any]:
+    from weft.tasks.letters.world import World
+
+    try:
+        task = World().find(name)
+    except ConfigError as error:
+        raise MissingFileError(f"{name} is no folder, and as a task: {error}") from error
+    return _task(task)
+
+
+def _task(task: "Task") -> dict[str, Any]:
+    rows = task.train or task.test
+    return {
+        "kind": "task",
+        "name": task.name,
+        "category": task.category,
+        "descriptions": list(task.descriptions),
+        "unseen descriptions": list(task.unseen_descriptions),
+        "rows": f"{len(task.train)} train, {len(task.test)} test",
+        "for example": [f"{row.prompt} -> {row.completion}" for row in rows[:5]],
+    }
+
+
+def _other(folder: Path) -> dict[str, Any]:
+    found = adapters_in(folder)
+    if not found:
+        raise MissingFileError(f"{folder} holds no adapter, hypernetwork, base, run or task")
+    return {"kind": f"{len(found)} adapters", "names": [path.name for path in found]}
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return flat

@@ -1,0 +1,69 @@
+"""`weft train`: one recipe, one run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.cli.flags import Flag
+from weft.cli.recipe import Overrides, print_recipe, read_recipe
+from weft.cli.screen import print_json
+
+Kind = Literal["base", "lora", "hyper"]
+
+
+def train(
+    kind: Kind,
+    recipe: Path,
+    /,
+    *overrides: Overrides,
+    resume: bool = True,
+    threads: int | None = None,
+    dry_run: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Train what a recipe describes, and print the folder of the result.
+
+    Every key of the recipe can be set: --section.key VALUE, or
+    section.key=VALUE. A run that was stopped goes on from its last checkpoint.
+    "accelerate launch -m weft.cli train ..." uses several devices. For example:
+
+        weft train base recipes/letters/base.yaml
+        weft train hyper recipes/letters/t2l.yaml --run.max-steps 100
+
+    Args:
+        kind: A small base model, task adapters, or a hypernetwork.
+        recipe: The recipe, a YAML file.
+        overrides: Keys of the recipe and their values.
+        resume: Go on from the last checkpoint, or start again.
+        threads: CPU threads; torch decides unless given.
+        dry_run: Print the whole recipe, and train nothing.
+        json: Print JSON.
+    """
+    schema, run = _trainer(kind)
+    config = read_recipe(schema, recipe, overrides)
+    if dry_run:
+        print_recipe(config, json=json)
+        return
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    folder = run(config, resume=resume)
+    print_json({"path": str(folder)}) if json else print(folder)
+
+
+def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path]]:
+    """The recipe's schema, and what runs it."""
+    match kind:
+        case "base":
+            from weft.train.base import BaseRecipe, train_base
+
+            return BaseRecipe, train_base
+        case "lora":
+            from weft.train.lora import LoraRecipe, train_lora
+
+            return LoraRecipe, train_lora
+        case "hyper":
+            from weft.train.hyper import HyperRecipe, train_hyper
+
+            return HyperRecipe, train_hyper

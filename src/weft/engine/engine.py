@@ -1,0 +1,227 @@
+"""Text in, text out: prompts become token ids here, and nothing below sees text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import GenerationMixin
+
+from weft.engine.batch import batches, check_rows, take_rows
+from weft.engine.decode import decode
+from weft.engine.sampling import Sampling
+from weft.engine.score import nll
+from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
+from weft.errors import ConfigError, ShapeError
+from weft.host import Host
+from weft.tasks import Encoded, collate, render_prompt
+from weft.types import AbstractController, Mixture
+
+Prompt = str | list[dict[str, str]] | list[int]
+"""Raw text; a chat of `role` and `content`, written by the tokenizer's template; or token ids."""
+Prompts = list[str] | list[list[dict[str, str]]] | list[list[int]]
+
+
+class Engine:
+    """Continues text over a host, under a mixture or a controller.
+
+    Raises ConfigError when the host has no tokenizer.
+    """
+
+    def __init__(self, host: Host) -> None:
+        if host.tokenizer is None:
+            raise ConfigError("this host has no tokenizer, so it reads no text; give it one, or call decode")
+        self.host = host
+        self.tokenizer = host.tokenizer
+        self.pad_id: int = 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        self.stop_ids = _stop_ids(host)
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompt,
+        *,
+        mixture: Mixture | None = None,
+        controller: AbstractController | None = None,
+        recompute: bool = False,
+        batch_size: int = 32,
+        **sampling: Any,
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        mixture: Mixture | None = None,
+        controller: AbstractController | None = None,
+        recompute: bool = False,
+        batch_size: int = 32,
+        **sampling: Any,
+    ) -> list[str]: ...
+    def generate(
+        self,
+        prompts: Prompt | Prompts,
+        *,
+        mixture: Mixture | None = None,
+        controller: AbstractController | None = None,
+        recompute: bool = False,
+        batch_size: int = 32,
+        **sampling: Any,
+    ) -> str | list[str]:
+        """Continue one prompt, or each of a list; only the new text comes back.
+
+        `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
+        in their order. A controller starts anew with every batch of `batch_size` prompts, longest first.
+
+        Raises ConfigError for an option out of range, PromptTooLongError, ShapeError for an empty prompt or a
+        mixture made for another number of prompts.
+
+        Example:
+            >>> Engine(host).generate("cab >", mixture=Mixture.of(adapter), max_new_tokens=16)
+        """
+        options = Sampling(**sampling)
+        one = _is_one(prompts)
+        many = cast("Sequence[Prompt]", [prompts] if one else prompts)
+        texts = self._generate(many, mixture, controller, recompute, batch_size, options)
+        return texts[0] if one else texts
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        mixture: Mixture | None = None,
+        controller: AbstractController | None = None,
+        recompute: bool = False,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Continue one prompt, in pieces that together are what `generate` returns.
+
+        A piece holds whole characters, and nothing that may turn out to begin a stop string. Raises what
+        `generate` raises.
+        """
+        options = Sampling(**sampling)
+        ids_BT, mask_BT = self._pad([self._ids(prompt)])
+        steps = decode(
+            self.host,
+            ids_BT,
+            mask_BT,
+            mixture=mixture,
+            controller=controller,
+            recompute=recompute,
+            sampling=options,
+            stop_ids=self.stop_ids,
+        )
+        return self._pieces((step.tokens[0] for step in steps), options.stop)
+
+    def nll(
+        self, rows: Sequence[Encoded], *, mixture: Mixture | None = None, batch_size: int = 32
+    ) -> Float[Tensor, " N"]:
+        """Summed negative log-likelihood of every row's completion after its prompt, in nats, on the CPU.
+
+        Raises ShapeError when the mixture is made for another number of rows.
+        """
+        if mixture is not None:
+            check_rows(mixture, len(rows))
+        sums = torch.zeros(len(rows))
+        for index in batches([len(row.ids) for row in rows], batch_size):
+            batch = collate([rows[i] for i in index], pad_id=self.pad_id, side="left")
+            ids_BT, mask_BT, labels_BT = (t.to(self.host.device) for t in batch)
+            sums[index] = nll(self.host, ids_BT, labels_BT, _part(mixture, index), mask_BT=mask_BT).cpu()
+        return sums
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        mixture: Mixture | None,
+        controller: AbstractController | None,
+        recompute: bool,
+        batch_size: int,
+        options: Sampling,
+    ) -> list[str]:
+        if mixture is not None:
+            check_rows(mixture, len(prompts))
+        prompt_ids = [self._ids(prompt) for prompt in prompts]
+        texts = [""] * len(prompts)
+        for index in batches([len(ids) for ids in prompt_ids], batch_size):
+            ids_BT, mask_BT = self._pad([prompt_ids[i] for i in index])
+            new: list[list[int]] = [[] for _ in index]
+            growing = [Text() for _ in index]
+
+            def ends(row: int, token: int, growing: list[Text] = growing) -> bool:
+                growing[row] = grow(growing[row], token, self._decode)
+                return stop_at(growing[row].settled, options.stop) is not None
+
+            for step in decode(
+                self.host,
+                ids_BT,
+                mask_BT,
+                mixture=_part(mixture, index),
+                controller=controller,
+                recompute=recompute,
+                sampling=options,
+                seeds=[options.seed + i for i in index],
+                stop_ids=self.stop_ids,
+                ends=ends if options.stop else None,
+                pad_id=self.pad_id,
+            ):
+                for row, token in enumerate(step.tokens):
+                    if token is not None and token not in self.stop_ids:
+                        new[row].append(token)
+            for i, ids in zip(index, new, strict=True):
+                texts[i] = cut(self._decode(ids).rstrip(BROKEN), options.stop)
+        return texts
+
+    def _pieces(self, tokens: Iterator[int | None], stop: Sequence[str]) -> Iterator[str]:
+        text, shown = Text(), ""
+        for token in tokens:
+            if token is None or token in self.stop_ids:
+                break
+            text = grow(text, token, self._decode)
+            if stop_at(text.settled, stop) is not None:
+                break
+            ready = showable(text.settled, stop)
+            if len(ready) > len(shown):
+                yield ready[len(shown) :]
+                shown = ready
+        rest = cut(finish(text, self._decode), stop)[len(shown) :]
+        if rest:
+            yield rest
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        elif prompt and isinstance(prompt[0], dict):
+            turns = cast("list[dict[str, str]]", prompt)
+            ids = render_prompt(self.tokenizer, [(turn["role"], turn["content"]) for turn in turns])
+        else:
+            ids = cast("list[int]", prompt)
+        if not ids:
+            raise ShapeError("an empty prompt has no token to continue; give it some text")
+        return ids
+
+    def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        batch = collate([Encoded(ids, []) for ids in rows], pad_id=self.pad_id, side="left")
+        return batch.ids_BT.to(self.host.device), batch.mask_BT.to(self.host.device)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _is_one(prompts: Prompt | Prompts) -> bool:
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict | int))
+
+
+def _part(mixture: Mixture | None, index: list[int]) -> Mixture | None:
+    return None if mixture is None else take_rows(mixture, torch.tensor(index))
+
+
+def _stop_ids(host: Host) -> frozenset[int]:
+    """End-of-text tokens of the tokenizer and of the model's generation config, which may name several."""
+    ends = [host.tokenizer.eos_token_id]
+    if isinstance(host.module, GenerationMixin) and host.module.generation_config is not None:
+        named = host.module.generation_config.eos_token_id
+        ends += named if isinstance(named, list) else [named]
+    return frozenset(end for end in ends if end is not None)

@@ -1,0 +1,97 @@
+"""How the next token is drawn: the user's choices, and the draw itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from weft.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a text is continued; the names and neutral values are those of Hugging Face's GenerationConfig.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    temperature: float = 0.0
+    """0 takes the most likely token."""
+    top_k: int = 0
+    """Draw among the k most likely tokens; 0 is all of them."""
+    top_p: float = 1.0
+    """Draw among the most likely tokens that together have this probability."""
+    min_p: float = 0.0
+    """Draw among tokens at least this likely, relative to the most likely one."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that occurred before, prompt included, less likely."""
+    seed: int = 0
+    """Prompt i of a list is drawn with seed + i."""
+    max_new_tokens: int = 64
+    stop: Sequence[str] = ()
+    """Strings that end the text and are not part of it; one string, or several. Kept as a tuple."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        penalty = self.repetition_penalty
+        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (greedy) or more")
+        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")
+        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
+        _check("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0; 1 is off")
+        _check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more")
+        _check("stop", self.stop, all(self.stop), "strings that are not empty")
+
+
+def _check(name: str, value: object, good: bool, want: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} should be {want}, got {value!r}")
+
+
+def processors(sampling: Sampling) -> LogitsProcessorList:
+    """Hugging Face's logits processors for these choices, in the order of its `generate`."""
+    chosen = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        chosen.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.temperature == 0:
+        return chosen
+    if sampling.temperature != 1:
+        chosen.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        chosen.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        chosen.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        chosen.append(MinPLogitsWarper(sampling.min_p))
+    return chosen
+
+
+def generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """One random stream per row, so that a row's draws do not depend on its batch mates."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def draw(scores_BV: Float[Tensor, "B V"], streams: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
+    """Draw one token per row from softmax(scores), each row from its own stream.
+
+    argmax_v p_v / e_v with e_v ~ Exp(1) takes v with probability p_v. `torch.multinomial` draws the same way,
+    so a row equals it bit for bit.
+    """
+    race_BV = torch.empty_like(scores_BV, dtype=torch.float32)
+    for row_V, stream in zip(race_BV, streams, strict=True):
+        row_V.exponential_(generator=stream)
+    return (scores_BV.float().softmax(-1) / race_BV).argmax(-1)

@@ -1,0 +1,41 @@
+"""How likely given completions are: the loss of an evaluation, and multiple choice."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from weft.engine.batch import check_rows
+from weft.host import Host
+from weft.types import Mixture
+
+IGNORE = -100
+
+
+@torch.no_grad()
+def nll(
+    host: Host,
+    ids_BT: Int[Tensor, "B T"],
+    labels_BT: Int[Tensor, "B T"],
+    mixture: Mixture | None = None,
+    *,
+    mask_BT: Int[Tensor, "B T"] | None = None,
+) -> Float[Tensor, " B"]:
+    """Summed negative log-likelihood of every row's labels, in nats.
+
+    `labels_BT` is in Hugging Face's form: the ids of the completion in their own columns, -100 elsewhere; the
+    first column cannot be predicted and does not count. Padding may be on either side.
+    """
+    if mixture is not None:
+        check_rows(mixture, ids_BT.shape[0])
+    counted_T = (labels_BT[:, 1:] != IGNORE).any(0)
+    if not counted_T.any():
+        return torch.zeros(ids_BT.shape[0], device=ids_BT.device)
+    # logits are the largest tensor here: ask for none before the first label
+    first = int(counted_T.nonzero()[0])
+    out = host.forward(ids_BT, mixture, mask_BT=mask_BT, logits_to_keep=ids_BT.shape[1] - first)
+    logits_BTV, labels_BT = out.logits[:, :-1].float(), labels_BT[:, first + 1 :]
+    loss_BT = cross_entropy(logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORE, reduction="none")
+    return loss_BT.sum(1)

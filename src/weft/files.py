@@ -1,0 +1,116 @@
+"""Names and folders: finding them, and writing so that nothing whole is ever lost."""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weft.errors import ConfigError, MissingFileError, SaveError, UnknownNameError
+
+_EMBEDDED = "weft/"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@contextmanager
+def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success it takes the place of `path`, on failure it goes.
+
+    A reader sees the old folder or the new one, whole. Raises SaveError when the disk refuses.
+    """
+    target = Path(path).absolute()
+    fresh: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        fresh.chmod(0o755)
+        yield fresh
+        for file in fresh.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        old = fresh.with_name(fresh.name + ".old")
+        if target.exists():
+            os.rename(target, old)
+        os.rename(fresh, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise SaveError(
+            f"could not write {target}: {error.strerror or error}; what was there before is untouched"
+        ) from error
+    finally:
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def replace_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file aside, then rename it into place. Raises SaveError when the disk refuses."""
+    target = Path(path).absolute()
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        _sync(aside)
+        os.replace(aside, target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise SaveError(
+            f"could not write {target}: {error.strerror or error}; what was there before is untouched"
+        ) from error
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file. Raises MissingFileError or ConfigError, each naming the file."""
+    if not path.is_file():
+        raise MissingFileError(f"no such file: {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+
+
+def to_json(value: Any) -> str:
+    """JSON with sorted keys and a final newline: equal values give equal bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def is_name(name: str) -> bool:
+    """Whether a name may become part of a path: letters, digits, `.`, `_`, `-`, at most 100."""
+    return _NAME.fullmatch(name) is not None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)`, or nothing when no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def embedded_folder() -> Path:
+    """Folder of the models that ship with Weft."""
+    inside = Path(__file__).parent / "models"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "models"
+
+
+def resolve(name: str | os.PathLike[str]) -> Path | None:
+    """Folder meant by an embedded name (`weft/letters`) or by a local path; None for anything else.
+
+    Raises UnknownNameError for an embedded name that does not exist.
+    """
+    text = os.fspath(name)
+    if text.startswith(_EMBEDDED) and not Path(text).is_dir():
+        parts = text.removeprefix(_EMBEDDED).split("/")
+        folder = embedded_folder().joinpath(*parts)
+        if not all(map(is_name, parts)) or not folder.is_dir():
+            known = sorted(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())
+            raise UnknownNameError(f"no embedded model {text}{nearest(text, known)}; there are {', '.join(known)}")
+        return folder
+    return Path(text) if Path(text).is_dir() else None

@@ -1,0 +1,6 @@
+"""A frozen network with sites: finding them, the low-rank kernels, the forward under a Mixture."""
+
+from weft.host.host import Host
+from weft.host.sites import sites_of
+
+__all__ = ["Host", "sites_of"]

@@ -1,0 +1,101 @@
+"""Finding the sites of a network: the linear modules that an adapter may change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from weft.errors import ConfigError, UnknownNameError
+from weft.files import nearest
+from weft.types import Site
+
+ALL_LINEAR = "all-linear"
+
+
+def sites_of(
+    model_or_config: nn.Module | PreTrainedConfig, target_modules: str | Sequence[str] = ALL_LINEAR
+) -> tuple[Site, ...]:
+    """Find the sites of a network, or of the network that a config describes, sorted by path.
+
+    `target_modules` reads as PEFT's: `all-linear` (every linear module but the output head), a regular
+    expression over whole paths, or a list of paths and path endings. From a config the network is built
+    on the meta device, so no weights are needed. Raises UnknownNameError for a name that matches no
+    linear module, ConfigError for a pattern that is not a regular expression.
+    """
+    if isinstance(model_or_config, nn.Module):
+        module = model_or_config
+    else:
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(model_or_config)
+    found = _linears(module)
+    if isinstance(target_modules, str):
+        if target_modules.lower() == ALL_LINEAR:
+            head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+            chosen = [path for path in found if module.get_submodule(path) is not head]
+        else:
+            chosen = _matching(target_modules, found)
+    else:
+        chosen = _named(target_modules, found)
+    return tuple(sorted(_site(path, *found[path]) for path in chosen))
+
+
+def _linears(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Path -> (in_features, out_features) of every linear module that is called as a module."""
+    found = {}
+    bypassed = set()
+    for path, part in module.named_modules():
+        if isinstance(part, nn.MultiheadAttention):
+            # It reads out_proj.weight itself and never calls the module, so an adapter would do nothing.
+            bypassed.add(f"{path}.out_proj" if path else "out_proj")
+        if isinstance(part, Conv1D):
+            found[path] = (int(part.weight.shape[0]), part.nf)
+        elif isinstance(part, nn.Linear):
+            found[path] = (part.in_features, part.out_features)
+        else:
+            # Quantised linears of other libraries share no class with nn.Linear, only these two numbers.
+            sizes = (vars(part).get("in_features"), vars(part).get("out_features"))
+            if isinstance(sizes[0], int) and isinstance(sizes[1], int) and not list(part.children()):
+                found[path] = (sizes[0], sizes[1])
+    return {path: sizes for path, sizes in found.items() if path and path not in bypassed}
+
+
+def _matching(pattern: str, found: dict[str, tuple[int, int]]) -> list[str]:
+    try:
+        chosen = [path for path in found if re.fullmatch(pattern, path)]
+    except re.error as error:
+        raise ConfigError(f"target_modules {pattern!r} is not a regular expression: {error}") from error
+    if not chosen:
+        raise UnknownNameError(
+            f"target_modules {pattern!r} matches no linear module's path{nearest(pattern, _names(found))}; "
+            f"there are {', '.join(sorted(_endings(found)))}"
+        )
+    return chosen
+
+
+def _named(names: Sequence[str], found: dict[str, tuple[int, int]]) -> list[str]:
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in found):
+            raise UnknownNameError(
+                f"no linear module {name!r} in this network{nearest(name, _names(found))}; "
+                f"there are {', '.join(sorted(_endings(found)))}"
+            )
+    return [p for p in found if any(p == name or p.endswith(f".{name}") for name in names)]
+
+
+def _endings(found: dict[str, tuple[int, int]]) -> set[str]:
+    return {path.rpartition(".")[2] for path in found}
+
+
+def _names(found: dict[str, tuple[int, int]]) -> list[str]:
+    return [*sorted(_endings(found)), *found]
+
+
+def _site(path: str, in_features: int, out_features: int) -> Site:
+    parts = path.split(".")
+    layer = next((int(part) for part in parts if part.isdigit()), -1)
+    return Site(path, layer, parts[-1], in_features, out_features)

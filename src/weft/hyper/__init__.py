@@ -1,0 +1,15 @@
+"""Cue -> adapters: networks that write the weights of another."""
+
+from weft.hyper.hypernetwork import HyperNetwork
+from weft.hyper.t2l import T2L, HeadLConfig, HeadMConfig, HeadSConfig, HeadZConfig, T2LConfig, build_t2l
+
+__all__ = [
+    "T2L",
+    "HeadLConfig",
+    "HeadMConfig",
+    "HeadSConfig",
+    "HeadZConfig",
+    "HyperNetwork",
+    "T2LConfig",
+    "build_t2l",
+]

@@ -1,0 +1,207 @@
+"""A hypernetwork as people use it: a sentence in, an adapter out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weft.adapters import tensor_bytes
+from weft.config import Config, parse_config
+from weft.embed import EncoderConfig, build_encoder
+from weft.embed.tensors import read_tensors
+from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError, WeightsError
+from weft.files import nearest, read_json, replace_folder, resolve, to_json
+from weft.host import Host
+from weft.hyper.slug import cue_text, slug
+from weft.hyper.t2l import T2L, T2LConfig, build_t2l
+from weft.types import AbstractEncoder, AbstractHyperNetwork, Adapter, Bank, Cue, Description, Factors, Site
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Saved(Config):
+    """What `config.json` holds."""
+
+    format: Literal[1]
+    name: str
+    base: str
+    encoder: EncoderConfig
+    encoder_identity: str
+    network: T2LConfig
+    sites: tuple[tuple[str, int, str, int, int], ...]
+    """Path, layer, module, in and out features of every site, in the order of the network's groups."""
+    provenance: dict[str, Any]
+
+
+class HyperNetwork(AbstractHyperNetwork):
+    """An encoder and the network that turns its vectors into adapters for one base.
+
+    `base` is the base's fingerprint. `provenance` (recipe, seed, data hash, metrics, base_model) is saved
+    along, and adapters repeat its `seed` and `base_model`. A frozen encoder is no part of `state_dict()`.
+    """
+
+    def __init__(
+        self,
+        encoder: AbstractEncoder,
+        network: T2L,
+        *,
+        base: str = "",
+        name: str = "hypernetwork",
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.network = network
+        self.base = base
+        self.name = name
+        self.provenance = dict(provenance)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that it makes adapters for."""
+        return self.network.sites
+
+    def encode(self, cues: Sequence[Cue]) -> Float[Tensor, "B D"]:
+        """The encoder's vectors, on the network's device."""
+        return self.encoder.encode(cues).to(self.network.trunk.mean)
+
+    def fit_normaliser(self, e_ND: Float[Tensor, "N D"]) -> None:
+        """Z-score the network's input by the cue vectors of the training tasks."""
+        self.network.trunk.fit_normaliser(e_ND.to(self.network.trunk.mean))
+
+    def generate(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
+        """One adapter per cue, all sites in one differentiable forward; scaling is folded into b.
+
+        Raises CueError, ShapeError for vectors of another length.
+        """
+        if isinstance(cues, Tensor):
+            names, e_BD = tuple(f"row-{i}" for i in range(cues.shape[0])), cues
+        else:
+            names, e_BD = tuple(slug(cue) for cue in cues), self.encode(cues)
+        factors = self.network(e_BD)
+        scaling = self.network.config.scaling
+        return Bank(
+            names=names,
+            a={site: a_KRI for site, (a_KRI, _) in factors.items()},
+            b={site: b_KOR * scaling for site, (_, b_KOR) in factors.items()},
+            base=self.base,
+        )
+
+    def forward(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
+        """`generate`, where something wraps the module and calls it."""
+        return self.generate(cues)
+
+    @torch.no_grad()
+    def adapt(self, cue: Cue | str, *, name: str | None = None) -> Adapter:
+        """One adapter for one cue (text is a description), in evaluation mode and without gradient.
+
+        Its scaling stands apart from B, as alpha over rank. It is named after the cue, or `name`; its
+        provenance tells hypernetwork, cue and seed. Raises CueError.
+        """
+        cue = Description(cue) if isinstance(cue, str) else cue
+        training = self.training
+        self.eval()
+        try:
+            factors = self.network(self.encode([cue]))
+        finally:
+            self.train(training)
+        told = {key: self.provenance[key] for key in ("seed", "base_model") if key in self.provenance}
+        scaling = self.network.config.scaling
+        return Adapter(
+            # Copies, because the slices are windows into all sites of a group.
+            {s: Factors(_copy(a_KRI[0]), _copy(b_KOR[0]), scaling) for s, (a_KRI, b_KOR) in factors.items()},
+            base=self.base,
+            name=slug(cue) if name is None else name,
+            provenance={"hypernetwork": self.name, "cue": cue_text(cue), **told},
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors`; a hypernetwork that is there is replaced.
+
+        Raises SaveError when the disk refuses or the folder holds other files; what was there stays whole.
+        """
+        _check_target(Path(folder))
+        saved = {
+            "format": 1,
+            "name": self.name,
+            "base": self.base,
+            "encoder": self.encoder.config(),
+            "encoder_identity": self.encoder.identity,
+            "network": self.network.config.model_dump(),
+            "sites": [(s.path, s.layer, s.module, s.in_features, s.out_features) for s in self.sites],
+            "provenance": self.provenance,
+        }
+        weights = tensor_bytes(self.state_dict(), {})
+        with replace_folder(folder) as fresh:
+            (fresh / CONFIG).write_text(to_json(saved), encoding="utf-8")
+            (fresh / WEIGHTS).write_bytes(weights)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, host: Host | None = None
+    ) -> HyperNetwork:
+        """Read a folder, or a hypernetwork that ships with Weft (`weft/letters-t2l`), in evaluation mode.
+
+        `host` is the base that it is for: checked where given, and read by an encoder that needs one.
+        Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
+        other than the config asks for, or an encoder with other weights.
+        """
+        folder = resolve(name_or_folder)
+        if folder is None:
+            raise MissingFileError(f"no hypernetwork folder at {os.fspath(name_or_folder)}")
+        values = read_json(folder / CONFIG)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{folder / CONFIG} should hold keys and values, it holds {values!r:.40}")
+        saved = parse_config(Saved, values, str(folder / CONFIG))
+        if host is not None and saved.base and host.fingerprint != saved.base:
+            raise BaseMismatchError(
+                f"hypernetwork {saved.name} is for base {saved.base}, this host is {host.fingerprint}; "
+                "load the base that it was trained for"
+            )
+        tensors = read_tensors(folder / WEIGHTS)
+        # The weights drawn here are overwritten, so drawing them must not move the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            encoder = build_encoder(saved.encoder, host=host)
+            network = build_t2l(saved.network, [Site(*values) for values in saved.sites], dim=encoder.dim)
+        if encoder.identity != saved.encoder_identity:
+            raise WeightsError(
+                f"{folder} reads vectors of {saved.encoder_identity}, this encoder is {encoder.identity}; "
+                "install or load the one that it was trained with"
+            )
+        hyper = cls(encoder, network, base=saved.base, name=saved.name, provenance=saved.provenance)
+        _check_tensors(folder / WEIGHTS, tensors, hyper.state_dict())
+        hyper.load_state_dict(tensors)
+        return hyper.eval()
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _check_target(folder: Path) -> None:
+    # Replacing a folder deletes what is in it: never anything that is not a hypernetwork.
+    if folder.exists() and not folder.is_dir():
+        raise SaveError(f"{folder} is a file; a hypernetwork needs a folder of its own")
+    found = folder.iterdir() if folder.exists() else ()
+    others = sorted(file.name for file in found if file.name not in (CONFIG, WEIGHTS))
+    if others:
+        raise SaveError(f"{folder} holds other files ({others[0]}); a hypernetwork needs a folder of its own")
+
+
+def _check_tensors(file: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for key in sorted(expected.keys() - tensors.keys()):
+        raise WeightsError(f"{file} lacks {key}, which its config asks for")
+    for key in sorted(tensors.keys() - expected.keys()):
+        raise WeightsError(f"{file} holds {key}, which its config does not know{nearest(key, expected)}")
+    for key, tensor in sorted(tensors.items()):
+        if tensor.shape != expected[key].shape:
+            raise WeightsError(
+                f"{file}: {key} is {list(tensor.shape)}, its config asks for {list(expected[key].shape)}"
+            )

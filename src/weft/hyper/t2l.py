@@ -1,0 +1,133 @@
+"""Text-to-LoRA: a cue's vector in, every site's A and B out, in one forward.
+
+Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105), section 3; heads L, M and S are its sizes,
+Z is Zhyper's.
+
+    delta W_site = scaling * B A        (A, B) = head_m(trunk(cue, layer, role))
+
+The trunk's defaults are the paper's. What departs from it stands in `trunk.py` and in each head's file.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from weft.config import Config
+from weft.hyper.groups import Group, group_sites
+from weft.hyper.head import AbstractHead
+from weft.hyper.head_l import HeadL
+from weft.hyper.head_m import HeadM
+from weft.hyper.head_s import HeadS
+from weft.hyper.head_z import HeadZ
+from weft.hyper.trunk import Trunk
+from weft.types import Site
+
+
+class HeadLConfig(Config):
+    """Options of head L."""
+
+    kind: Literal["L"]
+    tie_a: bool = False
+    """All cues share one learned A per site; the network emits B only."""
+
+
+class HeadMConfig(Config):
+    """Options of head M: none."""
+
+    kind: Literal["M"]
+
+
+class HeadSConfig(Config):
+    """Options of head S."""
+
+    kind: Literal["S"]
+    position: Literal["rotary", "learned"] = "rotary"
+    """How a latent is told which rank it is for."""
+
+
+class HeadZConfig(Config):
+    """Options of head Z."""
+
+    kind: Literal["Z"]
+    core: Literal["diagonal", "full"] = "diagonal"
+
+
+class T2LConfig(Config):
+    """A Text-to-LoRA network; the defaults are the paper's sizes."""
+
+    kind: Literal["t2l"] = "t2l"
+    head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig = Field(
+        HeadLConfig(kind="L"), discriminator="kind"
+    )
+    rank: PositiveInt = 8
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """LoRA alpha; 2 * rank unless given."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+    latent: int = Field(128, ge=16, multiple_of=4)
+    """Width of the trunk: half of it for the cue, a quarter each for layer and role."""
+    head_in: PositiveInt = 512
+    """Width of the latents that the heads read."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    trunk_norm: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """L2 norm of the latents that the heads read."""
+
+    @property
+    def scaling(self) -> float:
+        """What B A is multiplied by."""
+        alpha = 2 * self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+
+class T2L(nn.Module):
+    """A trunk and a head over the same groups of sites; `build_t2l` makes one from its config."""
+
+    def __init__(self, config: T2LConfig, groups: Sequence[Group], trunk: Trunk, head: AbstractHead) -> None:
+        super().__init__()
+        self.config = config
+        self.groups = tuple(groups)
+        self.trunk = trunk
+        self.head = head
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that it makes adapters for, in the order of its groups."""
+        return tuple(site for group in self.groups for site in group.sites)
+
+    def forward(
+        self, e_BD: Float[Tensor, "B D"]
+    ) -> dict[Site, tuple[Float[Tensor, "B R I"], Float[Tensor, "B O R"]]]:
+        """A and B of every site for every cue, before scaling; views of one tensor per group."""
+        queries_BSQW = self.head.queries(self.trunk.body(e_BD))
+        z_BSQF = self.trunk.tail(queries_BSQW.flatten(1, 2)).unflatten(1, queries_BSQW.shape[1:3])
+        factors = {}
+        sizes = [len(group.sites) for group in self.groups]
+        for group, z_BLQF in zip(self.groups, z_BSQF.split(sizes, 1), strict=True):
+            a_BLRI, b_BLRO = self.head.emit(group, z_BLQF)
+            for site, a_BRI, b_BRO in zip(group.sites, a_BLRI.unbind(1), b_BLRO.unbind(1), strict=True):
+                factors[site] = (a_BRI, b_BRO.mT)
+        return factors
+
+
+def build_t2l(config: T2LConfig, sites: Iterable[Site], *, dim: int) -> T2L:
+    """A fresh network from the global random state; `dim` is the length of the cue vectors.
+
+    Raises ShapeError when there is no site or one path twice.
+    """
+    groups = group_sites(sites)
+    latent, head_in, rank = config.latent, config.head_in, config.rank
+    trunk = Trunk(dim, groups, latent=latent, head_in=head_in, dropout=config.dropout, norm=config.trunk_norm)
+    match config.head:
+        case HeadLConfig(tie_a=tie_a):
+            head = HeadL(groups, head_in=head_in, rank=rank, tie_a=tie_a)
+        case HeadMConfig():
+            head = HeadM(groups, latent=latent, head_in=head_in, rank=rank)
+        case HeadSConfig(position=position):
+            head = HeadS(groups, latent=latent, head_in=head_in, rank=rank, position=position)
+        case HeadZConfig(core=core):
+            head = HeadZ(groups, head_in=head_in, rank=rank, core=core)
+    return T2L(config, groups, trunk, head)

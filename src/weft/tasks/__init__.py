@@ -1,0 +1,29 @@
+"""Tasks: what adapters are for. Rows, task folders, Natural Instructions, chat templates, batches."""
+
+from weft.tasks.batch import IGNORE, Batch, Draw, TaskSampler, collate
+from weft.tasks.chat import Encoded, fit_rows, render, render_prompt
+from weft.tasks.folder import load_task, load_tasks, save_task
+from weft.tasks.natural_instructions import load_natural_instructions
+from weft.tasks.rows import read_rows, write_rows
+from weft.tasks.task import Row, Task, hash_tasks
+
+__all__ = [
+    "IGNORE",
+    "Batch",
+    "Draw",
+    "Encoded",
+    "Row",
+    "Task",
+    "TaskSampler",
+    "collate",
+    "fit_rows",
+    "hash_tasks",
+    "load_natural_instructions",
+    "load_task",
+    "load_tasks",
+    "read_rows",
+    "render",
+    "render_prompt",
+    "save_task",
+    "write_rows",
+]

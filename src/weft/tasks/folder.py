@@ -1,0 +1,82 @@
+"""A task as a folder: `task.yaml` with the wordings, `train.jsonl` and `test.jsonl` with the rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+
+from weft.config import Config, load_config
+from weft.errors import ConfigError, MissingFileError, SaveError
+from weft.files import replace_folder
+from weft.tasks.rows import read_rows, write_rows
+from weft.tasks.task import Task
+
+_ABOUT = "task.yaml"
+
+
+class _About(Config):
+    name: str
+    descriptions: tuple[str, ...]
+    unseen_descriptions: tuple[str, ...] = ()
+    category: str = ""
+    labels: tuple[str, ...] = ()
+    licence: str = ""
+
+
+def load_task(folder: str | os.PathLike[str]) -> Task:
+    """Read one task folder; `train.jsonl` or `test.jsonl` may be absent, not both.
+
+    Raises MissingFileError, or ConfigError that names the file and the key or line.
+    """
+    folder = Path(folder)
+    if not (folder / _ABOUT).is_file():
+        raise MissingFileError(f"{folder} is not a task folder: it has no {_ABOUT}")
+    about = load_config(_About, folder / _ABOUT)
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    if not (train.is_file() or test.is_file()):
+        raise MissingFileError(f"{folder} has no rows: write train.jsonl, test.jsonl or both")
+    train_rows = read_rows(train) if train.is_file() else ()
+    test_rows = read_rows(test) if test.is_file() else ()
+    try:
+        return Task(**about.model_dump(), train=train_rows, test=test_rows)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
+
+
+def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
+    """Write a task folder, in place of the one that was there.
+
+    Raises SaveError when the disk refuses, or when the folder holds something other than a task.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / _ABOUT).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise SaveError(f"{folder} exists and is not a task folder; choose another")
+    about = {key: getattr(task, key) for key in _About.model_fields}
+    values = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in about.items() if value
+    }
+    with replace_folder(folder) as fresh:
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
+        (fresh / _ABOUT).write_text(text, encoding="utf-8")
+        for part, rows in (("train", task.train), ("test", task.test)):
+            if rows:
+                write_rows(fresh / f"{part}.jsonl", rows)
+
+
+def load_tasks(folder: str | os.PathLike[str]) -> tuple[Task, ...]:
+    """Read every task folder inside a folder, in the order of their folders' names.
+
+    Raises MissingFileError when there is none, ConfigError for two tasks of one name.
+    """
+    folders = sorted(about.parent for about in Path(folder).glob(f"*/{_ABOUT}"))
+    if not folders:
+        raise MissingFileError(f"{folder} holds no task folders (subfolders with a {_ABOUT})")
+    tasks: dict[str, Task] = {}
+    for path in folders:
+        task = load_task(path)
+        if task.name in tasks:
+            raise ConfigError(f"{path}: another task in {folder} is called {task.name}; rename one")
+        tasks[task.name] = task
+    return tuple(tasks.values())

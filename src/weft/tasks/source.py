@@ -1,0 +1,150 @@
+"""Where a recipe's tasks come from: the letters world, Natural Instructions, or a user's own folders."""
+
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from weft.config import Config
+from weft.errors import MissingFileError
+from weft.tasks.folder import load_tasks
+from weft.tasks.letters.tokenizer import build_tokenizer
+from weft.tasks.letters.world import World
+from weft.tasks.natural_instructions import load_natural_instructions
+from weft.tasks.task import Task
+
+_BPE_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] + '\n' }}"
+    "{% elif m['role'] == 'user' %}{{ m['content'] + '\nAnswer:' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endif %}{% endfor %}"
+)
+
+
+class LettersSource(Config):
+    """The letters world; splits train, validation, unseen_compositions, unseen_parameters."""
+
+    kind: Literal["letters"]
+    seed: int = 0
+    train_tasks: int = Field(default=1000, gt=0)
+    validation_tasks: int = Field(default=64, ge=0)
+    """Compositions that follow the training tasks in the world's order."""
+    train_rows: int = Field(default=64, gt=0)
+    test_rows: int = Field(default=24, gt=0)
+
+
+class NaturalInstructionsSource(Config):
+    """Natural Instructions from a folder of the user; splits train, dev, heldout where present."""
+
+    kind: Literal["natural_instructions"]
+    path: str
+    descriptions: str | None = None
+    """File of further descriptions per task."""
+    core: bool = False
+    min_descriptions: int = Field(default=1, gt=0)
+    """Leave out training tasks with fewer wordings, seen and unseen together."""
+    max_description_words: int = Field(default=200, gt=0)
+    """Leave out tasks with a longer one."""
+    max_tasks: int | None = None
+    max_test_rows: int | None = None
+    texts: tuple[str, ...] = ()
+    """Plain text files (.txt or .txt.gz) for the base."""
+    vocab_size: int = 4096
+
+
+class FolderSource(Config):
+    """A folder of task folders (`task.yaml`, `train.jsonl`, `test.jsonl`); one split, train."""
+
+    kind: Literal["folder"]
+    path: str
+    texts: tuple[str, ...] = ()
+    vocab_size: int = 4096
+
+
+Source = LettersSource | NaturalInstructionsSource | FolderSource
+
+
+def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
+    """Every split of a source by name; `train` is always there, and is the only one to train on.
+
+    Raises MissingFileError for files that are not there, ConfigError for damaged ones.
+    """
+    if isinstance(source, LettersSource):
+        world = World(seed=source.seed, train_rows=source.train_rows, test_rows=source.test_rows)
+        tasks = world.train(source.train_tasks + source.validation_tasks)
+        return {
+            "train": tuple(tasks[: source.train_tasks]),
+            "validation": tuple(tasks[source.train_tasks :]),
+            "unseen_compositions": tuple(world.unseen_compositions()),
+            "unseen_parameters": tuple(world.unseen_parameters()),
+        }
+    if isinstance(source, FolderSource):
+        return {"train": load_tasks(source.path)}
+    splits = {}
+    for split in ("train", "dev", "heldout"):
+        if split == "train" or (Path(source.path) / f"{split}.jsonl.gz").is_file():
+            tasks = load_natural_instructions(
+                source.path,
+                split=split,
+                core=source.core,
+                limit=source.max_tasks,
+                descriptions=source.descriptions,
+                max_test_rows=source.max_test_rows,
+            )
+            few = source.min_descriptions if split == "train" else 1
+            splits[split] = tuple(
+                task
+                for task in tasks
+                if len(task.descriptions + task.unseen_descriptions) >= few
+                and max(len(text.split()) for text in task.descriptions) <= source.max_description_words
+            )
+    return splits
+
+
+def load_texts(source: Source) -> Iterator[str]:
+    """The plain texts of a source, one document after another. Raises MissingFileError."""
+    if isinstance(source, LettersSource):
+        return
+    for name in source.texts:
+        path = Path(name)
+        if not path.is_file():
+            raise MissingFileError(f"no text file at {path}")
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            yield from (line.strip() for line in file if line.strip())
+
+
+def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedTokenizerBase:
+    """The tokenizer for a base trained on a source: words and letters, or byte-level BPE of its own texts."""
+    if isinstance(source, LettersSource):
+        return build_tokenizer(text for task in tasks for text in task.descriptions)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=source.vocab_size,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_everything(source, tasks), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<end>",
+        chat_template=_BPE_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _everything(source: Source, tasks: Sequence[Task]) -> Iterator[str]:
+    for task in tasks:
+        yield from task.descriptions
+        for row in task.train:
+            yield row.prompt
+            yield " " + row.completion
+    yield from load_texts(source)

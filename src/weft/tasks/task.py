@@ -1,0 +1,119 @@
+"""A row, and a task: what an adapter is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from weft.errors import ConfigError
+from weft.files import is_name
+
+ROLES = ("system", "user", "assistant")
+"""The roles that a turn of a chat may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: a question with its answer, the end of a chat, or a plain text.
+
+    The three are one value. A chat keeps the turns before its last question in `history`; a plain text has
+    no prompt, all of it is completion. Raises ConfigError for a row without any text or a role unknown.
+    """
+
+    prompt: str
+    """The last question; empty for a plain text."""
+    completion: str
+    """What the model should say. May be empty where there is a prompt: the model then just ends."""
+    references: tuple[str, ...] = ()
+    """All accepted answers; empty means the completion alone."""
+    history: tuple[tuple[str, str], ...] = ()
+    """The (role, content) turns before the prompt."""
+
+    def __post_init__(self) -> None:
+        if not (self.prompt or self.completion or self.history):
+            raise ConfigError("a row needs a prompt or a completion, both are empty")
+        for role, _ in self.history:
+            if role not in ROLES:
+                raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {role!r}")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All accepted answers, at least one."""
+        return self.references or (self.completion,)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a plain text, without a question."""
+        return not (self.prompt or self.history)
+
+    @property
+    def question(self) -> tuple[tuple[str, str], ...]:
+        """The (role, content) turns up to the answer."""
+        return (*self.history, ("user", self.prompt))
+
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """The whole chat as (role, content) turns."""
+        return (*self.question, ("assistant", self.completion))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to learn: a name, wordings of what to do, and rows that show it.
+
+    Raises ConfigError for a bad name, no description, an empty or repeated one, a wording both seen and
+    unseen, or no rows at all. Either part may be empty: a held-out task needs no train rows.
+    """
+
+    name: str
+    """Also the name of its folder: letters, digits, `.`, `_`, `-`; `+` joins the parts of a composition."""
+    descriptions: tuple[str, ...]
+    """Wordings for training; the first is the main one."""
+    train: tuple[Row, ...] = ()
+    test: tuple[Row, ...] = ()
+    unseen_descriptions: tuple[str, ...] = ()
+    """Wordings kept for evaluation."""
+    category: str = ""
+    labels: tuple[str, ...] = ()
+    """The closed set of answers of a classification task."""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name.replace("+", "-")):
+            raise ConfigError(
+                f"{self.name!r} cannot name a task: use letters, digits and . _ - +, at most 100 in all"
+            )
+        if not self.descriptions:
+            raise ConfigError(f"task {self.name} has no description; give at least one")
+        seen: set[str] = set()
+        for text in (*self.descriptions, *self.unseen_descriptions):
+            if not text.strip():
+                raise ConfigError(f"task {self.name} has an empty description; write it or remove it")
+            if text in seen:
+                raise ConfigError(f"task {self.name} has the description {text!r} twice; remove one")
+            seen.add(text)
+        if not (self.train or self.test):
+            raise ConfigError(f"task {self.name} has no rows, neither train nor test")
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 of all that it holds, the same in every process."""
+        content = {
+            "name": self.name,
+            "descriptions": self.descriptions,
+            "unseen_descriptions": self.unseen_descriptions,
+            "category": self.category,
+            "labels": self.labels,
+            "licence": self.licence,
+            "train": [(r.prompt, r.completion, r.references, r.history) for r in self.train],
+            "test": [(r.prompt, r.completion, r.references, r.history) for r in self.test],
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_tasks(tasks: tuple[Task, ...] | list[Task]) -> str:
+    """SHA-256 over the data hashes of tasks, in their order: what a run's provenance records."""
+    return hashlib.sha256("".join(task.data_hash for task in tasks).encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""The forwards of adapter training: rows packed per adapter, logits only where an answer is asked for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from weft.host import Host
+from weft.tasks import Encoded
+from weft.train.packing import Packed, pack
+from weft.types import Mixture
+
+_LINE = 128  # tokens: in much longer lines of many rows, masked attention costs more than padding does
+
+
+class Forward(NamedTuple):
+    """One forward's share of the rows of many adapters: lines of one adapter each."""
+
+    packed: Packed
+    start: int
+    """The first adapter that has lines in it."""
+    end: int
+    """One after the last."""
+    index_B: Int[Tensor, " B"]
+    """Adapter of each line, counted from `start`."""
+
+
+class Answers(NamedTuple):
+    """What a host says where a target stands, N places in all, line by line."""
+
+    logits_NV: Float[Tensor, "N V"]
+    targets_N: Int[Tensor, " N"]
+    line_N: Int[Tensor, " N"]
+    """Which line of the pack each place belongs to."""
+
+
+def split_rows(rows: Sequence[Sequence[Encoded]], *, tokens: int, pad_id: int) -> Iterator[Forward]:
+    """Pack the rows of each adapter into lines, and lines into forwards of at most `tokens` tokens.
+
+    Adapters stay in order, so those of a forward are neighbours. A line that alone has more than `tokens`
+    makes a forward of its own.
+    """
+    lines: list[list[Encoded]] = []
+    adapters: list[int] = []
+    width = 0
+    for adapter, of_one in enumerate(rows):
+        for line in _lines(of_one):
+            length = sum(len(row.ids) for row in line)
+            if lines and max(width, length) * (len(lines) + 1) > tokens:
+                yield _forward(lines, adapters, pad_id)
+                lines, adapters, width = [], [], 0
+            lines.append(line)
+            adapters.append(adapter)
+            width = max(width, length)
+    if lines:
+        yield _forward(lines, adapters, pad_id)
+
+
+def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
+    """Run packed rows under a mixture whose batch rows are the lines; differentiable.
+
+    The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
+    of the memory. A head that is a site itself reads everything, since its adapters are given per line.
+    """
+    packed = Packed(*(tensor.to(host.device) for tensor in packed))
+    chosen_BT = packed.targets_BT >= 0
+    head = host.module.get_output_embeddings()
+    inputs = {"attention_mask": packed.mask_B1TT.to(host.dtype), "position_ids": packed.positions_BT}
+    if any(host.module.get_submodule(site.path) is head for site in host.sites):
+        logits_NV = host(packed.ids_BT, mixture, **inputs).logits[chosen_BT]
+    else:
+        with _reading(head, chosen_BT):
+            logits_NV = host(packed.ids_BT, mixture, **inputs).logits[0]
+    return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
+
+
+def _lines(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Rows side by side, longest first, each in the first line with room for it."""
+    ordered = sorted(rows, key=lambda row: -len(row.ids))
+    room = [max(_LINE, len(ordered[0].ids))] if ordered else []
+    size, lines = sum(room), [[] for _ in room]
+    for row in ordered:
+        length = len(row.ids)
+        place = next((i for i, left in enumerate(room) if left >= length), len(room))
+        if place == len(room):
+            room.append(size)
+            lines.append([])
+        lines[place].append(row)
+        room[place] -= length
+    return lines
+
+
+def _forward(lines: list[list[Encoded]], adapters: list[int], pad_id: int) -> Forward:
+    start, end = adapters[0], adapters[-1] + 1
+    return Forward(pack(lines, pad_id=pad_id), start, end, torch.tensor(adapters) - start)
+
+
+@contextmanager
+def _reading(head: nn.Module, chosen_BT: Bool[Tensor, "B T"]) -> Iterator[None]:
+    """Let a head see the chosen places only, as one line."""
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][chosen_BT][None],)
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,401 @@
+"""Every noun and interface of Weft; read this first.
+
+One idea: at every adapted matrix (a site) of a frozen network, for every token,
+
+    y = W x + sum_k  w_k * s_k * B_k A_k x        A_k: [R, I]   B_k: [O, R]   s_k: scaling
+
+Systems differ only in who makes A and B (an adapter, a hypernetwork), who makes w (a gate), and when.
+A host accepts one thing, a `Mixture`, whatever made it.
+
+Tensor letters, package-wide: B batch, T tokens, K adapters, R rank, I in, O out, S sites, L layers,
+D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is the k of top-k.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from weft.errors import BaseMismatchError, ShapeError
+
+# --------------------------------------------------------------------------------------------- values
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """One matrix of the base network that an adapter may change."""
+
+    path: str
+    """Dotted module path in the base, `model.layers.3.self_attn.q_proj`."""
+    layer: int
+    """Index of the layer that holds it; -1 outside the layers."""
+    module: str
+    """Last part of the path, `q_proj`: the module type."""
+    in_features: int
+    out_features: int
+
+
+class Factors(NamedTuple):
+    """The low-rank change of one site: delta W = scaling * b_OR @ a_RI."""
+
+    a_RI: Tensor
+    b_OR: Tensor
+    scaling: float
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One LoRA adapter: the same thing as one PEFT folder."""
+
+    factors: Mapping[Site, Factors]
+    base: str = ""
+    """Fingerprint of the base it belongs to; empty where a folder does not say."""
+    name: str = "adapter"
+    peft_config: Mapping[str, Any] = field(default_factory=_nothing)
+    """`adapter_config.json` as it was read; empty for an adapter made here."""
+    provenance: Mapping[str, Any] = field(default_factory=_nothing)
+    """What the model card tells: recipe, seed, data hash, parents, metrics."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites it changes, sorted by path."""
+        return tuple(sorted(self.factors))
+
+    @property
+    def rank(self) -> int:
+        """The largest rank over its sites; 0 when it has none."""
+        return max((f.a_RI.shape[0] for f in self.factors.values()), default=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """K adapters on one base, stacked per site; scaling folded into `b`, ranks padded with zeros.
+
+    A site that an adapter lacks holds zeros for it. The tensors may require grad.
+    """
+
+    names: tuple[str, ...]
+    a: Mapping[Site, Float[Tensor, "K R I"]]
+    b: Mapping[Site, Float[Tensor, "K O R"]]
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ShapeError where names, a and b do not fit each other."""
+        if self.a.keys() != self.b.keys():
+            raise ShapeError("a bank needs the same sites in a and b")
+        for site, a in self.a.items():
+            b = self.b[site]
+            want_a = (len(self.names), a.shape[1], site.in_features)
+            want_b = (len(self.names), site.out_features, a.shape[1])
+            if tuple(a.shape) != want_a or tuple(b.shape) != want_b:
+                raise ShapeError(
+                    f"{site.path}: a is {tuple(a.shape)} and b is {tuple(b.shape)}, "
+                    f"expected {want_a} and {want_b}"
+                )
+
+    def __len__(self) -> int:
+        """K, the number of adapters."""
+        return len(self.names)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that at least one adapter changes, sorted by path."""
+        return tuple(sorted(self.a))
+
+    @classmethod
+    def stack(cls, adapters: Sequence[Adapter], names: Sequence[str] | None = None) -> Bank:
+        """Stack adapters of one base; an exact operation, whatever their ranks, scalings and sites.
+
+        Raises BaseMismatchError when two adapters name different bases, ShapeError when there are none,
+        when names do not match, or when one module path has two sizes.
+        """
+        names = tuple(names) if names is not None else tuple(a.name for a in adapters)
+        if not adapters or len(names) != len(adapters):
+            raise ShapeError(f"{len(adapters)} adapters and {len(names)} names; need as many, at least one")
+        bases = {a.base for a in adapters if a.base}
+        if len(bases) > 1:
+            raise BaseMismatchError(f"adapters of different bases cannot share a bank: {sorted(bases)}")
+        sites = sorted({site for adapter in adapters for site in adapter.factors})
+        if len({site.path for site in sites}) < len(sites):
+            raise ShapeError("one module path has different sizes in two adapters")
+        like = next(iter(adapters[0].factors.values())).a_RI if adapters[0].factors else torch.zeros(())
+        a, b = {}, {}
+        for site in sites:
+            rank = max(ad.factors[site].a_RI.shape[0] for ad in adapters if site in ad.factors)
+            a[site] = like.new_zeros(len(names), rank, site.in_features)
+            b[site] = like.new_zeros(len(names), site.out_features, rank)
+            for k, adapter in enumerate(adapters):
+                if site in adapter.factors:
+                    a_RI, b_OR, scaling = adapter.factors[site]
+                    a[site][k, : a_RI.shape[0]] = a_RI
+                    b[site][k, :, : a_RI.shape[0]] = b_OR * scaling
+        return cls(names=names, a=a, b=b, base=next(iter(bases), ""))
+
+    def __getitem__(self, index: int) -> Adapter:
+        """Adapter `index` as a value of its own, scaling 1."""
+        factors = {s: Factors(self.a[s][index], self.b[s][index], 1.0) for s in self.sites}
+        return Adapter(factors, base=self.base, name=self.names[index])
+
+    def select(self, index_K: Int[Tensor, " K"]) -> Bank:
+        """The bank of the adapters at `index_K`, in that order, repeats allowed."""
+        return Bank(
+            names=tuple(self.names[i] for i in index_K.tolist()),
+            a={s: a.index_select(0, index_K) for s, a in self.a.items()},
+            b={s: b.index_select(0, index_K) for s, b in self.b.items()},
+            base=self.base,
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> Bank:
+        """Every tensor through `Tensor.to` (device, dtype)."""
+        return Bank(
+            names=self.names,
+            a={s: a.to(*args, **kwargs) for s, a in self.a.items()},
+            b={s: b.to(*args, **kwargs) for s, b in self.b.items()},
+            base=self.base,
+        )
+
+
+# ----------------------------------------------------------------------------------------------- cues
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A task in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """A task by (prompt, completion) pairs, with a description where there is one."""
+
+    pairs: tuple[tuple[str, str], ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text whose content goes into the adapter."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signal:
+    """What the model itself emits while it runs: a token and the vector that came with it."""
+
+    token_id: int
+    vector_H: Float[Tensor, " H"]
+
+
+Cue = Description | Examples | Document | Signal
+
+# ---------------------------------------------------------------------------------------- assignments
+# Which adapters act where, in the form that a kernel can exploit. Index -1 is the base alone. Per-token
+# forms speak of absolute positions; positions past their end use their last column.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """One adapter per batch row, weight 1."""
+
+    index_B: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """One adapter per token, weight 1."""
+
+    index_BT: Int[Tensor, "B T"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopK:
+    """A few weighted adapters per token."""
+
+    index_BTk: Int[Tensor, "B T k"]
+    weight_BTk: Float[Tensor, "B T k"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """A weight for every adapter: per row [B, K], or per token [B, T, K]."""
+
+    weight: Float[Tensor, "B K"] | Float[Tensor, "B T K"]
+
+
+Assignment = Rows | Tokens | TopK | Dense
+
+# ----------------------------------------------------------------------------------------- interfaces
+
+
+class AbstractGate(nn.Module, ABC):
+    """Looks at hidden states inside the forward and says which adapters act."""
+
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Any:
+        """Decide once per sequence; called with the prompt, before its forward.
+
+        What it returns travels with the cache and comes back as `state`. Default: nothing to decide.
+        """
+        return None
+
+    @abstractmethod
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """Assign the tokens that arrive at one site."""
+
+
+class Fixed(AbstractGate):
+    """An assignment made before the forward."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        super().__init__()
+        self.assignment = assignment
+
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """Return the assignment, whatever arrives."""
+        return self.assignment
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One bank, the gate over it, and how its adapters join.
+
+    `sum` is sum_k w_k B_k A_k. `average` is (sum_k w_k B_k)(sum_k w_k A_k), as SMEAR does; they differ.
+    """
+
+    bank: Bank
+    gate: AbstractGate
+    combine: Literal["sum", "average"] = "sum"
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Terms whose contributions add up: the one thing that a host accepts. No terms is the base."""
+
+    terms: tuple[Term, ...] = ()
+
+    @classmethod
+    def of(cls, adapter: Adapter | Bank) -> Mixture:
+        """One adapter (or a bank of one) on every row."""
+        bank = Bank.stack([adapter]) if isinstance(adapter, Adapter) else adapter
+        if len(bank) != 1:
+            raise ShapeError(f"Mixture.of takes one adapter, this bank holds {len(bank)}; use rows or dense")
+        device = next(iter(bank.a.values())).device if bank.a else None
+        return cls((Term(bank, Fixed(Rows(torch.zeros(1, dtype=torch.long, device=device)))),))
+
+    @classmethod
+    def rows(cls, bank: Bank, index: Sequence[int | None] | Int[Tensor, " B"]) -> Mixture:
+        """Row i of the batch takes adapter index[i]; None is the base."""
+        if not isinstance(index, Tensor):
+            index = torch.tensor([-1 if i is None else i for i in index], dtype=torch.long)
+        if index.numel() and (int(index.max()) >= len(bank) or int(index.min()) < -1):
+            raise ShapeError(f"adapter indices run from 0 to {len(bank) - 1}, got {index.tolist()}")
+        device = next(iter(bank.a.values())).device if bank.a else None
+        return cls((Term(bank, Fixed(Rows(index.to(device)))),))
+
+    @classmethod
+    def dense(
+        cls, bank: Bank, weight: Float[Tensor, "B K"], combine: Literal["sum", "average"] = "sum"
+    ) -> Mixture:
+        """Every row blends all adapters by its own weights."""
+        if weight.shape[-1] != len(bank):
+            raise ShapeError(f"{weight.shape[-1]} weights for {len(bank)} adapters")
+        return cls((Term(bank, Fixed(Dense(weight)), combine),))
+
+    def __add__(self, other: Mixture) -> Mixture:
+        """Both at once: contributions add."""
+        return Mixture(self.terms + other.terms)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """What the engine reports after each token of a row."""
+
+    row: int
+    token_id: int
+    position: int
+    """Index of the token in `window_T`."""
+    hidden_H: Float[Tensor, " H"] | None
+    """The last layer's state that the token was chosen from; None unless the controller wants it."""
+    window_T: Int[Tensor, " T"]
+    """The row's token ids so far, prompt included."""
+
+
+class AbstractEncoder(nn.Module, ABC):
+    """Turns cues into vectors."""
+
+    dim: int
+    """D, the length of a vector."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What its vectors depend on: kind, options, frozen weights. Equal identities mean equal vectors."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON values that `weft.embed.build_encoder` makes it from again; learned weights apart."""
+
+    @abstractmethod
+    def encode(self, cues: Sequence[Cue]) -> Float[Tensor, "B D"]:
+        """One vector per cue."""
+
+
+class AbstractHyperNetwork(nn.Module, ABC):
+    """Turns cues into adapters, all sites and all cues in one differentiable forward."""
+
+    @abstractmethod
+    def generate(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
+        """One adapter per cue (or per vector, already encoded)."""
+
+
+class AbstractHost(ABC):
+    """A frozen network with sites, local or spread over machines."""
+
+    sites: tuple[Site, ...]
+    fingerprint: str
+
+    @abstractmethod
+    def forward(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        mixture: Mixture | None = None,
+        *,
+        mask_BT: Int[Tensor, "B T"] | None = None,
+        cache: Any = None,
+    ) -> Any:
+        """Run the network under a mixture; returns Hugging Face's output with `.logits` [B, T, V]."""
+
+
+class AbstractRouter(ABC):
+    """Looks at a request, before the forward."""
+
+    @abstractmethod
+    def route(self, request: str, bank: Bank) -> Mixture:
+        """Choose or blend the bank's adapters for one request."""
+
+
+class AbstractController(ABC):
+    """Owns the mixture of one batch of generations and may change it after any token."""
+
+    wants_hidden: bool = False
+    """Whether events should carry the last hidden state."""
+
+    @abstractmethod
+    def start(self, prompt_ids_BT: Int[Tensor, "B T"], mask_BT: Int[Tensor, "B T"]) -> Mixture:
+        """The mixture to begin with; prompts are padded on the left, where the mask is 0."""
+
+    @abstractmethod
+    def observe(self, event: Event) -> Mixture | None:
+        """A new mixture from the next token on, or None to keep the current one."""

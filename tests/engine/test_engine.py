@@ -1,0 +1,240 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from weft.engine import Engine, Sampling, decode
+from weft.errors import ConfigError, PromptTooLongError, ShapeError
+from weft.host import Host
+from weft.tasks import Encoded
+from weft.types import AbstractController, Bank, Mixture
+
+PROMPTS = ["cab >", "a much longer prompt, to be padded around >", "é", "one two", "漢字 🙂 >"]
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+CHAIN = "aé漢🙂 bcEND!"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+def byte_llama(hidden=32, layers=2) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=hidden,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    config.initializer_range = 0.2
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(Host(byte_llama(), tokenizer=byte_tokenizer()))
+
+
+@pytest.fixture(scope="module")
+def bank(engine) -> Bank:
+    rng = torch.Generator().manual_seed(0)
+    sites = engine.host.sites
+    return Bank(
+        names=("a", "b", "c"),
+        a={s: torch.randn(3, 2, s.in_features, generator=rng) * s.in_features**-0.5 for s in sites},
+        b={s: torch.randn(3, s.out_features, 2, generator=rng) * 0.2 for s in sites},
+    )
+
+
+@pytest.fixture(scope="module")
+def chain() -> Engine:
+    """A model that goes on with CHAIN from the byte that comes last, then ends."""
+    tokenizer = byte_tokenizer()
+    module = byte_llama(hidden=260, layers=1)
+    ids = [*tokenizer.encode(CHAIN), 1]
+    assert len(set(ids)) == len(ids)
+    with torch.no_grad():
+        for weight in module.model.layers.parameters():
+            weight.zero_()
+        module.model.embed_tokens.weight.copy_(torch.eye(258, 260))
+        module.lm_head.weight.zero_()
+        module.lm_head.weight[ids[1:], ids[:-1]] = 1
+    return Engine(Host(module, tokenizer=tokenizer))
+
+
+def test_one_prompt_is_a_string_and_a_list_is_a_list(engine):
+    one = engine.generate(PROMPTS[0], max_new_tokens=8)
+    assert isinstance(one, str)
+    assert engine.generate([PROMPTS[0]], max_new_tokens=8) == [one]
+    assert engine.generate([], max_new_tokens=8) == []
+
+
+def test_text_is_the_decoded_new_tokens(engine):
+    ids = torch.tensor([engine.tokenizer.encode(PROMPTS[0])])
+    steps = decode(engine.host, ids, sampling=Sampling(max_new_tokens=20), stop_ids=engine.stop_ids)
+    want = engine.tokenizer.decode([s.tokens[0] for s in steps], skip_special_tokens=True)
+    assert engine.generate(PROMPTS[0], max_new_tokens=20) == want.rstrip(BROKEN)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "stop": "e"}])
+def test_batches_do_not_matter_and_order_is_kept(engine, bank, options):
+    chosen = [2, None, 0, 1, 2]
+    mixture = Mixture.rows(bank, chosen)
+    want = [
+        engine.generate(
+            prompt,
+            mixture=Mixture.rows(bank, [k]),
+            max_new_tokens=20,
+            **(options | {"seed": options.get("seed", 0) + i}),
+        )
+        for i, (prompt, k) in enumerate(zip(PROMPTS, chosen, strict=True))
+    ]
+    for batch_size in (1, 2, 5):
+        got = engine.generate(PROMPTS, mixture=mixture, batch_size=batch_size, max_new_tokens=20, **options)
+        assert got == want
+    assert want != engine.generate(PROMPTS, max_new_tokens=20, **options)
+
+
+@pytest.mark.parametrize("stop", [(), ("E", "t7"), ("a", "b", "c")])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_is_what_generate_returns(engine, bank, stop, seed):
+    options = {"temperature": 1.5, "top_k": 100, "seed": seed, "stop": stop, "max_new_tokens": 60}
+    mixture = Mixture.rows(bank, [1])
+    pieces = list(engine.stream(PROMPTS[1], mixture=mixture, **options))
+    assert "".join(pieces) == engine.generate(PROMPTS[1], mixture=mixture, **options)
+    assert all(pieces)
+
+
+def test_characters_come_whole(chain):
+    assert list(chain.stream("a")) == list(CHAIN[1:])
+    assert chain.generate("a") == CHAIN[1:]
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_a_character_cut_by_the_limit_is_left_out(chain, count):
+    whole = CHAIN[1:].encode()[:count].decode(errors="ignore")
+    assert chain.generate("a", max_new_tokens=count) == whole
+    assert "".join(chain.stream("a", max_new_tokens=count)) == whole
+
+
+def test_a_stop_string_ends_the_text_and_never_shows(chain):
+    assert chain.generate("a", stop="END") == "é漢🙂 bc"
+    assert list(chain.stream("a", stop="END")) == [*"é漢🙂 bc"]
+    assert list(chain.stream("a", stop=["cENDx", "漢🙂?"])) == ["é", "漢🙂 ", "b", "cEND!"]
+    assert chain.generate("a", stop=["漢🙂", "é"]) == ""
+    assert list(chain.stream("a", stop="é")) == []
+
+
+def test_a_stop_string_of_one_row_leaves_the_others_alone(chain):
+    assert chain.generate(["a", "E", "b"], stop="D") == ["é漢🙂 bcEN", "N", "cEN"]
+    assert chain.generate(["!", "N"], stop="x") == ["", "D!"]
+
+
+def test_a_stop_string_ends_the_work(chain):
+    forwards = []
+    handle = chain.host.module.register_forward_hook(lambda *_: forwards.append(1))
+    chain.generate("a", stop="漢")
+    handle.remove()
+    assert len(forwards) == len("é漢".encode())
+
+
+def test_a_chat_goes_through_the_template():
+    host = Host(byte_llama(), tokenizer=byte_tokenizer())
+    host.tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    engine = Engine(host)
+    chat = [{"role": "user", "content": "hello"}]
+    want = engine.generate("[user]hello[assistant]", max_new_tokens=12)
+    assert engine.generate(chat, max_new_tokens=12) == want
+    assert engine.generate([chat, chat], max_new_tokens=12) == [want, want]
+    assert "".join(engine.stream(chat, max_new_tokens=12)) == want
+
+
+def test_token_ids_are_taken_as_they_are(engine):
+    ids = engine.tokenizer.encode(PROMPTS[0])
+    want = engine.generate(PROMPTS[0], max_new_tokens=12)
+    assert engine.generate(ids, max_new_tokens=12) == want
+    assert engine.generate([ids, ids], max_new_tokens=12) == [want, want]
+
+
+def test_every_end_token_of_the_model_ends_the_text(chain):
+    module = chain.host.module
+    module.generation_config.eos_token_id = [1, *chain.tokenizer.encode("b")]
+    try:
+        assert Engine(chain.host).generate("a") == "é漢🙂 "
+    finally:
+        module.generation_config.eos_token_id = 1
+
+
+class ByLength(AbstractController):
+    """One adapter for prompts of up to ten tokens, another for longer ones."""
+
+    def __init__(self, bank):
+        self.bank = bank
+
+    def start(self, prompt_ids_BT, mask_BT):
+        return Mixture.rows(self.bank, [0 if n <= 10 else 1 for n in mask_BT.sum(1).tolist()])
+
+    def observe(self, event):
+        return None
+
+
+def test_a_controller_starts_with_every_batch(engine, bank):
+    lengths = [len(engine.tokenizer.encode(p)) for p in PROMPTS]
+    mixture = Mixture.rows(bank, [0 if n <= 10 else 1 for n in lengths])
+    want = engine.generate(PROMPTS, mixture=mixture, max_new_tokens=10)
+    for batch_size in (1, 2, 5):
+        controller = ByLength(bank)
+        assert (
+            engine.generate(PROMPTS, controller=controller, batch_size=batch_size, max_new_tokens=10) == want
+        )
+    streamed = "".join(engine.stream(PROMPTS[1], controller=ByLength(bank), max_new_tokens=10))
+    assert streamed == want[1]
+
+
+def test_nll_follows_order_and_rows(engine, bank):
+    rows = [
+        Encoded(engine.tokenizer.encode(p), engine.tokenizer.encode(c))
+        for p, c in zip(PROMPTS, ["x", "yes", "no way", "é", "12345"], strict=True)
+    ]
+    chosen = [None, 1, 2, 0, 1]
+    want = torch.cat(
+        [engine.nll([row], mixture=Mixture.rows(bank, [k])) for row, k in zip(rows, chosen, strict=True)]
+    )
+    for batch_size in (1, 2, 5):
+        got = engine.nll(rows, mixture=Mixture.rows(bank, chosen), batch_size=batch_size)
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
+    assert (engine.nll(rows) - want).abs().amax() > 0.1
+    assert engine.nll([]).shape == (0,)
+
+
+def test_refusals_are_one_line(engine, bank):
+    three = Mixture.rows(bank, [0, 1, 2])
+    cases = [
+        (ShapeError, "an empty prompt", lambda: engine.generate(["a", ""])),
+        (
+            ShapeError,
+            "3 rows, this batch has 2",
+            lambda: engine.generate(["a", "b"], mixture=three),
+        ),
+        (PromptTooLongError, "window of 128", lambda: engine.generate("a" * 128)),
+        (PromptTooLongError, "window of 128", lambda: engine.stream("a" * 128)),
+        (ConfigError, "temperature should be", lambda: engine.generate("a", temperature=-1.0)),
+        (ConfigError, "no tokenizer", lambda: Engine(Host(byte_llama()))),
+    ]
+    for kind, words, call in cases:
+        with pytest.raises(kind, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)

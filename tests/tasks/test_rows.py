@@ -1,0 +1,95 @@
+import gzip
+import json
+
+import pytest
+
+from weft.errors import ConfigError, MissingFileError
+from weft.tasks import Row, read_rows, write_rows
+
+
+def write(path, *values):
+    path.write_text("".join((v if isinstance(v, str) else json.dumps(v)) + "\n" for v in values))
+    return path
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def test_reads_each_format(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    write(file, {"prompt": "cab", "completion": "abc", "id": 7}, "", {"prompt": "ba", "completion": ""})
+    assert read_rows(file) == (Row("cab", "abc"), Row("ba", ""))
+    write(file, {"text": "once"})
+    assert read_rows(file) == (Row("", "once"),)
+    chat = [turn("system", "s"), turn("user", "cab"), turn("assistant", "abc")]
+    write(file, {"messages": chat, "references": ["abc", "a b c"]})
+    assert read_rows(file) == (Row("cab", "abc", ("abc", "a b c"), (("system", "s"),)),)
+    write(file, {"prompt": chat[:2], "completion": chat[2:]})
+    assert read_rows(file) == (Row("cab", "abc", (), (("system", "s"),)),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not valid JSON"),
+        ("[1]", "line 2: a line holds one JSON object"),
+        ({"question": "x"}, r"line 2: a row reads .* this one has the keys \['question'\]"),
+        ({"prompt": "x", "completion": "y", "text": "z"}, "line 2: a row reads"),
+        ({"text": "z"}, "line 2: this row has 'text', those before it have 'prompt'"),
+        ({"prompt": "x"}, "line 2: a row with a prompt needs a completion"),
+        ({"prompt": "x", "completion": 3}, "line 2: prompt should be a list"),
+        ({"prompt": "", "completion": ""}, "line 2: .*both are empty"),
+        ({"prompt": "x", "completion": "y", "references": "y"}, "line 2: references should be a list"),
+        ({"prompt": "x", "completion": "y", "references": [1]}, "line 2: a reference should be a string"),
+    ],
+)
+def test_errors_name_the_file_and_the_line(tmp_path, line, message):
+    file = write(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"}, line)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_rows(file)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [turn("user", "x")],
+        [turn("assistant", "x"), turn("user", "y")],
+        [turn("user", ["x"]), turn("assistant", "y")],
+    ],
+)
+def test_a_chat_ends_with_a_question_and_its_answer(tmp_path, messages):
+    file = write(tmp_path / "rows.jsonl", {"messages": messages})
+    with pytest.raises(ConfigError, match="line 1: "):
+        read_rows(file)
+
+
+def test_missing_empty_and_damaged_files(tmp_path):
+    with pytest.raises(MissingFileError, match=r"none\.jsonl"):
+        read_rows(tmp_path / "none.jsonl")
+    with pytest.raises(ConfigError, match="holds no rows"):
+        read_rows(write(tmp_path / "empty.jsonl"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(ConfigError, match="cannot be read after line 0"):
+        read_rows(tmp_path / "latin.jsonl")
+    packed = gzip.compress(b'{"text": "abc"}\n' * 1000)
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-12])
+    with pytest.raises(ConfigError, match="cannot be read after line"):
+        read_rows(tmp_path / "cut.jsonl.gz")
+
+
+@pytest.mark.parametrize(
+    ("rows", "key"),
+    [
+        ((Row("", "one"), Row("", "two\u2028\u00e9")), "text"),
+        ((Row("a", "b"), Row("", "text"), Row("c", "", ("", "d"))), "prompt"),
+        ((Row("", "text"), Row("c", "d", ("d",), (("system", "s"),))), "messages"),
+    ],
+)
+def test_what_is_written_is_read_back(tmp_path, rows, key):
+    file = tmp_path / "rows.jsonl"
+    write_rows(file, rows)
+    assert read_rows(file) == rows
+    assert all(key in json.loads(line) for line in file.read_text().split("\n") if line)
