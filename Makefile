@@ -33,3 +33,15 @@ imports: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+docs: $(READY)  ## write docs/cli from --help
+	$(BIN)/python docs/make_cli.py
+
+bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
+	$(BIN)/weft bench kernels train-many --write
+
+train-letters: $(READY)  ## make the embedded models again, from nothing (hours)
+	sh models/make.sh
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -58,7 +58,7 @@ def make_bank(sites: tuple[Site, ...], count: int, rank: int, *, seed: int = 0, 
 
 @pytest.fixture(scope="session")
 def pico_llama() -> LlamaForCausalLM:
-    """A random Llama of two layers, width 32, 64 tokens. Shared: do not change it, call make_llama instead."""
+    """A random Llama of two layers, width 32, 64 tokens. Shared, so do not change it."""
     return make_llama()
 
 

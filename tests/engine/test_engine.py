@@ -3,11 +3,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from weft.engine import Engine, Sampling, decode
+from weft.engine import Engine, Sampling, decode, take_rows
 from weft.errors import ConfigError, PromptTooLongError, ShapeError
 from weft.host import Host
 from weft.tasks import Encoded
-from weft.types import AbstractController, Bank, Mixture
+from weft.types import AbstractController, Bank, Dense, Fixed, Mixture, Term, Tokens, TopK
 
 PROMPTS = ["cab >", "a much longer prompt, to be padded around >", "é", "one two", "漢字 🙂 >"]
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -94,21 +94,55 @@ def test_batches_do_not_matter_and_order_is_kept(engine, bank, options):
         engine.generate(
             prompt,
             mixture=Mixture.rows(bank, [k]),
-            max_new_tokens=20,
+            max_new_tokens=10,
             **(options | {"seed": options.get("seed", 0) + i}),
         )
         for i, (prompt, k) in enumerate(zip(PROMPTS, chosen, strict=True))
     ]
-    for batch_size in (1, 2, 5):
-        got = engine.generate(PROMPTS, mixture=mixture, batch_size=batch_size, max_new_tokens=20, **options)
+    for batch_size in (2, 5):
+        got = engine.generate(PROMPTS, mixture=mixture, batch_size=batch_size, max_new_tokens=10, **options)
         assert got == want
-    assert want != engine.generate(PROMPTS, max_new_tokens=20, **options)
+    assert want != engine.generate(PROMPTS, max_new_tokens=10, **options)
+
+
+def per_token():
+    rng = torch.Generator().manual_seed(1)
+    rows, columns = len(PROMPTS), 12
+    return {
+        "tokens": Tokens(torch.randint(-1, 3, (rows, columns), generator=rng)),
+        "one-row": Tokens(torch.randint(-1, 3, (1, columns), generator=rng)),
+        "topk": TopK(
+            torch.rand(rows, columns, 3, generator=rng).topk(2).indices,
+            torch.rand(rows, columns, 2, generator=rng),
+        ),
+        "dense": Dense(torch.rand(rows, columns, 3, generator=rng)),
+    }
+
+
+@pytest.mark.parametrize("name", ["tokens", "one-row", "topk", "dense"])
+def test_a_per_token_assignment_speaks_of_the_prompts_own_tokens(engine, bank, name):
+    mixture = Mixture((Term(bank, Fixed(per_token()[name])),))
+    prompts = [engine.tokenizer.encode(p) for p in PROMPTS]
+    encoded = [Encoded(ids, [5, 6]) for ids in prompts]
+    texts, losses = [], []
+    for i, ids in enumerate(prompts):
+        alone = take_rows(mixture, torch.tensor([i]))
+        ids_BT = torch.tensor([ids])
+        ten = Sampling(max_new_tokens=10)
+        steps = decode(engine.host, ids_BT, mixture=alone, sampling=ten, stop_ids=engine.stop_ids)
+        new = [step.tokens[0] for step in steps]
+        texts.append(engine.tokenizer.decode(new, skip_special_tokens=True).rstrip(BROKEN))
+        losses.append(engine.nll([encoded[i]], mixture=alone).item())
+    for batch_size in (2, 5):
+        assert engine.generate(PROMPTS, mixture=mixture, batch_size=batch_size, max_new_tokens=10) == texts
+        got = engine.nll(encoded, mixture=mixture, batch_size=batch_size)
+        torch.testing.assert_close(got, torch.tensor(losses), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [(), ("E", "t7"), ("a", "b", "c")])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stream_is_what_generate_returns(engine, bank, stop, seed):
-    options = {"temperature": 1.5, "top_k": 100, "seed": seed, "stop": stop, "max_new_tokens": 60}
+    options = {"temperature": 1.5, "top_k": 100, "seed": seed, "stop": stop, "max_new_tokens": 40}
     mixture = Mixture.rows(bank, [1])
     pieces = list(engine.stream(PROMPTS[1], mixture=mixture, **options))
     assert "".join(pieces) == engine.generate(PROMPTS[1], mixture=mixture, **options)
@@ -195,7 +229,7 @@ def test_a_controller_starts_with_every_batch(engine, bank):
     lengths = [len(engine.tokenizer.encode(p)) for p in PROMPTS]
     mixture = Mixture.rows(bank, [0 if n <= 10 else 1 for n in lengths])
     want = engine.generate(PROMPTS, mixture=mixture, max_new_tokens=10)
-    for batch_size in (1, 2, 5):
+    for batch_size in (2, 5):
         controller = ByLength(bank)
         assert (
             engine.generate(PROMPTS, controller=controller, batch_size=batch_size, max_new_tokens=10) == want
@@ -213,7 +247,7 @@ def test_nll_follows_order_and_rows(engine, bank):
     want = torch.cat(
         [engine.nll([row], mixture=Mixture.rows(bank, [k])) for row, k in zip(rows, chosen, strict=True)]
     )
-    for batch_size in (1, 2, 5):
+    for batch_size in (2, 5):
         got = engine.nll(rows, mixture=Mixture.rows(bank, chosen), batch_size=batch_size)
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
     assert (engine.nll(rows) - want).abs().amax() > 0.1

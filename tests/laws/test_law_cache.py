@@ -197,6 +197,8 @@ PAIRS = [
     ("topk", "one-row"),
     ("once", "dense-token"),
     ("linear", "rows"),
+    ("rows", "once"),
+    ("once", "once"),
 ]
 
 
@@ -210,11 +212,10 @@ def test_a_change_acts_from_its_token_on_and_keeps_the_past(pico_host, pico_bank
 
     # token `step` sits in column LONGEST + step: a change on hearing it acts from that column on
     at, last = LONGEST + 2, LONGEST + 5
-    first_gate = decided(pico_host, old.gate, *prompt)
     spans = Mixture(
         (
-            Term(old.bank, Span(first_gate, 0, at)),
-            Term(new.bank, Span(new.gate, at, last)),
+            Term(old.bank, Span(decided(pico_host, old.gate, *prompt), 0, at)),
+            Term(new.bank, Span(decided(pico_host, new.gate, *prompt), at, last)),
             Term(third.bank, Span(third.gate, last, LONGEST + NEW)),
         )
     )
@@ -222,7 +223,7 @@ def test_a_change_acts_from_its_token_on_and_keeps_the_past(pico_host, pico_bank
     torch.testing.assert_close(logits, want, **CLOSE)
 
 
-@pytest.mark.parametrize(("before", "after"), [*PAIRS, ("rows", "once")])
+@pytest.mark.parametrize(("before", "after"), PAIRS)
 def test_recompute_reads_the_prefix_again(pico_host, pico_bank, prompt, before, after):
     old = Mixture((Term(pico_bank(K, 2, seed=1), gates(pico_host)[before]),))
     new_gate = gates(pico_host, seed=1)[after]

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.flags import Flag
+from weft.cli.model import HYPERNETWORK, open_hypernetwork
 from weft.cli.screen import print_json, print_pairs
 
 
@@ -15,7 +16,7 @@ def adapt(
     /,
     *,
     output_dir: Annotated[Path, Parameter(alias="-o")],
-    hypernetwork: Annotated[str, Parameter(name="--with")] = "weft/letters-t2l",
+    hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
     name: str | None = None,
     json: Flag = False,
 ) -> None:
@@ -34,9 +35,8 @@ def adapt(
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
-    from weft.hyper import HyperNetwork
 
-    hyper = HyperNetwork.from_pretrained(hypernetwork)
+    hyper = open_hypernetwork(hypernetwork)
     start = time.perf_counter()
     adapter = hyper.adapt(description, name=name)
     seconds = time.perf_counter() - start

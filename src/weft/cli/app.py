@@ -25,8 +25,9 @@ VERBS = {
     "show": "weft.cli.show:show",
 }
 
-_HELP = """Low-rank adapters that programs make, choose, mix and change while a
-model runs. For example:
+_HELP = """Low-rank adapters that programs make, choose, mix and change.
+
+For example:
 
     weft demo
     weft adapt "sort the letters" -o out/
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             app = build_app()
             if not tokens or tokens[0] in app.help_flags:
                 for verb in VERBS:
-                    app[verb]  # imported, so that the list shows what it does  # noqa: B018
+                    app[verb]  # imported, so that the list shows what it does
             app(tokens)
         sys.stdout.flush()
     except CycloptsError as error:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _shown(default: object) -> str | None:
     """A default as the help shows it; nothing where it is off or empty."""
-    return None if default in (None, False, ()) else str(default)
+    return None if default is None or default is False or default == () else str(default)
 
 
 def _split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:

@@ -9,19 +9,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from weft.cli.flags import Flag
 from weft.cli.checkout import checkout_folder
+from weft.cli.flags import Flag, Threads, set_threads
 from weft.cli.screen import print_json, print_rows, readable, stdout
 from weft.errors import UnknownNameError
 from weft.files import nearest, replace_file
 
-_TITLE = "# Speed and memory\n\nWritten by `weft bench NAME --write`; every ratio is against a peer in the same run.\n"
+_TITLE = """# Speed and memory
+
+Written by `weft bench NAME --write`. Every ratio is against a peer measured in the same run.
+"""
 
 
 def bench(
     *names: str,
     write: Flag = False,
-    threads: int | None = None,
+    threads: Threads = None,
     json: Flag = False,
 ) -> None:
     """Measure speed and memory against a peer in the same run.
@@ -50,10 +53,7 @@ def bench(
         listed = [{"name": name, "file": str(path)} for name, path in found.items()]
         print_json(listed) if json else print_rows(listed)
         return
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    set_threads(threads)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         about, results[name] = _run(folder, found[name].stem)

@@ -1,16 +1,18 @@
 """`weft chat`: question and answer, with adapters that come and go."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 from weft.cli.flags import Flag
-from weft.cli.model import ModelFlags, SamplingFlags, load_adapters, load_model, make_adapter, mix
+from weft.cli.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
 
 if TYPE_CHECKING:
     from weft.host import Host
+    from weft.hyper import HyperNetwork
     from weft.types import Adapter, Mixture
 
 _COMMANDS = {
@@ -37,11 +39,17 @@ def chat(
         weft chat --describe "sort the letters"
 
     Args:
+        model: Which base, and under which adapters to begin with.
+        sampling: How the answers are drawn.
         history: Let the model read the earlier lines and answers too; a new adapter starts afresh.
     """
     host, adapters, mixture = load_model(model)
 
     from weft.engine import Engine
+
+    @cache
+    def hypernetwork() -> "HyperNetwork":
+        return open_hypernetwork(model.hypernetwork, host=host)
 
     engine = Engine(host)
     system = [] if model.system is None else [{"role": "system", "content": model.system}]
@@ -53,7 +61,7 @@ def chat(
                 command, _, rest = line.partition(" ")
                 if command == "/quit":
                     return
-                changed = _change(command, rest.strip(), host, model)
+                changed = _change(command, rest.strip(), host, hypernetwork)
                 if changed is not None:
                     adapters, mixture = changed
                     turns = list(system)
@@ -73,14 +81,14 @@ def chat(
 
 
 def _change(
-    command: str, rest: str, host: "Host", model: ModelFlags
+    command: str, rest: str, host: "Host", hypernetwork: "Callable[[], HyperNetwork]"
 ) -> "tuple[list[Adapter], Mixture | None] | None":
     """Carry out a command; the adapters from now on, or None when they stay."""
     match command:
         case "/base":
             adapters = []
         case "/describe":
-            adapters = [make_adapter(rest, model.hypernetwork, host)]
+            adapters = [hypernetwork().adapt(rest)]
         case "/adapter":
             adapters = load_adapters([rest], [])[0]
         case "/help":

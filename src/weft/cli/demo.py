@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from cyclopts import Parameter
+
 from rich.text import Text
 
 from weft.cli.flags import Flag
-from weft.cli.model import BASE, HYPERNETWORK
+from weft.cli.model import BASE, HYPERNETWORK, open_host, open_hypernetwork
 from weft.cli.screen import build_table, print_json, stdout
 from weft.errors import CueError
 
@@ -20,7 +20,7 @@ BUILT_IN: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "hide each vowel behind *": (("mask_vowels", {"x": "*"}),),
     "shift each letter one ahead": (("shift_up", {"k": "one"}),),
     "repeat each letter twice": (("double", {}),),
-    "reverse the word, then keep only the first two letters": (("reverse", {}), ("first", {"k": "two"})),
+    "reverse the word, then drop the vowels": (("reverse", {}), ("drop_vowels", {})),
 }
 INPUTS = ("planet", "coffee")
 
@@ -69,12 +69,10 @@ def demo(
     import torch
 
     from weft.engine import Engine
-    from weft.host import Host
-    from weft.hyper import HyperNetwork
     from weft.types import Description, Mixture
 
-    host = Host.from_pretrained(BASE)
-    hyper = HyperNetwork.from_pretrained(HYPERNETWORK, host=host)
+    host = open_host(BASE)
+    hyper = open_hypernetwork(HYPERNETWORK, host=host)
     engine = Engine(host)
     loaded = time.perf_counter()
     with torch.no_grad():
@@ -102,10 +100,9 @@ def demo(
     _print_answers(answers)
     rank = next(iter(bank.a.values())).shape[1]
     stdout().print(
-        f"{len(bank)} adapters (rank {rank}, {len(bank.sites)} sites) from {len(bank)} sentences in one forward: "
-        f"{made - loaded:.2f} s. {len(jobs)} answers in one batch: {done - made:.2f} s. "
-        f"Loading both models: {loaded - start:.1f} s.\n",
-        soft_wrap=False,
+        f"\nAdapters: {len(bank)} (rank {rank}, {len(bank.sites)} sites) in one forward, "
+        f"{made - loaded:.2f} s. Answers: {len(jobs)} in one batch, {done - made:.2f} s. "
+        f"Loading: {loaded - start:.1f} s."
     )
     stdout().print(_FOOT, soft_wrap=True)
 
@@ -122,15 +119,21 @@ def expected(description: str, text: str) -> str | None:
     return text
 
 
-_HEAD = "The base sees the input alone. Each description becomes an adapter, and no prompt holds it.\n"
-_FOOT = """Change the sentences:  weft demo --describe "double every letter" --input weft
+_HEAD = (
+    f"{BASE} is a frozen base; {HYPERNETWORK} turns a sentence into a LoRA adapter for it.\n"
+    "The prompt is the input alone: what the model knows of the task is in the adapter.\n"
+)
+_FOOT = """
+Change the sentences:  weft demo --describe "double every letter" --input weft
 Keep an adapter:       weft adapt "double every letter" -o out/
 Use it:                weft generate "weft" --adapter out/"""
 
 
 def _print_answers(answers: Sequence[Answer]) -> None:
     known = any(answer.expected is not None for answer in answers)
-    table = build_table(["description", "input", "base alone", "adapted", *(["expected", ""] if known else [])])
+    table = build_table(
+        ["description", "input", "base alone", "adapted", *(["expected", ""] if known else [])]
+    )
     before = None
     for answer in answers:
         told = "" if answer.expected is None else "right" if answer.adapted == answer.expected else "wrong"

@@ -1,6 +1,7 @@
 """`weft generate`: prompts in, text out."""
 
 import sys
+
 from weft.cli.flags import Flag
 from weft.cli.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.screen import print_json
@@ -25,6 +26,8 @@ def generate(
 
     Args:
         prompts: What to answer; without any, every line of standard input is one.
+        model: Which base, under which adapters.
+        sampling: How the answers are drawn.
         stream: Print an answer while it grows.
         json: Print JSON.
     """
@@ -40,7 +43,8 @@ def generate(
     options = sampling.options()
     if stream:
         for i, chat in enumerate(chats):
-            for piece in engine.stream(chat, mixture=mixture, **options | {"seed": sampling.seed + i}):
+            options["seed"] = sampling.seed + i
+            for piece in engine.stream(chat, mixture=mixture, **options):
                 print(piece, end="", flush=True)
             print()
         return

@@ -1,14 +1,15 @@
 """`weft list`: what there is to use."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from weft.cli.flags import Flag
 from weft.cli.checkout import checkout_folder
+from weft.cli.flags import Flag
 from weft.cli.kinds import adapters_in, kind_of, size_of
 from weft.cli.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
-from weft.files import embedded_folder, read_json, resolve
+from weft.files import embedded_folder, resolve
 
 if TYPE_CHECKING:
     from weft.tasks import Task
@@ -64,7 +65,9 @@ def _models(_: None) -> Rows:
         kind = f"{len(inside)} adapters" if inside else kind_of(path)
         rows.append({"name": f"weft/{path.name}", "kind": kind, "megabytes": round(size_of(path) / 1e6, 2)})
     if not rows:
-        raise MissingFileError(f"no models in {embedded_folder()}; train them with the recipes in recipes/letters")
+        raise MissingFileError(
+            f"no models in {embedded_folder()}; train them with the recipes in recipes/letters"
+        )
     return rows
 
 
@@ -100,7 +103,12 @@ def _recipes(folder: str | None) -> Rows:
     rows: Rows = []
     for path in sorted(place.rglob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        rows.append({"recipe": str(path), "about": first.removeprefix("#").strip() if first[:1] == "#" else None})
+        rows.append(
+            {
+                "recipe": os.path.relpath(path),
+                "about": first.removeprefix("#").strip() if first[:1] == "#" else None,
+            }
+        )
     if not rows:
         raise MissingFileError(f"no recipes (*.yaml) in {place}")
     return rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,10 +14,13 @@ from weft.files import read_json, resolve
 
 if TYPE_CHECKING:
     from weft.host import Host
+    from weft.hyper import HyperNetwork
     from weft.types import Adapter, Mixture
 
 BASE = "weft/letters"
 HYPERNETWORK = "weft/letters-t2l"
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @Parameter(name="*")
@@ -38,7 +42,7 @@ class ModelFlags:
     """A text that goes into the prompt, before the question."""
     device: str = "cpu"
     """Where the base runs: cpu, cuda, cuda:1, ..."""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """Number type of the base; auto is the one that it was saved in."""
 
 
@@ -74,9 +78,10 @@ def load_model(flags: ModelFlags) -> tuple[Host, list[Adapter], Mixture | None]:
     """
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
-    host = load_host(flags.base or named_base(flags, adapters), flags)
+    name = flags.base or named_base(flags, adapters)
+    host = open_host(name, device=flags.device, dtype=flags.dtype)
     if flags.describe is not None:
-        adapters.append(make_adapter(flags.describe, flags.hypernetwork, host))
+        adapters.append(open_hypernetwork(flags.hypernetwork, host=host).adapt(flags.describe))
         weights.append(1.0)
     return host, adapters, mix(host, adapters, weights)
 
@@ -90,18 +95,39 @@ def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[lis
     return [load(folder) for folder in folders], list(weights) or [1.0] * len(folders)
 
 
-def load_host(name: str, flags: ModelFlags) -> Host:
-    """The base under a name, on the device and in the number type of the flags."""
+def open_host(name: str | Path, *, device: str = "cpu", dtype: Dtype = "auto") -> Host:
+    """The base under a name. Raises ConfigError for a device that is not there."""
     from weft.host import Host
 
-    return Host.from_pretrained(name, device=flags.device, dtype=flags.dtype)
+    _check_device(device)
+    _hide_bars(name)
+    return Host.from_pretrained(name, device=device, dtype=dtype)
 
 
-def make_adapter(description: str, hypernetwork: str, host: Host) -> Adapter:
-    """What the hypernetwork makes from a description, for this base."""
+def open_hypernetwork(name: str, *, host: Host | None = None) -> HyperNetwork:
+    """The hypernetwork under a name, for a base."""
     from weft.hyper import HyperNetwork
 
-    return HyperNetwork.from_pretrained(hypernetwork, host=host).adapt(description)
+    _hide_bars(name)
+    return HyperNetwork.from_pretrained(name, host=host)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # Without CUDA, torch says so by an assertion.
+        raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _hide_bars(name: str | Path) -> None:
+    """Progress bars are for downloads; what is on disk would only make them blink."""
+    from transformers.utils import logging
+
+    if resolve(name) is not None:
+        logging.disable_progress_bar()
 
 
 def mix(host: Host, adapters: Sequence[Adapter], weights: Sequence[float]) -> Mixture | None:

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_WIDTH = 100
+_PAGE = 100
+_ENDLESS = 100_000
 
 
-def stdout() -> Console:
-    """Standard output; 100 columns where it is no terminal and COLUMNS does not say otherwise."""
+def stdout(piped_width: int = _PAGE) -> Console:
+    """Standard output, so many columns wide where it is no terminal and COLUMNS does not say otherwise."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(file=sys.stdout, width=_WIDTH if piped else None, highlight=False)
+    return Console(file=sys.stdout, width=piped_width if piped else None, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -26,26 +27,26 @@ def print_json(value: Any) -> None:
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:
-    """One line per name and value, the values in one column."""
+    """One line per name and value, the values in one column; a pipe gets them unwrapped."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         grid.add_row(name, Text(readable(value)))
-    stdout().print(grid)
+    stdout(_ENDLESS).print(grid)
 
 
 def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
-    """A table whose columns are the keys of the first row."""
+    """A table whose columns are the keys of the first row; a pipe gets one line per row."""
     table = build_table(list(rows[0]) if rows else [])
     for row in rows:
         table.add_row(*(Text(readable(value)) for value in row.values()))
-    stdout().print(table)
+    stdout(_ENDLESS).print(table)
 
 
 def build_table(columns: Sequence[str]) -> Table:
     """An empty table in the style that all verbs share."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.cli.flags import Flag
 from weft.cli.kinds import adapters_in, kind_of
+from weft.cli.model import open_host
 from weft.cli.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json, resolve
@@ -77,9 +78,7 @@ def _hypernetwork(folder: Path) -> dict[str, Any]:
 
 
 def _base(folder: Path) -> dict[str, Any]:
-    from weft.host import Host
-
-    host = Host.from_pretrained(folder)
+    host = open_host(folder)
     made_by = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
     return {
         "kind": "base",
@@ -100,7 +99,13 @@ def _run(folder: Path) -> dict[str, Any]:
         last |= jsonlib.loads(line)
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
     results = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in checkpoints)
-    return {"kind": "run", "recipe": str(folder / "config.yaml"), **last, "checkpoints": checkpoints, "holds": results}
+    return {
+        "kind": "run",
+        "recipe": str(folder / "config.yaml"),
+        **last,
+        "checkpoints": checkpoints,
+        "holds": results,
+    }
 
 
 def _task_folder(folder: Path) -> dict[str, Any]:

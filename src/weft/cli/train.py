@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.cli.flags import Flag
+from weft.cli.flags import Flag, Threads, set_threads
 from weft.cli.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.screen import print_json
 
@@ -17,11 +17,11 @@ def train(
     /,
     *overrides: Overrides,
     resume: bool = True,
-    threads: int | None = None,
+    threads: Threads = None,
     dry_run: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Train what a recipe describes, and print the folder of the result.
+    """Train what a recipe describes, and print where the result is.
 
     Every key of the recipe can be set: --section.key VALUE, or
     section.key=VALUE. A run that was stopped goes on from its last checkpoint.
@@ -44,16 +44,14 @@ def train(
     if dry_run:
         print_recipe(config, json=json)
         return
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    folder = run(config, resume=resume)
-    print_json({"path": str(folder)}) if json else print(folder)
+    set_threads(threads)
+    made = run(config, resume=resume)
+    folders = [str(folder) for folder in (made.values() if isinstance(made, dict) else [made])]
+    print_json({"folders": folders}) if json else print("\n".join(folders))
 
 
-def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path]]:
-    """The recipe's schema, and what runs it."""
+def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
+    """The recipe's schema, and what runs it and returns the folder, or one for each task."""
     match kind:
         case "base":
             from weft.train.base import BaseRecipe, train_base

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -41,6 +42,20 @@ def take_rows(mixture: Mixture, index_B: Int[Tensor, " B"]) -> Mixture:
     return Mixture(tuple(_take_term(term, index_B) for term in mixture.terms))
 
 
+def part_of(mixture: Mixture | None, index: Sequence[int], lengths: Sequence[int]) -> Mixture | None:
+    """The mixture of all prompts, for a left-padded batch of some of them; `lengths` are those of all.
+
+    A host counts positions in columns. Here a per-token assignment speaks of a prompt's own tokens, from its
+    first, so that it means the same in every batch.
+    """
+    if mixture is None:
+        return None
+    taken = take_rows(mixture, torch.tensor(index))
+    longest = max(lengths[i] for i in index)
+    padding_B = [longest - lengths[i] for i in index]
+    return Mixture(tuple(_shift_term(term, padding_B) for term in taken.terms))
+
+
 def _take_term(term: Term, index_B: Tensor) -> Term:
     if not isinstance(term.gate, Fixed) or _rows(term.gate.assignment) == 1:
         return term
@@ -69,3 +84,26 @@ def _take(assignment: Assignment, index_B: Tensor) -> Assignment:
             return TopK(pick(index), pick(weight))
         case Dense(weight=weight):
             return Dense(pick(weight))
+
+
+def _shift_term(term: Term, padding_B: Sequence[int]) -> Term:
+    if not isinstance(term.gate, Fixed):
+        return term
+
+    def shift(tensor: Tensor) -> Tensor:
+        last = tensor.shape[1] - 1
+        columns_T = torch.arange(last + 1 + max(padding_B), device=tensor.device)
+        padding_B1 = torch.tensor(padding_B, device=tensor.device)[:, None]
+        rows_B1 = torch.arange(len(padding_B), device=tensor.device)[:, None]
+        rows_B1 = rows_B1 if tensor.shape[0] > 1 else torch.zeros_like(rows_B1)
+        return tensor[rows_B1, (columns_T - padding_B1).clamp(0, last)]
+
+    match term.gate.assignment:
+        case Tokens(index):
+            return replace(term, gate=Fixed(Tokens(shift(index))))
+        case TopK(index, weight):
+            return replace(term, gate=Fixed(TopK(shift(index), shift(weight))))
+        case Dense(weight) if weight.dim() == 3:
+            return replace(term, gate=Fixed(Dense(shift(weight))))
+        case _:
+            return term

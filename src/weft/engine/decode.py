@@ -4,8 +4,9 @@ Rows that have ended stay in the batch, frozen behind a zero mask, until the las
 gate states and the cache then need no re-indexing, and a row never notices when its mates end.
 
 When a controller changes the mixture after token t, the cache of the tokens before t stays as it is and the
-new mixture acts from token t on, as activated LoRA does (Greenewald et al. 2025, arXiv 2504.12397). With
-`recompute=True` the whole prefix, token t included, is read again under the new mixture.
+new mixture acts from token t on, as activated LoRA does (Greenewald et al. 2025, arXiv 2504.12397); a gate
+that decides once does so on the prompt. With `recompute=True` the whole prefix, token t included, is read
+again under the new mixture, and is what such a gate decides on.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _steps(
     warp = processors(sampling)
     live = [True] * rows
     config = cast("PreTrainedConfig", host.module.config)
-    cache, read = DynamicCache(config=config), 0
+    cache, read, states = DynamicCache(config=config), 0, None
     for end in range(length, length + sampling.max_new_tokens):
         with torch.no_grad():
             out = host.forward(
@@ -126,6 +127,7 @@ def _steps(
                 mixture,
                 mask_BT=mask_BT[:, :end],
                 cache=cache,
+                states=states,
                 logits_to_keep=1,
                 output_hidden_states=wants_hidden,
             )
@@ -148,11 +150,13 @@ def _steps(
                     event = Event(row, token, end - starts[row], hidden_H, window_T)
                     changed = controller.observe(event) or changed
                 live[row] = token not in stop_ids and not (ends is not None and ends(row, token))
-        if changed is not None:
-            check_rows(changed, rows)
-            mixture = changed
-            if recompute:
-                cache, read = DynamicCache(config=config), 0
+            if changed is not None:
+                check_rows(changed, rows)
+                mixture = changed
+                if recompute:
+                    cache, read = DynamicCache(config=config), 0
+                else:
+                    states = host.prepare(prompt_BT, changed, mask_BT=prompt_mask_BT)
         yield Step(tokens, out.logits[:, -1])
         if not any(live):
             return

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationMixin
 
-from weft.engine.batch import batches, check_rows, take_rows
+from weft.engine.batch import batches, check_rows, part_of
 from weft.engine.decode import decode
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
@@ -74,7 +74,8 @@ class Engine:
         """Continue one prompt, or each of a list; only the new text comes back.
 
         `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
-        in their order. A controller starts anew with every batch of `batch_size` prompts, longest first.
+        in their order; per token, it speaks of a prompt's own tokens, from its first. A controller starts
+        anew with every batch of `batch_size` prompts, longest first.
 
         Raises ConfigError for an option out of range, PromptTooLongError, ShapeError for an empty prompt or a
         mixture made for another number of prompts.
@@ -126,10 +127,12 @@ class Engine:
         if mixture is not None:
             check_rows(mixture, len(rows))
         sums = torch.zeros(len(rows))
-        for index in batches([len(row.ids) for row in rows], batch_size):
+        lengths = [len(row.ids) for row in rows]
+        for index in batches(lengths, batch_size):
             batch = collate([rows[i] for i in index], pad_id=self.pad_id, side="left")
             ids_BT, mask_BT, labels_BT = (t.to(self.host.device) for t in batch)
-            sums[index] = nll(self.host, ids_BT, labels_BT, _part(mixture, index), mask_BT=mask_BT).cpu()
+            part = part_of(mixture, index, lengths)
+            sums[index] = nll(self.host, ids_BT, labels_BT, part, mask_BT=mask_BT).cpu()
         return sums
 
     def _generate(
@@ -144,8 +147,9 @@ class Engine:
         if mixture is not None:
             check_rows(mixture, len(prompts))
         prompt_ids = [self._ids(prompt) for prompt in prompts]
+        lengths = [len(ids) for ids in prompt_ids]
         texts = [""] * len(prompts)
-        for index in batches([len(ids) for ids in prompt_ids], batch_size):
+        for index in batches(lengths, batch_size):
             ids_BT, mask_BT = self._pad([prompt_ids[i] for i in index])
             new: list[list[int]] = [[] for _ in index]
             growing = [Text() for _ in index]
@@ -158,7 +162,7 @@ class Engine:
                 self.host,
                 ids_BT,
                 mask_BT,
-                mixture=_part(mixture, index),
+                mixture=part_of(mixture, index, lengths),
                 controller=controller,
                 recompute=recompute,
                 sampling=options,
@@ -212,10 +216,6 @@ class Engine:
 
 def _is_one(prompts: Prompt | Prompts) -> bool:
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict | int))
-
-
-def _part(mixture: Mixture | None, index: list[int]) -> Mixture | None:
-    return None if mixture is None else take_rows(mixture, torch.tensor(index))
 
 
 def _stop_ids(host: Host) -> frozenset[int]:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from weft.errors import ShapeError
 
 _CHUNK = 2**22  # weights held at once, 32 MiB
+_DIGITS = 12  # what sums in another order may change is cut off, so that equal means are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def task_means(values_VNM: Float[np.ndarray, "V N M"]) -> Float[np.ndarray, "V N
     Raises ShapeError for a task without rows, or when the V scores do not have the same rows.
     """
     present_NM = _present(values_VNM)
-    return np.where(present_NM, values_VNM, 0.0).sum(-1) / present_NM.sum(-1)
+    return (np.where(present_NM, values_VNM, 0.0).sum(-1) / present_NM.sum(-1)).round(_DIGITS)
 
 
 def bootstrap(
@@ -54,13 +55,13 @@ def bootstrap(
     chunks = [
         _weights(count_N, min(step, samples - start), chance) @ flat_PV for start in range(0, samples, step)
     ]
-    return np.concatenate(chunks)
+    return np.concatenate(chunks).round(_DIGITS)
 
 
 def interval(mean: float, replicates_S: Float[np.ndarray, " S"]) -> Interval:
     """The 95 % percentile interval of a mean."""
     low, high = np.quantile(replicates_S, (0.025, 0.975))
-    return Interval(float(mean), float(low), float(high))
+    return Interval(round(float(mean), _DIGITS), float(low), float(high))
 
 
 def p_value(replicates_S: Float[np.ndarray, " S"]) -> float:

@@ -26,7 +26,7 @@ def rouge_l(prediction: str, answers: Sequence[str]) -> float:
     Stemmed, as Natural Instructions does. It reads lower-cased runs of a-z and 0-9 alone, so an answer
     without any scores 0 even against itself. Raises MissingExtraError.
     """
-    return max(score["rougeL"].fmeasure for score in (_scorer().score(a, prediction) for a in answers))
+    return float(max(_scorer().score(answer, prediction)["rougeL"].fmeasure for answer in answers))
 
 
 def loss(nll: float, tokens: int) -> float:

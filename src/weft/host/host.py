@@ -1,154 +1,291 @@
-"""A frozen network that runs under a Mixture."""
+"""A frozen network that runs under a Mixture.
+
+One forward hook per site, registered once, adds the low-rank part to the site's output. It reads the
+mixture from a context variable that holds it for the span of one forward: the module tree, the parameter
+names and the weights, quantised or not, stay as they were, and A and B keep their gradient.
+"""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from weft.errors import BaseMismatchError, MissingFileError, ShapeError, UnknownNameError
-from weft.files import nearest, resolve
-from weft.host.kernels import concat
+from weft.adapters import fingerprint
+from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
+from weft.files import nearest
+from weft.host.load import load_model
 from weft.host.sites import ALL_LINEAR, sites_of
-from weft.types import AbstractHost, Dense, Mixture, Rows, Site, Tokens, TopK
+from weft.host.span import Factors, Span
+from weft.types import AbstractGate, AbstractHost, Bank, Mixture, Site
+
+States = Mapping[AbstractGate, Any]
+"""What gates decided once, by gate."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """What a cache was begun with, so that gates decide on the prompt whenever they join."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    states: dict[AbstractGate, Any] = field(default_factory=dict)
 
 
 class Host(AbstractHost):
-    """First version: everything through the concat kernel."""
+    """A network with sites: any causal language model of Hugging Face, or any module with linear layers.
 
-    def __init__(self, module: nn.Module, *, tokenizer: Any = None, target_modules: str | Sequence[str] = ALL_LINEAR, name: str = "") -> None:
+    The parameters are frozen. Hosts over one module do not see each other's mixtures.
+
+    Example:
+        >>> host = Host.from_pretrained("weft/letters")
+        >>> host(ids_BT, Mixture.rows(bank, [0, 1, None])).logits
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        tokenizer: Any = None,
+        target_modules: str | Sequence[str] = ALL_LINEAR,
+        name: str = "",
+    ) -> None:
         self.module = module.requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.fingerprint = fingerprint(module)
         self.sites = sites_of(module, target_modules)
-        self._span: ContextVar[Any] = ContextVar("span", default=None)
-        self._fingerprint = ""
+        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        self._span: ContextVar[Span | None] = ContextVar("weft_span", default=None)
+        self._factors: WeakKeyDictionary[Bank, Factors] = WeakKeyDictionary()
+        self._prompts: WeakKeyDictionary[Any, _Prompt] = WeakKeyDictionary()
         for site in self.sites:
-            module.get_submodule(site.path).register_forward_hook(self._hook(site))
+            module.get_submodule(site.path).register_forward_hook(_hook(self._span, site))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        target_modules: str | Sequence[str] = ALL_LINEAR,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Host:
+        """Load a causal language model: an embedded name (`weft/letters`), a local folder, or a Hub id.
+
+        `dtype` "auto" is the one that the weights are stored in. Weights are read from safetensors alone. A
+        local folder without a tokenizer gives a host without one.
+
+        Raises MissingFileError when nothing is there or weights are missing or damaged, ConfigError for what
+        is no causal language model, UnknownNameError for an embedded name or target module that is not there.
+        """
+        module, tokenizer = load_model(
+            name_or_path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+        )
+        return cls(module, tokenizer=tokenizer, target_modules=target_modules, name=os.fspath(name_or_path))
 
     @property
-    def fingerprint(self) -> str:
-        if not self._fingerprint:
-            from weft.adapters import fingerprint
-
-            self._fingerprint = fingerprint(self.module)
-        return self._fingerprint
-
-    @property
-    def device(self):
+    def device(self) -> torch.device:
+        """Where the first parameter lies."""
         return next(self.module.parameters()).device
 
     @property
-    def dtype(self):
-        return next(self.module.parameters()).dtype
+    def dtype(self) -> torch.dtype:
+        """Of the first parameter that holds real numbers; quantised weights do not."""
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     @property
-    def window(self):
-        return self.module.config.get_text_config().max_position_embeddings
+    def window(self) -> int | None:
+        """Most positions that the model was made for; None where its config names no limit."""
+        if not isinstance(self.module, PreTrainedModel):
+            return None
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
 
-    @classmethod
-    def from_pretrained(cls, name_or_path, *, dtype="auto", device="cpu", target_modules=ALL_LINEAR, revision=None, trust_remote_code=False):
-        path = resolve(name_or_path) or name_or_path
-        module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True).to(device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        return cls(module, tokenizer=tokenizer, target_modules=target_modules, name=str(name_or_path))
-
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The same as `forward`."""
         return self.forward(*args, **kwargs)
 
-    def forward(self, ids_BT, mixture=None, *, mask_BT=None, cache=None, **model_kwargs):
-        past = int(cache.get_seq_length()) if cache is not None else 0
+    def forward(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        mixture: Mixture | None = None,
+        *,
+        mask_BT: Int[Tensor, "B PT"] | Bool[Tensor, "B PT"] | None = None,
+        cache: Any = None,
+        states: States | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Run a language model under a mixture; returns Hugging Face's output with `.logits` [B, T, V].
+
+        With a cache of P columns the mask has P + T of them. Padding may be on either side: positions count
+        the tokens that the mask shows. Without a cache none is made, unless `use_cache=True` asks for one.
+
+        A gate with `prepare` decides when a cache begins (or, without one, in every forward), and its
+        decision stays with the cache; one that joins later decides on what the cache began with. `states`,
+        from `prepare`, take the place of these decisions.
+
+        Raises ShapeError for a mask or an assignment of another size, BaseMismatchError for a bank of another
+        base, UnknownNameError for a bank that changes modules which are no sites of this host.
+        """
+        past = 0 if cache is None else int(cache.get_seq_length())
+        columns = past + ids_BT.shape[1]
         if mask_BT is not None:
-            position = (mask_BT.long().cumsum(-1) - 1).clamp(min=0)[:, past : past + ids_BT.shape[1]]
-            model_kwargs |= {"attention_mask": mask_BT, "position_ids": position}
+            if mask_BT.shape != (ids_BT.shape[0], columns):
+                raise ShapeError(
+                    f"the mask is {tuple(mask_BT.shape)}, expected {(ids_BT.shape[0], columns)}: "
+                    f"{past} columns in the cache and {ids_BT.shape[1]} new ones"
+                )
+            mask_BT = mask_BT.long()
+            model_kwargs["attention_mask"] = mask_BT
+            if self._takes_positions:
+                positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+                model_kwargs.setdefault("position_ids", positions_BT[:, past:])
         model_kwargs.setdefault("use_cache", cache is not None)
-        states = {}
-        if mixture is not None:
-            for term in mixture.terms:
-                states[term.gate] = term.gate.prepare(self.module.get_input_embeddings()(ids_BT), torch.ones_like(ids_BT).bool() if mask_BT is None else mask_BT.bool()[:, : ids_BT.shape[1]])
-        with self.running(mixture, offset=past, states=states):
-            return self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
+        prompt = None
+        if mixture is not None and states is None and _deciding(mixture):
+            prompt = self._prompt(ids_BT, mask_BT, cache, past)
+            states = self._decide(mixture, prompt)
+        span = self._span_of(mixture, states, ids_BT.shape[0], ids_BT.shape[1], past)
+        with self._during(span):
+            out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
+        if cache is None and prompt is not None and model_kwargs["use_cache"]:
+            self._prompts[out.past_key_values] = prompt
+        return out
+
+    def prepare(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        mixture: Mixture,
+        *,
+        mask_BT: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
+    ) -> States:
+        """What the gates of a mixture decide on a prompt; hand it to `forward` as `states`."""
+        return self._decide(mixture, self._prompt(ids_BT, mask_BT, None, 0))
 
     @contextmanager
-    def running(self, mixture, *, offset=0, states=None) -> Iterator[None]:
-        for term in mixture.terms if mixture else ():
-            for site in term.bank.sites:
-                if site.path not in {s.path for s in self.sites}:
-                    raise UnknownNameError(f"the bank changes {site.path}, which is no site of this host{nearest(site.path, [s.path for s in self.sites])}")
-        token = self._span.set((mixture, offset, states or {}))
+    def running(
+        self,
+        mixture: Mixture | None,
+        *,
+        embeddings_BTH: Float[Tensor, "B T H"] | None = None,
+        mask_BT: Bool[Tensor, "B T"] | None = None,
+    ) -> Iterator[None]:
+        """Put a mixture in force for any call of the module, or of a part of it.
+
+        The first dimension of what a site sees is its rows, those between it and the last its tokens. Gates
+        that decide once do so on `embeddings_BTH`, where given. Raises what `forward` raises.
+        """
+        states: dict[AbstractGate, Any] = {}
+        if mixture is not None and embeddings_BTH is not None:
+            seen_BT = embeddings_BTH.new_ones(embeddings_BTH.shape[:2], dtype=torch.bool)
+            for gate in _deciding(mixture):
+                states[gate] = gate.prepare(embeddings_BTH, seen_BT if mask_BT is None else mask_BT)
+        with self._during(self._span_of(mixture, states, None, None, 0)):
+            yield
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """`context_fn` of `torch.utils.checkpoint`: a recompute sees the mixture that its forward saw."""
+        return nullcontext(), self._during(self._span.get())
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Have Hugging Face recompute each layer in the backward, under the mixture of its own forward.
+
+        Only layers in training mode are checkpointed, so the layers, not the modules inside them, are put
+        into it: dropout stays off. Call it after `module.eval()` or `module.train()`. Raises ConfigError for
+        a module that is no Hugging Face model; give `checkpoint_contexts` to its own checkpoints.
+        """
+        if not isinstance(self.module, PreTrainedModel):
+            raise ConfigError(
+                f"{type(self.module).__name__} is no Hugging Face model; use checkpoint_contexts"
+            )
+        options = {"use_reentrant": False, "context_fn": self.checkpoint_contexts}
+        with warnings.catch_warnings():
+            # The new name is not in every release that we support; the old one stays until v6 of theirs.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        for layer in self.module.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
+
+    @contextmanager
+    def _during(self, span: Span | None) -> Iterator[None]:
+        token = self._span.set(span)
         try:
             yield
         finally:
             self._span.reset(token)
 
-    def context_fn(self):
-        span = self._span.get()
+    def _span_of(
+        self, mixture: Mixture | None, states: States | None, rows: int | None, columns: int | None, past: int
+    ) -> Span | None:
+        if mixture is None or not mixture.terms:
+            return None
+        terms = tuple((term, self._checked(term.bank)) for term in mixture.terms)
+        return Span(terms, states or {}, rows, columns, past)
 
-        @contextmanager
-        def again():
-            token = self._span.set(span)
-            try:
-                yield
-            finally:
-                self._span.reset(token)
+    def _checked(self, bank: Bank) -> Factors:
+        """The factors of a bank that fits; looked at once per bank."""
+        if bank not in self._factors:
+            if bank.base and bank.base != self.fingerprint:
+                raise BaseMismatchError(
+                    f"the bank of {', '.join(bank.names[:3])} belongs to base {bank.base}, "
+                    f"this one is {self.fingerprint}; load the base that it was made for"
+                )
+            sites = {site.path: site for site in self.sites}
+            for site in bank.a:
+                if site.path not in sites:
+                    raise UnknownNameError(
+                        f"the bank changes {site.path}, which is no site of this host"
+                        f"{nearest(site.path, sites)}"
+                    )
+                if sites[site.path] != site:
+                    raise ShapeError(f"the bank changes {site}, this host has {sites[site.path]}")
+            self._factors[bank] = {site.path: (bank.a[site], bank.b[site]) for site in bank.a}
+        return self._factors[bank]
 
-        return again(), again()
+    def _prompt(self, ids_BT: Tensor, mask_BT: Tensor | None, cache: Any, past: int) -> _Prompt:
+        if past and cache not in self._prompts:
+            raise ShapeError("this cache was begun without a gate's decision; pass states=host.prepare(...)")
+        if past:
+            return self._prompts[cache]
+        prompt = _Prompt(ids_BT, torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
+        if cache is not None:
+            self._prompts[cache] = prompt
+        return prompt
 
-    def gradient_checkpointing_enable(self):
-        import warnings
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": self.context_fn})
-        self.module.train()
-
-    def _hook(self, site):
-        def hook(module, args, output):
-            span = self._span.get()
-            if span is None or span[0] is None:
-                return None
-            mixture, offset, states = span
-            x = args[0]
-            x_BTI = x if x.dim() == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
-            for term in mixture.terms:
-                if site not in term.bank.a:
-                    continue
-                a, b = term.bank.a[site], term.bank.b[site]
-                x_ = x_BTI.to(a.dtype)
-                w = dense(term.gate.assign(x_, site, states.get(term.gate)), len(term.bank), x_, offset)
-                if term.combine == "average":
-                    w = w.expand(x_.shape[0], x_.shape[1], -1)
-                    A = torch.einsum("btk,kri->btri", w, a)
-                    B = torch.einsum("btk,kor->btor", w, b)
-                    y = torch.einsum("btor,btri,bti->bto", B, A, x_)
-                else:
-                    y = concat(x_, a, b, w)
-                output = (output + y.reshape(output.shape)).to(output.dtype)
-            return output
-        return hook
+    def _decide(self, mixture: Mixture, prompt: _Prompt) -> States:
+        new = [gate for gate in _deciding(mixture) if gate not in prompt.states]
+        if new:
+            if not isinstance(self.module, PreTrainedModel):
+                raise ConfigError("gates decide on token embeddings, this module has none; use running")
+            embeddings_BTH = self.module.get_input_embeddings()(prompt.ids_BT)
+            for gate in new:
+                prompt.states[gate] = gate.prepare(embeddings_BTH, prompt.mask_BT.bool())
+        return prompt.states
 
 
-def dense(assignment, K, x, offset):
-    B, T = x.shape[:2]
-    columns = torch.arange(offset, offset + T, device=x.device)
-    if isinstance(assignment, Dense):
-        w = assignment.weight
-        w = w[:, None] if w.dim() == 2 else w[:, columns.clamp(max=w.shape[1] - 1)]
-        return w.expand(B, -1, -1).to(x.dtype)
-    if isinstance(assignment, Rows):
-        index = assignment.index_B[:, None]
-    elif isinstance(assignment, Tokens):
-        index = assignment.index_BT[:, columns.clamp(max=assignment.index_BT.shape[1] - 1)]
-    else:
-        c = columns.clamp(max=assignment.index_BTk.shape[1] - 1)
-        w = F.one_hot(assignment.index_BTk[:, c] + 1, K + 1)[..., 1:].to(x.dtype)
-        return (w * assignment.weight_BTk[:, c, :, None].to(x.dtype)).sum(2).expand(B, -1, -1)
-    return F.one_hot(index + 1, K + 1)[..., 1:].to(x.dtype).expand(B, -1, -1)
+def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+    def add_mixture(_: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        current = span.get()
+        return None if current is None else current.change(site, inputs[0], output)
+
+    return add_mixture
+
+
+def _deciding(mixture: Mixture) -> list[AbstractGate]:
+    """The gates that decide once."""
+    return [t.gate for t in mixture.terms if type(t.gate).prepare is not AbstractGate.prepare]

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from weft.adapters import site_at
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.types import Site
@@ -41,7 +42,7 @@ def sites_of(
             chosen = _matching(target_modules, found)
     else:
         chosen = _named(target_modules, found)
-    return tuple(sorted(_site(path, *found[path]) for path in chosen))
+    return tuple(sorted(site_at(path, *found[path]) for path in chosen))
 
 
 def _linears(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -93,9 +94,3 @@ def _endings(found: dict[str, tuple[int, int]]) -> set[str]:
 
 def _names(found: dict[str, tuple[int, int]]) -> list[str]:
     return [*sorted(_endings(found)), *found]
-
-
-def _site(path: str, in_features: int, out_features: int) -> Site:
-    parts = path.split(".")
-    layer = next((int(part) for part in parts if part.isdigit()), -1)
-    return Site(path, layer, parts[-1], in_features, out_features)

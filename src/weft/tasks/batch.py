@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError
+from weft.files import nearest
 from weft.tasks.chat import Encoded
 from weft.tasks.task import Row, Task
 
@@ -117,3 +118,27 @@ def _shuffled(size: int, key: str) -> list[int]:
     """
     chance = random.Random(key)
     return sorted(range(size), key=lambda _: chance.random())
+
+
+def samplers_by_category(
+    tasks: Sequence[Task], shares: Mapping[str, int], *, tasks_per_batch: int, rows_per_task: int, seed: int
+) -> list[TaskSampler]:
+    """One sampler per category with its number of tasks per step; without shares one for all tasks.
+
+    Raises ConfigError for a category that no task has.
+    """
+    if not shares:
+        return [TaskSampler(tasks, tasks_per_batch=tasks_per_batch, rows_per_task=rows_per_task, seed=seed)]
+    known = {task.category for task in tasks}
+    for category in shares:
+        if category not in known:
+            raise ConfigError(f"no task has the category {category!r}{nearest(category, known)}")
+    return [
+        TaskSampler(
+            [task for task in tasks if task.category == category],
+            tasks_per_batch=count,
+            rows_per_task=rows_per_task,
+            seed=seed,
+        )
+        for category, count in shares.items()
+    ]

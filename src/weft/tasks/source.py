@@ -114,7 +114,11 @@ def load_texts(source: Source) -> Iterator[str]:
         path = Path(name)
         if not path.is_file():
             raise MissingFileError(f"no text file at {path}")
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as file
+        ):
             yield from (line.strip() for line in file if line.strip())
 
 

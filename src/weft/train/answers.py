@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import Encoded
 from weft.train.packing import Packed, pack
@@ -67,8 +69,10 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
     """
     packed = Packed(*(tensor.to(host.device) for tensor in packed))
     chosen_BT = packed.targets_BT >= 0
-    head = host.module.get_output_embeddings()
-    inputs = {"attention_mask": packed.mask_B1TT.to(host.dtype), "position_ids": packed.positions_BT}
+    head = _head(host)
+    kind = host.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else host.dtype
+    inputs = {"attention_mask": packed.mask_B1TT.to(dtype), "position_ids": packed.positions_BT}
     if any(host.module.get_submodule(site.path) is head for site in host.sites):
         logits_NV = host(packed.ids_BT, mixture, **inputs).logits[chosen_BT]
     else:
@@ -77,17 +81,32 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
     return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
 
 
+def language_model(host: Host) -> PreTrainedModel:
+    """The host's module as what training on text needs. Raises ConfigError when it is something else."""
+    if not isinstance(host.module, PreTrainedModel):
+        kind = type(host.module).__name__
+        raise ConfigError(f"training needs a Hugging Face language model, this host is a {kind}")
+    return host.module
+
+
+def _head(host: Host) -> nn.Module:
+    head = language_model(host).get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"training needs a model with an output head, {host.name or 'this one'} has none")
+    return head
+
+
 def _lines(rows: Sequence[Encoded]) -> list[list[Encoded]]:
     """Rows side by side, longest first, each in the first line with room for it."""
-    ordered = sorted(rows, key=lambda row: -len(row.ids))
-    room = [max(_LINE, len(ordered[0].ids))] if ordered else []
-    size, lines = sum(room), [[] for _ in room]
-    for row in ordered:
+    width = max([_LINE, *(len(row.ids) for row in rows)])
+    lines: list[list[Encoded]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
         length = len(row.ids)
-        place = next((i for i, left in enumerate(room) if left >= length), len(room))
-        if place == len(room):
-            room.append(size)
+        place = next((i for i, left in enumerate(room) if left >= length), len(lines))
+        if place == len(lines):
             lines.append([])
+            room.append(width)
         lines[place].append(row)
         room[place] -= length
     return lines

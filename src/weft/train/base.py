@@ -6,7 +6,7 @@ foreign later, and rows of plain text can be mixed in. The result is an ordinary
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from weft.config import Config
 from weft.files import replace_folder, to_json
-from weft.tasks import Encoded, Task, TaskSampler, hash_tasks, render
+from weft.tasks import Encoded, Task, TaskSampler, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Source, build_source_tokenizer, load_splits, load_texts
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack_in_chunks
@@ -46,6 +46,8 @@ class BaseRecipe(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
     rows_per_task: int = Field(default=8, gt=0)
+    category_shares: dict[str, int] = {}
+    """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     bare_ratio: float = Field(default=0.05, ge=0, le=1)
     """Share of the tasks of a step that come without their description."""
     text_rows: int = Field(default=0, ge=0)
@@ -70,8 +72,9 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
     )
     # Eager attention: for short rows on a CPU its backward costs half of the fused one's.
     model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
-    sampler = TaskSampler(
+    samplers = samplers_by_category(
         train,
+        recipe.category_shares,
         tasks_per_batch=recipe.tasks_per_batch,
         rows_per_task=recipe.rows_per_task,
         seed=recipe.run.seed,
@@ -83,7 +86,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
         wrapped, *steppers = run.accelerator.prepare(model, *optimizers)
         for done in range(start + 1, recipe.run.max_steps + 1):
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            groups = _groups(tokenizer, recipe, sampler, text, draw)
+            groups = _groups(tokenizer, recipe, samplers, text, draw)
             loss = _backward(run, wrapped, pack_in_chunks(groups, _CHUNKS, pad_id=config.pad_token_id))
             norm = run.accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
             for stepper in steppers:
@@ -95,7 +98,10 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
                 rate = schedulers[0].get_last_lr()[0]
                 run.log(done, {"loss": loss, "grad_norm": float(norm), "learning_rate": rate})
             if run.is_due("eval", done):
-                run.log(done, {f"{name}/followed": followed(model, tokenizer, tasks) for name, tasks in splits.items()})
+                run.log(
+                    done,
+                    {f"{name}/followed": followed(model, tokenizer, tasks) for name, tasks in splits.items()},
+                )
             if run.is_due("save", done):
                 run.save(done, model, optimizers, schedulers)
         folder = run.folder / "model"
@@ -111,14 +117,14 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
 def _groups(
     tokenizer: PreTrainedTokenizerBase,
     recipe: BaseRecipe,
-    sampler: TaskSampler,
+    samplers: Sequence[TaskSampler],
     text: Tensor | None,
     draw: int,
 ) -> list[list[Encoded]]:
     chance = random.Random(f"{recipe.run.seed}/{draw}")
     room = recipe.model.max_position_embeddings
     groups = []
-    for task in sampler.draw(draw):
+    for task in (task for sampler in samplers for task in sampler.draw(draw)):
         description = None if chance.random() < recipe.bare_ratio else task.description
         groups.append([render(tokenizer, r, description=description, max_length=room) for r in task.rows])
     if text is not None:
@@ -129,8 +135,12 @@ def _groups(
     return groups
 
 
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
-    ids = [i for text in texts for i in (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)]
+def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Tensor:
+    ids = [
+        i
+        for text in texts
+        for i in (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+    ]
     return torch.tensor(ids, dtype=torch.int32)
 
 
@@ -151,7 +161,10 @@ def _answer_logits(model: torch.nn.Module, packed: Packed, device: torch.device)
     """Logits [N, V] where a target stands, and the N targets."""
     packed = Packed(*(tensor.to(device) for tensor in packed))
     logits = model(
-        input_ids=packed.ids_BT, position_ids=packed.positions_BT, attention_mask=packed.mask_B1TT, use_cache=False
+        input_ids=packed.ids_BT,
+        position_ids=packed.positions_BT,
+        attention_mask=packed.mask_B1TT,
+        use_cache=False,
     ).logits
     chosen = packed.targets_BT >= 0
     return logits[chosen], packed.targets_BT[chosen]

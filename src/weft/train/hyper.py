@@ -27,8 +27,9 @@ from weft.errors import ConfigError
 from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
-from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
+from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Source, load_splits
+from weft.train.answers import answer, language_model
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack
 from weft.train.run import Run, RunConfig
@@ -48,9 +49,13 @@ class HyperRecipe(Config):
     encoder_cache: str = "runs/encoder-cache"
     network: T2LConfig = T2LConfig()
     target_modules: str | list[str] = "all-linear"
+    attn_implementation: str = "sdpa"
+    """As in transformers; on a CPU and short rows `eager` takes a quarter less time."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=1)
     rows_per_task: int = Field(default=8, gt=0)
+    category_shares: dict[str, int] = {}
+    """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     max_length: int = Field(default=256, gt=1)
     """Longest row in tokens; a longer one is an error, never cut."""
     name: str = "hypernetwork"
@@ -65,16 +70,23 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
     splits = load_splits(recipe.data)
     if recipe.select_on not in splits:
         known = ", ".join(splits)
-        raise ConfigError(f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {known}")
+        raise ConfigError(
+            f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {known}"
+        )
     train, validation = splits["train"], splits[recipe.select_on]
     with Run(recipe.run, recipe, resume=resume) as run:
         host = Host.from_pretrained(
-            recipe.base, dtype="float32", device=str(run.accelerator.device), target_modules=recipe.target_modules
+            recipe.base,
+            dtype="float32",
+            device=str(run.accelerator.device),
+            target_modules=recipe.target_modules,
         )
+        language_model(host).set_attn_implementation(recipe.attn_implementation)
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
-        sampler = TaskSampler(
+        samplers = samplers_by_category(
             train,
+            recipe.category_shares,
             tasks_per_batch=recipe.tasks_per_batch,
             rows_per_task=recipe.rows_per_task,
             seed=recipe.run.seed,
@@ -87,10 +99,10 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
         hyper.network, *steppers = run.accelerator.prepare(network, *optimizers)
         for done in range(start + 1, recipe.run.max_steps + 1):
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
-            draws = sampler.draw((done - 1) * run.accelerator.num_processes + run.accelerator.process_index)
-            cues = [Description(draw.description) for draw in draws]
-            bank = hyper.generate(cues)
-            packed = _pack_rows(host, [draw.rows for draw in draws], recipe.max_length)
+            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
+            draws = [task for sampler in samplers for task in sampler.draw(draw)]
+            bank = hyper.generate([Description(task.description) for task in draws])
+            packed = _pack_rows(host, [task.rows for task in draws], recipe.max_length)
             with run.accelerator.autocast():
                 loss = _loss(host, bank, packed)
             run.accelerator.backward(loss)
@@ -137,26 +149,12 @@ def _pack_rows(host: Host, rows: Sequence[Sequence[Row]], max_length: int) -> Pa
     return pack(groups, pad_id=host.tokenizer.pad_token_id, share_prefix=False)
 
 
-def _answer_logits(host: Host, bank: Bank, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [N, V] where a target stands, the N targets, and the line each belongs to."""
-    packed = Packed(*(tensor.to(host.device) for tensor in packed))
-    lines = torch.arange(len(bank), device=host.device)
-    logits = host(
-        packed.ids_BT,
-        Mixture.rows(bank, lines),
-        attention_mask=packed.mask_B1TT,
-        position_ids=packed.positions_BT,
-    ).logits
-    chosen = packed.targets_BT >= 0
-    return logits[chosen], packed.targets_BT[chosen], chosen.nonzero()[:, 0]
-
-
 def _loss(host: Host, bank: Bank, packed: Packed) -> Tensor:
     """Mean over tasks of the mean loss of their answer tokens, in nats."""
-    logits, targets, line = _answer_logits(host, bank, packed)
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    total = losses.new_zeros(len(bank)).index_add(0, line, losses)
-    return (total / torch.bincount(line, minlength=len(bank))).mean()
+    said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
+    loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
+    loss_K = loss_N.new_zeros(len(bank)).index_add(0, said.line_N, loss_N)
+    return (loss_K / torch.bincount(said.line_N, minlength=len(bank))).mean()
 
 
 @torch.no_grad()
@@ -178,8 +176,8 @@ def steering(
             chunk = range(start, min(start + batch, len(tasks)))
             bank = hyper.generate([Description(texts[(i + shift) % len(tasks)]) for i in chunk])
             packed = _pack_rows(host, [tasks[i].test[:rows] for i in chunk], max_length)
-            logits, targets, _ = _answer_logits(host, bank, packed)
-            correct, count = packed.count_right(logits, targets)
+            said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
+            correct, count = packed.count_right(said.logits_NV, said.targets_N)
             right, total = right + correct, total + count
         shares[name] = right / max(total, 1)
     hyper.train(training)

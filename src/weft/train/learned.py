@@ -1,14 +1,22 @@
-"""K adapters as learned parameters, each as independent of the others as if it were alone."""
+"""K adapters as learned parameters, each as independent of the others as if it were alone.
+
+Gradients, their clipping and the scores of each adapter come from its own rows only.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weft.types import Adapter, Bank, Factors, Site
+from weft.host import Host
+from weft.tasks import Encoded
+from weft.train.answers import answer, split_rows
+from weft.types import Adapter, Bank, Factors, Mixture, Site
 
 
 class LearnedBank(nn.Module):
@@ -62,6 +70,50 @@ class LearnedBank(nn.Module):
         return norm_K
 
 
+def backward(
+    host: Host,
+    bank: LearnedBank,
+    rows: Sequence[Sequence[Encoded]],
+    *,
+    tokens: int,
+    accelerator: Accelerator,
+) -> Float[Tensor, " K"]:
+    """Add to each adapter the gradient of its own mean loss; returns the K losses, in nats per answer token.
+
+    `rows[k]` are those of adapter k. Over several processes, each with rows of its own, the mean is over all.
+    """
+    asked = [sum(len(row.completion_ids) - (not row.prompt_ids) for row in of_one) for of_one in rows]
+    asked_K = _sum(torch.tensor(asked, device=host.device), accelerator).clamp(min=1)
+    loss_K = torch.zeros(len(rows), device=host.device)
+    for packed, start, end, index_B in split_rows(rows, tokens=tokens, pad_id=_pad_id(host)):
+        with accelerator.autocast():
+            logits_NV, targets_N, line_N = answer(host, Mixture.rows(bank.part(start, end), index_B), packed)
+        adapter_N = index_B.to(host.device)[line_N] + start
+        loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none") / asked_K[adapter_N]
+        accelerator.backward(loss_N.sum())
+        loss_K.index_add_(0, adapter_N, loss_N.detach())
+    for parameter in bank.parameters():
+        if parameter.grad is not None:
+            parameter.grad = _sum(parameter.grad, accelerator)
+    return _sum(loss_K, accelerator)
+
+
+@torch.no_grad()
+def score(host: Host, adapter: Bank, rows: Sequence[Encoded], *, tokens: int) -> tuple[float, float]:
+    """Loss per answer token, in nats, and the share of answers, 0 to 1, that greedy decoding would give.
+
+    For a bank of one adapter. One forward tells: each token of such an answer is the likeliest one.
+    """
+    loss, places, right, total = 0.0, 0, 0, 0
+    for forward in split_rows([rows], tokens=tokens, pad_id=_pad_id(host)):
+        said = answer(host, Mixture.rows(adapter, forward.index_B), forward.packed)
+        loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
+        places += len(said.targets_N)
+        correct, count = forward.packed.count_right(said.logits_NV, said.targets_N)
+        right, total = right + correct, total + count
+    return loss / max(places, 1), right / max(total, 1)
+
+
 def _part(parameter: nn.Parameter, start: int, end: int) -> Tensor:
     leaf = parameter.detach()[start:end]
     if torch.is_grad_enabled():
@@ -69,6 +121,17 @@ def _part(parameter: nn.Parameter, start: int, end: int) -> Tensor:
             parameter.grad = torch.zeros_like(parameter)
         leaf.requires_grad_().grad = parameter.grad[start:end]
     return leaf
+
+
+def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    if accelerator.num_processes == 1:
+        return tensor
+    return cast(Tensor, accelerator.reduce(tensor, "sum"))
+
+
+def _pad_id(host: Host) -> int:
+    # Padding is masked, so any token does where a tokenizer has none for it.
+    return host.tokenizer.pad_token_id or 0
 
 
 def _seed(seed: int, name: str) -> int:

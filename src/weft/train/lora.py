@@ -12,19 +12,17 @@ Departs from the paper in: A starts uniform, as in PEFT, not Gaussian; no dropou
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, Self
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from weft.adapters import save
 from weft.config import Config
@@ -33,11 +31,10 @@ from weft.files import nearest
 from weft.host import Host
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer, split_rows
-from weft.train.learned import LearnedBank
+from weft.train.answers import language_model
+from weft.train.learned import LearnedBank, backward, score
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
-from weft.types import Mixture
 
 
 class LoraRecipe(Config):
@@ -78,7 +75,7 @@ class LoraRecipe(Config):
     """Rows of each task that it is measured on."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "LoraRecipe":
         if self.optimizer.optim != "adamw":
             raise ValueError("adapters are trained with optim: adamw, muon is for whole matrices")
         if self.mode == "per_task" and self.tasks_per_batch is not None:
@@ -89,16 +86,18 @@ class LoraRecipe(Config):
 def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = True) -> dict[str, Path]:
     """Run a recipe to its end; returns the PEFT folder of each adapter, `output_dir/adapters/NAME`, by name.
 
-    Names are those of the tasks, or `multitask`. A `host` that is given takes the place of loading `base`.
+    Names are those of the tasks, sorted, or `multitask`. A `host` that is given is used in place of `base`.
 
     Raises UnknownNameError for a split, task or module that does not exist, ConfigError for a task without
     train rows that fit, or when the folder holds a run of another recipe.
     """
     tasks = _choose(recipe)
+    per_task = recipe.mode == "per_task"
+    if per_task:
+        tasks.sort(key=_length)  # neighbours share forwards, padded to the longest of them
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or _load(recipe, run.accelerator)
         fitting = [_fit(task, host, recipe) for task in tasks]
-        per_task = recipe.mode == "per_task"
         bank = LearnedBank(
             host.sites,
             [task.name for task in tasks] if per_task else ["multitask"],
@@ -113,79 +112,41 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
             seed=recipe.run.seed,
         )
         encode = _encoder(host, recipe)
-        optimizers = build_optimizers(recipe.optimizer, bank.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(bank, optimizers, schedulers)
+        [optimizer] = build_optimizers(recipe.optimizer, bank.named_parameters())
+        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.run.max_steps)
+        start = run.restore(bank, [optimizer], [scheduler])
         metrics: dict[str, dict[str, float]] = {}
         for done in range(start + 1, recipe.run.max_steps + 1):
             rows: list[list[Encoded]] = [[] for _ in bank.names]
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            for task in sampler.draw(draw):
-                rows[task.task_index if per_task else 0] += [
-                    encode(row, task.description) for row in task.rows
-                ]
+            for visit in sampler.draw(draw):
+                mine = rows[visit.task_index if per_task else 0]
+                mine += [encode(row, visit.description) for row in visit.rows]
             loss_K = backward(host, bank, rows, tokens=_tokens(host, recipe), accelerator=run.accelerator)
             norm_K = bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)
-            optimizers[0].step()
-            optimizers[0].zero_grad()
-            schedulers[0].step()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
             if run.is_due("logging", done):
-                rate = schedulers[0].get_last_lr()[0]
-                shown = {
-                    "loss": float(loss_K.mean()),
-                    "grad_norm": float(norm_K.mean()),
-                    "learning_rate": rate,
-                }
-                run.log(done, shown)
+                loss, norm, rate = float(loss_K.mean()), float(norm_K.mean()), scheduler.get_last_lr()[0]
+                run.log(done, {"loss": loss, "grad_norm": norm, "learning_rate": rate})
             if run.is_due("eval", done) and run.accelerator.is_main_process:
                 metrics = measure(host, bank, fitting, recipe)
                 run.log(done, _mean(metrics.values()))
             if run.is_due("save", done):
-                run.save(done, bank, optimizers, schedulers)
+                run.save(done, bank, [optimizer], [scheduler])
         if run.accelerator.is_main_process:
             metrics = metrics or measure(host, bank, fitting, recipe)
             _write(run.folder, host, bank, recipe, tasks, fitting, metrics)
         run.accelerator.wait_for_everyone()
-        return {name: run.folder / "adapters" / name for name in bank.names}
-
-
-def backward(
-    host: Host,
-    bank: LearnedBank,
-    rows: Sequence[Sequence[Encoded]],
-    *,
-    tokens: int,
-    accelerator: Accelerator,
-) -> Float[Tensor, " K"]:
-    """Add to each adapter the gradient of the mean loss over its own rows' answers; returns the K losses, in nats.
-
-    `rows[k]` are those of adapter k. Over several processes, gradients are averaged.
-    """
-    asked = [sum(len(row.completion_ids) - (not row.prompt_ids) for row in of_one) for of_one in rows]
-    asked_K = torch.tensor(asked, device=host.device).clamp_min(1)
-    loss_K = torch.zeros(len(rows), device=host.device)
-    for packed, start, end, index_B in split_rows(rows, tokens=tokens, pad_id=_pad_id(host)):
-        with accelerator.autocast():
-            logits_NV, targets_N, line_N = answer(host, Mixture.rows(bank.part(start, end), index_B), packed)
-        adapter_N = index_B.to(host.device)[line_N] + start
-        loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none") / asked_K[adapter_N]
-        accelerator.backward(loss_N.sum())
-        loss_K.index_add_(0, adapter_N, loss_N.detach())
-    if accelerator.num_processes > 1:
-        for parameter in bank.parameters():
-            parameter.grad = accelerator.reduce(parameter.grad, "mean")
-    return loss_K
+        return {name: run.folder / "adapters" / name for name in sorted(bank.names)}
 
 
 @torch.no_grad()
 def measure(
     host: Host, bank: LearnedBank, tasks: Sequence[Task], recipe: LoraRecipe
 ) -> dict[str, dict[str, float]]:
-    """What each task reaches on its train and test rows, by its name: `test/loss`, `test/followed`, and so on.
-
-    The loss is per answer token, in nats. `followed` is the share of answers, 0 to 1, that greedy decoding
-    would give word for word: one forward tells, each of their tokens has to be the likeliest one.
-    """
+    """What each task reaches on its train and test rows, by name: `test/loss`, `test/followed` and so on."""
     encode = _encoder(host, recipe)
     found: dict[str, dict[str, float]] = {}
     for k, task in enumerate(tasks):
@@ -194,15 +155,9 @@ def measure(
         found[task.name] = {}
         for part, rows in (("train", task.train), ("test", task.test)):
             encoded = [encode(row, task.descriptions[0]) for row in rows[: recipe.eval_rows]]
-            loss, places, right, total = 0.0, 0, 0, 0
-            for forward in split_rows([encoded], tokens=_tokens(host, recipe), pad_id=_pad_id(host)):
-                said = answer(host, Mixture.rows(alone, forward.index_B), forward.packed)
-                loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
-                places += len(said.targets_N)
-                correct, count = forward.packed.count_right(said.logits_NV, said.targets_N)
-                right, total = right + correct, total + count
-            if total:
-                found[task.name] |= {f"{part}/loss": loss / max(places, 1), f"{part}/followed": right / total}
+            if encoded:
+                loss, followed = score(host, alone, encoded, tokens=_tokens(host, recipe))
+                found[task.name] |= {f"{part}/loss": loss, f"{part}/followed": followed}
     return found
 
 
@@ -230,6 +185,10 @@ def _choose(recipe: LoraRecipe) -> list[Task]:
     return [known[name] for name in recipe.tasks]
 
 
+def _length(task: Task) -> float:
+    return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
+
+
 def _load(recipe: LoraRecipe, accelerator: Accelerator) -> Host:
     modules = recipe.target_modules
     host = Host.from_pretrained(
@@ -238,18 +197,16 @@ def _load(recipe: LoraRecipe, accelerator: Accelerator) -> Host:
         device=str(accelerator.device),
         target_modules=modules if isinstance(modules, str) else list(modules),
     )
-    host.module.set_attn_implementation(recipe.attn_implementation)
+    language_model(host).set_attn_implementation(recipe.attn_implementation)
     return host
 
 
 def _fit(task: Task, host: Host, recipe: LoraRecipe) -> Task:
     """The task without the rows that are too long."""
-    longest = recipe.max_length or host.window
+    longest = recipe.max_length or host.window or sys.maxsize
     told = task.descriptions if recipe.describe else ()
-    train, test = (
-        fit_rows(host.tokenizer, rows, max_length=longest, descriptions=told)[0]
-        for rows in (task.train, task.test)
-    )
+    train, _ = fit_rows(host.tokenizer, task.train, max_length=longest, descriptions=told)
+    test, _ = fit_rows(host.tokenizer, task.test, max_length=longest, descriptions=told)
     if not train:
         raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
     return replace(task, train=train, test=test)
@@ -269,18 +226,13 @@ def _tokens(host: Host, recipe: LoraRecipe) -> int:
     return recipe.tokens_per_forward or (1024 if host.device.type == "cpu" else 16384)
 
 
-def _pad_id(host: Host) -> int:
-    # Padding is masked, so any token will do where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0
-
-
 def _write(
     folder: Path,
     host: Host,
     bank: LearnedBank,
     recipe: LoraRecipe,
-    tasks: Sequence[Task],
-    fitting: Sequence[Task],
+    tasks: list[Task],
+    fitting: list[Task],
     metrics: Mapping[str, Mapping[str, float]],
 ) -> None:
     told = recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}})

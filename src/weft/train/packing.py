@@ -21,7 +21,10 @@ class Packed(NamedTuple):
     ids_BT: Int[Tensor, "B T"]
     positions_BT: Int[Tensor, "B T"]
     mask_B1TT: BFloat16[Tensor, "B 1 T T"]
-    """Added to attention scores: 0 where a token may look, the lowest value elsewhere; bfloat16 takes on the scores' own type."""
+    """Added to attention scores: 0 where a token may look, the lowest value elsewhere.
+
+    In bfloat16, which takes on the type of the scores.
+    """
     targets_BT: Int[Tensor, "B T"]
     """The next token where it belongs to a completion, IGNORE elsewhere; already shifted."""
     row_BT: Int[Tensor, "B T"]
@@ -41,11 +44,9 @@ class Packed(NamedTuple):
 
 
 def pack(groups: Sequence[Sequence[Encoded]], *, pad_id: int, share_prefix: bool = True) -> Packed:
-    """Pack groups of rows; each group's shared prefix is found, at least one prompt token stays with a row."""
+    """Pack groups of rows, each behind the prefix that it shares; a row keeps at least one prompt token."""
     prefixes = [_shared(group) if share_prefix else 0 for group in groups]
-    width = max(
-        n + sum(len(row.ids) - n for row in group) for n, group in zip(prefixes, groups, strict=True)
-    )
+    width = max(n + sum(len(row.ids) - n for row in group) for n, group in zip(prefixes, groups, strict=True))
     shape = (len(groups), width)
     ids = torch.full(shape, pad_id)
     targets = torch.full(shape, IGNORE)
@@ -61,7 +62,7 @@ def pack(groups: Sequence[Sequence[Encoded]], *, pad_id: int, share_prefix: bool
             ids[i, start:end] = torch.tensor(row.ids[n:])
             positions[i, start:end] = torch.arange(n, len(row.ids))
             branch[i, start:end] = k
-            answer = end - len(row.completion_ids)
+            answer = max(end - len(row.completion_ids), start + 1)  # nothing stands before a first token
             targets[i, answer - 1 : end - 1] = ids[i, answer:end]
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
@@ -74,7 +75,9 @@ def pack(groups: Sequence[Sequence[Encoded]], *, pad_id: int, share_prefix: bool
 
 def pack_in_chunks(groups: Sequence[Sequence[Encoded]], chunks: int, *, pad_id: int) -> list[Packed]:
     """Pack groups of like size together, in at most `chunks` parts: less padding, the same rows."""
-    order = sorted(groups, key=lambda group: sum(len(row.ids) for row in group) - _shared(group) * (len(group) - 1))
+    order = sorted(
+        groups, key=lambda group: sum(len(row.ids) for row in group) - _shared(group) * (len(group) - 1)
+    )
     size = -(-len(order) // chunks)
     return [pack(order[i : i + size], pad_id=pad_id) for i in range(0, len(order), size)]
 

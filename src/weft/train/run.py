@@ -3,22 +3,31 @@
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from safetensors.torch import load_file, save
 from torch import nn
 
 from weft.config import Config
-from weft.errors import ConfigError
+from weft.errors import ConfigError, SaveError
 from weft.files import read_json, replace_file, replace_folder, to_json
 from weft.train.optimizer import load_state_tensors, state_tensors
 
@@ -51,6 +60,8 @@ class Run:
         """Open the folder. Raises ConfigError when it holds a run of another recipe."""
         self.config = config
         self.folder = Path(config.output_dir)
+        # Accelerate keeps one precision per process, and refuses a second run that wants the other.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.bf16 else "no",
             log_with=list(config.report_to) or None,
@@ -69,14 +80,14 @@ class Run:
         self._first_step = 0
         self._metrics = self.folder / "metrics.jsonl"
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"), TimeElapsedColumn(), TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not self.accelerator.is_main_process,
         )  # fmt: skip
         self._task = self._bar.add_task(self.folder.name, total=config.max_steps, shown="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         self._bar.start()
         return self
 
@@ -89,13 +100,16 @@ class Run:
 
     def is_due(self, what: Literal["logging", "eval", "save"], step: int) -> bool:
         """Whether `step` is a multiple of what the recipe asks for, or the last one."""
-        every = {"logging": self.config.logging_steps, "eval": self.config.eval_steps, "save": self.config.save_steps}
+        every = {
+            "logging": self.config.logging_steps,
+            "eval": self.config.eval_steps,
+            "save": self.config.save_steps,
+        }
         return step == self.config.max_steps or (every[what] > 0 and step % every[what] == 0)
 
     def best(self, metric: str) -> float:
         """The highest value of a metric so far; minus infinity before the first."""
-        lines = self._metrics.read_text().splitlines() if self._metrics.is_file() else []
-        return max((json.loads(line).get(metric, -math.inf) for line in lines), default=-math.inf)
+        return max((line.get(metric, -math.inf) for line in self._logged()), default=-math.inf)
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, if any."""
@@ -104,6 +118,10 @@ class Run:
 
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
         """Load the newest checkpoint and return the step to go on from; 0 for a fresh run."""
+        if self.accelerator.is_main_process:
+            self._drop(self.folder.glob(f".{_CHECKPOINT}*"))  # half written when a run was killed
+            if not self.resume:
+                self._drop(self.folder.glob(f"{_CHECKPOINT}*"))  # else the next resume takes them
         checkpoint = self.last_checkpoint() if self.resume else None
         if checkpoint is None:
             if self.accelerator.is_main_process:
@@ -117,13 +135,14 @@ class Run:
         for name, parameter in trainable.items():
             parameter.data.copy_(loaded[name])
         load_state_tensors(optimizers, load_file(checkpoint / "optimizer.safetensors"))
-        for scheduler, values in zip(schedulers, state["schedulers"], strict=True):
+        for optimizer, scheduler, values in zip(optimizers, schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(values)
+            for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
         step = int(state["step"])
         if self.accelerator.is_main_process:
-            lines = self._metrics.read_text().splitlines() if self._metrics.is_file() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            replace_file(self._metrics, "".join(line + "\n" for line in kept))
+            kept = [line for line in self._logged() if line["step"] <= step]
+            replace_file(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self._bar.update(self._task, completed=step)
         self._first_step = step
         return step
@@ -135,24 +154,24 @@ class Run:
         older = list(self.folder.glob(f"{_CHECKPOINT}*"))
         with replace_folder(self.folder / f"{_CHECKPOINT}{step}") as fresh:
             trainable = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            save_file(trainable, fresh / "model.safetensors")
-            save_file(state_tensors(optimizers), fresh / "optimizer.safetensors")
+            # Through bytes: on a full disk save_file raises an error of its own kind.
+            (fresh / "model.safetensors").write_bytes(save(trainable))
+            (fresh / "optimizer.safetensors").write_bytes(save(state_tensors(optimizers)))
             schedules = [{k: v for k, v in s.state_dict().items() if _plain(v)} for s in schedulers]
             (fresh / "state.json").write_text(to_json({"step": step, "schedulers": schedules}))
-        for path in older:
-            if path.name != f"{_CHECKPOINT}{step}":
-                for file in path.iterdir():
-                    file.unlink()
-                path.rmdir()
+        self._drop(path for path in older if path.name != f"{_CHECKPOINT}{step}")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl, and to every other sink. `step` counts finished steps."""
         if self.accelerator.is_main_process:
             line = {"step": step, "seconds": round(time.monotonic() - self._started, 2), **metrics}
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with self._metrics.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise SaveError(f"could not write {self._metrics}: {error.strerror}") from error
             rate = (step - self._first_step) / max(time.monotonic() - self._started, 1e-9)
             shown = " ".join(f"{k} {v:.3g}" for k, v in metrics.items())
             self._bar.update(self._task, completed=step, shown=f"{shown} {rate:.2f} steps/s")
@@ -160,6 +179,17 @@ class Run:
                 self._bar.console.print(f"{self.folder.name} step {step}/{self.config.max_steps} {shown}")
         if self.config.report_to:
             self.accelerator.log(dict(metrics), step=step)
+
+    def _logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last one that a full disk cut short is left out."""
+        text = self._metrics.read_text() if self._metrics.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def _drop(self, folders: Iterable[Path]) -> None:
+        for folder in list(folders):
+            if not folder.name.startswith("."):  # a kill in between leaves no half checkpoint in sight
+                folder = folder.rename(folder.with_name(f".{folder.name}.old"))
+            shutil.rmtree(folder)
 
 
 def _plain(value: Any) -> bool:

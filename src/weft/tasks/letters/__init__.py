@@ -1,0 +1,1 @@
+"""The letters world: operations on short strings and lists, described in words."""

@@ -7,11 +7,12 @@ effect, not only in name, from every task that can be trained on.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
 from weft.errors import ConfigError
+from weft.files import nearest
 from weft.tasks.letters.operations import ALPHABET, OPERATIONS, UNSEEN_PHRASES, VOWELS, Operation, Parameters
 from weft.tasks.task import Row, Task
 
@@ -50,7 +51,6 @@ class World:
     test_rows: int = 24
     wordings: int = 16
     """Descriptions written for a training task; a quarter as many again are kept unseen."""
-    _probes: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def train(self, count: int) -> list[Task]:
         """The primitives and then compositions, in a fixed order: the first of 1000 are those of 600.
@@ -71,14 +71,15 @@ class World:
         return [self._task(((o, p),)) for o in OPERATIONS.values() for p in o.unseen_parameters]
 
     def find(self, name: str) -> Task:
-        """The task of a name like `reverse+first_two`; ConfigError names an unknown operation."""
-        known = {
-            _step_name(o, p): (o, p) for o in OPERATIONS.values() for p in o.parameters + o.unseen_parameters
-        }
-        steps = name.split("+")
-        if unknown := [step for step in steps if step not in known]:
-            raise ConfigError(f"the letters world has no operation {unknown[0]!r}")
-        return self._task(tuple(known[step] for step in steps))
+        """The task of a name like `reverse+first_two`. Raises ConfigError for an unknown operation."""
+        return self._task(_steps(name))
+
+    def solve(self, name: str, text: str) -> str | None:
+        """What the task of a name makes of an input; None when nothing is left of it, or too much.
+
+        Raises ConfigError for an unknown operation.
+        """
+        return _run(_steps(name), text)
 
     # ------------------------------------------------------------------ choosing compositions
 
@@ -116,8 +117,7 @@ class World:
     def _effect(self, steps: tuple[Step, ...]) -> tuple[str, ...] | None:
         """What the steps do to fixed inputs; None when they do too little to be a task.
 
-        Raises nothing: a composition that often empties its input, or leaves it as a shorter composition
-        would, counts as too little.
+        Too little: they often empty their input, or leave out a step and the effect stays the same.
         """
         kind = steps[0][0].kind
         rng = random.Random(f"{self.seed} probes {kind}")
@@ -161,9 +161,24 @@ class World:
         return [Row(prompt=text, completion=output) for text, output in rows.items()]
 
 
+def _steps(name: str) -> tuple[Step, ...]:
+    known = {
+        _step_name(o, p): (o, p) for o in OPERATIONS.values() for p in o.parameters + o.unseen_parameters
+    }
+    for step in name.split("+"):
+        if step not in known:
+            raise ConfigError(f"the letters world has no operation {step!r}{nearest(step, known)}")
+    return tuple(known[step] for step in name.split("+"))
+
+
 def _step_name(operation: Operation, parameters: Parameters) -> str:
     marks = {"*": "star", "#": "hash", "-": "dash", "+": "plus"}
     return "_".join([operation.name, *(marks.get(v, v) for v in parameters.values())])
+
+
+@cache
+def _known_steps() -> dict[str, Step]:
+    return {_step_name(o, p): (o, p) for o in OPERATIONS.values() for p in o.parameters + o.unseen_parameters}
 
 
 @cache

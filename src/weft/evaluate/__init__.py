@@ -1,0 +1,57 @@
+"""Evaluation: metrics, the control conditions, comparisons with confidence intervals, reports."""
+
+from weft.evaluate.answer import Answer, Question, answer, ask
+from weft.evaluate.compare import Options, compare
+from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
+from weft.evaluate.diversity import cosines, mean_cosine
+from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
+from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
+from weft.evaluate.recipe import EvalRecipe, evaluate
+from weft.evaluate.report import (
+    Comparison,
+    Report,
+    Result,
+    SplitReport,
+    to_dict,
+    to_markdown,
+    to_text,
+    write_report,
+)
+from weft.evaluate.wordings import Wordings, derangement, draw_wordings, gibberish
+
+__all__ = [
+    "CONDITIONS",
+    "METRICS",
+    "Answer",
+    "Comparison",
+    "Condition",
+    "EvalRecipe",
+    "Interval",
+    "Options",
+    "Question",
+    "Report",
+    "Result",
+    "SplitReport",
+    "Wordings",
+    "answer",
+    "ask",
+    "bootstrap",
+    "build_conditions",
+    "compare",
+    "cosines",
+    "derangement",
+    "draw_wordings",
+    "evaluate",
+    "exact_match",
+    "gibberish",
+    "interval",
+    "loss",
+    "mean_cosine",
+    "p_value",
+    "rouge_l",
+    "task_means",
+    "to_dict",
+    "to_markdown",
+    "to_text",
+    "write_report",
+]

@@ -1,0 +1,191 @@
+"""Every condition on the same rows of the same tasks, over several seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from weft.engine import Engine
+from weft.errors import ConfigError
+from weft.evaluate.conditions import CONDITIONS, GENERATED, Condition, build_conditions
+from weft.evaluate.diversity import mean_cosine
+from weft.evaluate.report import SplitReport
+from weft.evaluate.scorer import Scorer
+from weft.evaluate.summary import by_task, summarise
+from weft.evaluate.wordings import draw_wordings
+from weft.host import Host
+from weft.tasks import Task, hash_tasks
+from weft.types import AbstractHyperNetwork, Adapter
+
+_MOST_COSINES = 128  # adapters whose pairs are compared; memory grows with their square
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How much is evaluated, and how."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    max_tasks: int | None = None
+    """Tasks with an adapter of their own come first, then the others by the hash of their names."""
+    rows_per_task: int = 24
+    max_new_tokens: int = 32
+    batch_size: int = 128
+    shortcut: bool = True
+    """Do not decode again what the forward for the loss has proven; see `answer`."""
+    bootstrap_samples: int = 2000
+
+
+def compare(
+    host: Host,
+    splits: Mapping[str, Sequence[Task]],
+    *,
+    hypernetworks: Sequence[AbstractHyperNetwork] = (),
+    multitask: Adapter | None = None,
+    oracles: Mapping[str, Adapter] | None = None,
+    options: Options | None = None,
+) -> tuple[SplitReport, ...]:
+    """Evaluate all conditions on test rows of every split; progress goes to standard error.
+
+    A seed draws rows, wordings, the other task of each task, and gibberish. `hypernetworks` are none, one for
+    all seeds, or one per seed; `oracles` are adapters by task name. Raises ConfigError for any other number
+    of hypernetworks, seeds that repeat or lack, a split without test rows, or rows of plain text.
+    """
+    options = options or Options()
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(f"seeds should be one or more, all different; got {list(options.seeds)}")
+    if len(hypernetworks) not in (0, 1, len(options.seeds)):
+        raise ConfigError(
+            f"give one hypernetwork, or one per seed ({len(options.seeds)}); got {len(hypernetworks)}"
+        )
+    chosen = {name: _choose(name, tasks, oracles or {}, options.max_tasks) for name, tasks in splits.items()}
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+    with bar:
+        return tuple(
+            _compare_split(name, tasks, Engine(host), hypernetworks, multitask, oracles, options, bar)
+            for name, tasks in chosen.items()
+        )
+
+
+def _compare_split(
+    name: str,
+    tasks: Sequence[Task],
+    engine: Engine,
+    hypernetworks: Sequence[AbstractHyperNetwork],
+    multitask: Adapter | None,
+    oracles: Mapping[str, Adapter] | None,
+    options: Options,
+    bar: Progress,
+) -> SplitReport:
+    rows_SN, tasks, notes = _draw_rows(engine, tasks, options)
+    scorer = _scorer(engine, tasks, options)
+    total = len(CONDITIONS) * sum(len(rows) for rows_N in rows_SN for rows in rows_N)
+    shown = bar.add_task(name, total=total)
+    scores: dict[str, list[np.ndarray]] = {condition: [] for condition in CONDITIONS}
+    reasons, cosine = {}, []
+    for place, (seed, rows_N) in enumerate(zip(options.seeds, rows_SN, strict=True)):
+        wordings = draw_wordings(tasks, seed)
+        which = min(place, len(hypernetworks) - 1)
+        conditions = build_conditions(
+            tasks,
+            wordings,
+            hyper=hypernetworks[which] if hypernetworks else None,
+            hyper_key=str(which),
+            multitask=multitask,
+            oracles=oracles,
+        )
+        for condition in conditions:
+            found = scorer.score(condition, rows_N, wordings.seen, lambda rows: bar.advance(shown, rows))
+            scores[condition.name].append(found)
+            reasons[condition.name] = condition.reason
+            if condition.name == GENERATED:
+                cosine += _cosine(condition)
+    stacked = {condition: np.stack(found) for condition, found in scores.items()}
+    results, comparisons = summarise(stacked, reasons, samples=options.bootstrap_samples)
+    return SplitReport(
+        name=name,
+        tasks=len(tasks),
+        rows=results[0].rows,
+        data_hash=hash_tasks(tasks),
+        results=results,
+        comparisons=comparisons,
+        cosine=tuple(cosine),
+        by_task=by_task(stacked, [task.name for task in tasks]),
+        notes=notes,
+    )
+
+
+def _choose(
+    split: str, tasks: Sequence[Task], oracles: Mapping[str, Adapter], max_tasks: int | None
+) -> tuple[Task, ...]:
+    """The tasks to evaluate, in their own order."""
+    with_rows = [task for task in tasks if task.test]
+    if not with_rows:
+        raise ConfigError(f"no task of split {split} has test rows to evaluate")
+    for task in with_rows:
+        if any(row.is_text for row in task.test):
+            raise ConfigError(f"task {task.name} has test rows of plain text, which ask nothing; use prompts")
+    ranked = sorted(
+        with_rows, key=lambda t: (t.name not in oracles, hashlib.sha256(t.name.encode()).digest())
+    )
+    names = {task.name for task in ranked[:max_tasks]}
+    return tuple(task for task in with_rows if task.name in names)
+
+
+def _draw_rows(
+    engine: Engine, tasks: Sequence[Task], options: Options
+) -> tuple[list[list[tuple[int, ...]]], tuple[Task, ...], tuple[str, ...]]:
+    """Rows by seed and task, the tasks that have some under every seed, and what to tell of the others."""
+    scorer = _scorer(engine, tasks, options)
+    rows_SN, lost = [], 0
+    for seed in options.seeds:
+        rows_N = []
+        for n, (task, text) in enumerate(zip(tasks, draw_wordings(tasks, seed).seen, strict=True)):
+            chance = random.Random(f"{seed}/rows/{task.name}")
+            order = sorted(range(len(task.test)), key=lambda _: chance.random())[: options.rows_per_task]
+            rows_N.append(tuple(m for m in order if scorer.fits(n, m, text)))
+            lost += len(order) - len(rows_N[-1])
+        rows_SN.append(rows_N)
+    kept = [n for n in range(len(tasks)) if all(rows_N[n] for rows_N in rows_SN)]
+    window = engine.host.window
+    if not kept:
+        raise ConfigError(f"no test row fits the base's window of {window} tokens with its description")
+    notes = []
+    if lost:
+        notes.append(f"{lost} of the rows drawn do not fit the window of {window} tokens and were left out")
+    if len(kept) < len(tasks):
+        notes.append(f"{len(tasks) - len(kept)} tasks have no row that fits and were left out")
+    return [[rows_N[n] for n in kept] for rows_N in rows_SN], tuple(tasks[n] for n in kept), tuple(notes)
+
+
+def _scorer(engine: Engine, tasks: Sequence[Task], options: Options) -> Scorer:
+    return Scorer(
+        engine,
+        tasks,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+        shortcut=options.shortcut,
+    )
+
+
+def _cosine(condition: Condition) -> list[float]:
+    index = sorted({k for k in condition.adapter_N if k is not None})[:_MOST_COSINES]
+    if condition.bank is None or len(index) < 2:
+        return []
+    return [mean_cosine(condition.bank.select(torch.tensor(index)))]

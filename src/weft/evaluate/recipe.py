@@ -1,0 +1,130 @@
+"""A recipe in, a report out."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from pydantic import Field, PositiveInt
+
+import weft
+from weft.adapters import check_fits, load
+from weft.config import Config
+from weft.errors import ConfigError, MissingFileError
+from weft.evaluate.compare import Options, compare
+from weft.evaluate.report import Report
+from weft.files import nearest, resolve
+from weft.host import Host
+from weft.hyper import HyperNetwork
+from weft.tasks import Task, hash_tasks
+from weft.tasks.source import Source, load_splits
+from weft.types import Adapter
+
+
+class EvalRecipe(Config):
+    """`weft eval RECIPE`; see `Options` for how much is evaluated."""
+
+    base: str
+    """Embedded name, folder or hub id of the frozen base."""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    hypernetworks: tuple[str, ...] = ()
+    """One for all seeds, or one per seed, trained with different ones."""
+    multitask: str | None = None
+    """Adapter folder: one LoRA for all tasks."""
+    oracles: str | None = None
+    """Folder of adapter folders, each named as the task that it was trained for."""
+    data: Source = Field(discriminator="kind")
+    splits: tuple[str, ...] = ()
+    """Which splits of the data; all of them unless given."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    max_tasks: PositiveInt | None = None
+    rows_per_task: PositiveInt = 24
+    max_new_tokens: PositiveInt = 32
+    batch_size: PositiveInt = 128
+    bootstrap_samples: PositiveInt = 2000
+    output: str | None = None
+    """Where `write_report` should put the Markdown page."""
+
+
+def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
+    """Evaluate every control condition as a recipe says; `command` is told in the report.
+
+    Raises MissingFileError for an adapter, hypernetwork or data file that is not there, BaseMismatchError for
+    one of another base, ConfigError for an unknown split, and what `compare` raises.
+    """
+    splits = load_splits(recipe.data)
+    chosen = recipe.splits or tuple(splits)
+    for name in chosen:
+        if name not in splits:
+            raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
+    host = Host.from_pretrained(recipe.base, dtype=recipe.dtype, device=recipe.device)
+    hypernetworks = [_load_hypernetwork(name, host) for name in recipe.hypernetworks]
+    tasks = [task for name in chosen for task in splits[name]]
+    reports = compare(
+        host,
+        {name: splits[name] for name in chosen},
+        hypernetworks=hypernetworks,
+        multitask=None if recipe.multitask is None else _load_adapter(recipe.multitask, host),
+        oracles=None if recipe.oracles is None else _load_oracles(recipe.oracles, tasks, host),
+        options=Options(
+            seeds=recipe.seeds,
+            max_tasks=recipe.max_tasks,
+            rows_per_task=recipe.rows_per_task,
+            max_new_tokens=recipe.max_new_tokens,
+            batch_size=recipe.batch_size,
+            bootstrap_samples=recipe.bootstrap_samples,
+        ),
+    )
+    return Report(
+        splits=reports,
+        seeds=recipe.seeds,
+        base=recipe.base,
+        fingerprint=host.fingerprint,
+        recipe=recipe.model_dump(mode="json"),
+        versions={
+            "weft": weft.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        command=command,
+        notes=_notes(recipe, hypernetworks, splits["train"]),
+    )
+
+
+def _load_hypernetwork(name: str, host: Host) -> HyperNetwork:
+    return HyperNetwork.from_pretrained(name, host=host).to(host.device)
+
+
+def _load_adapter(path: str | os.PathLike[str], host: Host) -> Adapter:
+    adapter = load(path, base=host.fingerprint)
+    check_fits(adapter, host.sites, host.fingerprint)
+    return adapter
+
+
+def _load_oracles(name: str, tasks: list[Task], host: Host) -> dict[str, Adapter]:
+    folder = resolve(name)
+    if folder is None:
+        raise MissingFileError(f"no folder of adapters at {name}")
+    found = {task.name: folder / task.name for task in tasks}
+    return {task: _load_adapter(path, host) for task, path in found.items() if _is_adapter(path)}
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def _notes(recipe: EvalRecipe, hypernetworks: list[HyperNetwork], train: tuple[Task, ...]) -> tuple[str, ...]:
+    """What a reader must know before believing the words seen and unseen."""
+    expected = hash_tasks(train)
+    return tuple(
+        f"{name} was trained on data other than this train split; what is called seen may be unseen, "
+        "and the reverse"
+        for name, hyper in zip(recipe.hypernetworks, hypernetworks, strict=True)
+        if hyper.provenance.get("data_hash", expected) != expected
+    )

@@ -1,0 +1,207 @@
+"""What an evaluation found, as values, text, Markdown and JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weft.errors import ConfigError
+from weft.evaluate.intervals import Interval
+from weft.evaluate.metrics import METRICS
+from weft.files import replace_file, to_json
+
+_METRIC_TITLES = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "loss": "loss"}
+_SPLIT_TITLES = {"train": "seen tasks", "dev": "dev tasks", "heldout": "held-out tasks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One condition on one split."""
+
+    condition: str
+    tasks: int
+    rows: int
+    """Different rows; one that several seeds draw counts once, with its mean."""
+    metrics: Mapping[str, Interval]
+    """Means over tasks of each task's mean over rows; empty when the condition is not available."""
+    by_seed: Mapping[str, tuple[float, ...]]
+    reason: str
+    """Why it is not available, for all tasks or some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One condition minus another, over the tasks that both have."""
+
+    name: str
+    first: str
+    second: str
+    tasks: int
+    differences: Mapping[str, Interval]
+    p: Mapping[str, float]
+    """Two-sided, that the difference is 0."""
+    ratio: Interval | None
+    """Exact match of the first over the second; None where the second may be 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """Everything about one split."""
+
+    name: str
+    tasks: int
+    rows: int
+    data_hash: str
+    """Of the evaluated tasks."""
+    results: tuple[Result, ...]
+    comparisons: tuple[Comparison, ...]
+    cosine: tuple[float, ...]
+    """By seed: mean cosine between the adapters generated for different tasks; 1 means one for all."""
+    by_task: Mapping[str, Mapping[str, float]]
+    """Task -> condition -> exact match."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One evaluation, with what is needed to run it again."""
+
+    splits: tuple[SplitReport, ...]
+    seeds: tuple[int, ...]
+    base: str
+    fingerprint: str
+    recipe: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str
+    notes: tuple[str, ...]
+
+
+def to_text(report: Report) -> str:
+    """The tables for a terminal; differences in exact match alone."""
+    parts = []
+    for split in report.splits:
+        parts += [_heading(split), _text_table(_result_cells(split))]
+        parts += [_text_table(_comparison_cells(split, METRICS[:1]))]
+        parts += _remarks(split)
+    parts += [f"note: {note}" for note in report.notes]
+    parts.append(_about(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_markdown(report: Report) -> str:
+    """A page for `docs/results`."""
+    parts = [f"# Evaluation of {report.base}", _READING]
+    for split in report.splits:
+        heading = _heading(split)
+        parts += [f"## {heading[0].upper()}{heading[1:]}"]
+        parts += [_markdown_table(_result_cells(split)), _markdown_table(_comparison_cells(split, METRICS))]
+        parts += _remarks(split)
+    parts += [f"Note: {note}" for note in report.notes]
+    parts += ["## How it was made", _about(report)]
+    parts += [f"```sh\n{report.command}\n```"] if report.command else []
+    recipe = yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True)
+    parts.append(f"```yaml\n{recipe}```")
+    return "\n\n".join(parts) + "\n"
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return asdict(report)
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write the Markdown page at `path`, which ends in `.md`, and the same name with `.json` beside it.
+
+    Raises ConfigError for another ending, SaveError when the disk refuses.
+    """
+    page = Path(path)
+    if page.suffix != ".md":
+        raise ConfigError(f"a report is a .md file, with a .json file beside it; got {page}")
+    replace_file(page, to_markdown(report))
+    replace_file(page.with_suffix(".json"), to_json(to_dict(report)))
+
+
+_READING = (
+    "Means over tasks, with 95 % bootstrap intervals over tasks and rows. Loss is in nats per answer token; "
+    "less is better. Every condition answers the same rows, by greedy decoding. The description is in the "
+    "prompt in `base+description` alone; elsewhere all knowledge of the task is in the adapter."
+)
+
+Cells = Sequence[Sequence[str]]
+"""Rows of a table, the header first."""
+
+
+def _heading(split: SplitReport) -> str:
+    title = _SPLIT_TITLES.get(split.name, split.name.replace("_", " "))
+    return f"{title}: {split.tasks} tasks, {split.rows} rows"
+
+
+def _result_cells(split: SplitReport) -> Cells:
+    cells = [["condition", *(_METRIC_TITLES[m] for m in METRICS), "tasks", "rows"]]
+    for result in split.results:
+        if result.metrics:
+            shown = [_show(result.metrics[m]) for m in METRICS]
+            cells.append([result.condition, *shown, str(result.tasks), str(result.rows)])
+        else:
+            cells.append([result.condition, "not available", *("" for _ in METRICS[1:]), "0", "0"])
+    return cells
+
+
+def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
+    main = _METRIC_TITLES[METRICS[0]]
+    cells = [["difference", *(_METRIC_TITLES[m] for m in metrics), "p", "ratio", "tasks"]]
+    if len(metrics) > 1:
+        cells[0][-3:-1] = [f"p ({main})", f"ratio ({main})"]
+    for row in split.comparisons:
+        shown = [_show(row.differences[m], sign=True) for m in metrics]
+        ratio = "" if row.ratio is None else _show(row.ratio)
+        cells.append([row.name, *shown, f"{row.p[METRICS[0]]:.4f}", ratio, str(row.tasks)])
+    return cells
+
+
+def _remarks(split: SplitReport) -> list[str]:
+    lines = [f"- {r.condition}: {r.reason}." for r in split.results if r.reason]
+    for result in split.results:
+        if len(set(result.by_seed.get(METRICS[0], ()))) > 1:
+            values = ", ".join(f"{value:.3f}" for value in result.by_seed[METRICS[0]])
+            lines.append(f"- {result.condition}, exact match by seed: {values}.")
+    if split.cosine:
+        values = ", ".join(f"{value:.3f}" for value in split.cosine)
+        lines.append(
+            f"- Mean cosine of the adapters generated for different tasks, by seed: {values} (1 is collapse)."
+        )
+    lines += [f"- {note}." for note in split.notes]
+    return ["\n".join(lines)] if lines else []
+
+
+def _about(report: Report) -> str:
+    seeds = ", ".join(map(str, report.seeds))
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    data = "; ".join(f"{split.name} {split.data_hash[:16]}" for split in report.splits)
+    return f"Base {report.base} ({report.fingerprint}). Seeds {seeds}. Data {data}. Made with {versions}."
+
+
+def _show(value: Interval, *, sign: bool = False) -> str:
+    # + 0.0 makes of a negative zero a positive one
+    mean, low, high = (
+        f"{round(x, 3) + 0.0:{'+' if sign else ''}.3f}" for x in (value.mean, value.low, value.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def _text_table(cells: Cells) -> str:
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _markdown_table(cells: Cells) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|" + " --- |" * len(cells[0]))
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""Reading a causal language model and its tokenizer from an embedded name, a folder or the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from weft.errors import ConfigError, MissingFileError
+from weft.files import resolve
+
+_TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, Any]:
+    """The model, in evaluation mode on `device`, and its tokenizer.
+
+    Weights are read from safetensors alone, never from pickles. The tokenizer is None for a local folder
+    that holds none. Raises MissingFileError when nothing is there or weights are missing or damaged,
+    ConfigError for something that is no causal language model, UnknownNameError for an embedded name.
+    """
+    folder = resolve(name_or_path)
+    if folder is not None and not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
+        raise MissingFileError(f"{folder} holds {what}")
+    source = str(name_or_path if folder is None else folder)
+    remote = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, device_map=device, use_safetensors=True, output_loading_info=True, **remote
+        )
+        model, report = loaded
+        tokenizer = None
+        if folder is None or _has_tokenizer(folder):
+            tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+    except SafetensorError as error:
+        raise MissingFileError(f"the weights of {source} are damaged: {error}; fetch them again") from error
+    except OSError as error:
+        where = "in that folder" if folder is not None else "there: no folder, nor within reach on the Hub"
+        raise MissingFileError(f"no model {source} {where} ({_one_line(error)})") from error
+    except ValueError as error:
+        raise ConfigError(f"{source} is no causal language model: {_one_line(error)}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise MissingFileError(f"the weights of {source} lack {len(missing)} tensors, {missing[0]} first")
+    return model.eval(), tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,91 @@
+"""What the sites of a host read while it runs: the mixture of one forward, made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weft.errors import ShapeError
+from weft.host.plan import Plan, contribution, make_plan
+from weft.types import AbstractGate, Assignment, Dense, Fixed, Rows, Site, Term, Tokens, TopK
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Module path -> (a_KRI, b_KOR) of one bank."""
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """The terms in force for one forward, and the part of the sequence that it reads."""
+
+    terms: tuple[tuple[Term, Factors], ...]
+    states: Mapping[AbstractGate, Any] = field(default_factory=dict)
+    """What each gate decided in `prepare`."""
+    rows: int | None = None
+    """B of the token ids; None where the module reads no ids."""
+    columns: int | None = None
+    """T of the token ids."""
+    offset: int = 0
+    """Columns that are in the cache already."""
+    _plans: dict[tuple[AbstractGate, int], Plan] = field(default_factory=dict)
+    """Of the fixed assignments: one plan serves all sites."""
+
+    def change(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
+        """The output of a site with the contributions of all terms; `output` itself where there are none."""
+        for term, factors in self.terms:
+            if site.path not in factors:
+                continue
+            a_KRI, b_KOR = factors[site.path]
+            x_BTI = self._tokens(x)
+            assignment = term.gate.assign(x_BTI, site, self.states.get(term.gate))
+            plan = self._plan(term.gate, assignment, x_BTI.shape[1], site)
+            dtype = _compute_dtype(a_KRI)
+            y_BTO = contribution(x_BTI.to(dtype), a_KRI.to(dtype), b_KOR.to(dtype), plan, term.combine)
+            if y_BTO is not None:
+                output = (output + y_BTO.reshape(output.shape)).to(output.dtype)
+        return output
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The input of a linear module, whatever its shape, as rows of tokens.
+
+        Where nobody can tell which row a token belongs to (an expert's share of them), all are one row: then
+        an assignment works when it is the same for every row, or made by a gate that looks at the tokens.
+        """
+        if self.rows is None or self.columns is None:
+            rows = x.shape[0] if x.dim() > 1 else 1
+        elif x.shape[:-1].numel() == self.rows * self.columns or (x.dim() > 2 and x.shape[0] == self.rows):
+            rows = self.rows
+        else:
+            rows = 1
+        return x.reshape(rows, -1, x.shape[-1])
+
+    def _plan(self, gate: AbstractGate, assignment: Assignment, columns: int, site: Site) -> Plan:
+        if not isinstance(gate, Fixed):
+            # A gate that looks at tokens speaks of those that it was shown, not of the whole sequence.
+            return make_plan(assignment, columns, 0)
+        if (gate, columns) not in self._plans:
+            if self.columns not in (None, columns) and _positions(assignment) > 1:
+                raise ShapeError(
+                    f"{site.path} sees {columns} of {self.columns} tokens, not known which; assign per row"
+                )
+            self._plans[gate, columns] = make_plan(assignment, columns, self.offset)
+        return self._plans[gate, columns]
+
+
+def _positions(assignment: Assignment) -> int:
+    match assignment:
+        case Rows():
+            return 1
+        case Dense(weight):
+            return weight.shape[1] if weight.dim() == 3 else 1
+        case Tokens(index) | TopK(index):
+            return index.shape[1]
+
+
+def _compute_dtype(a_KRI: Tensor) -> torch.dtype:
+    """The adapter's own, unless autocast decides otherwise; stated, since grouped_mm escapes autocast."""
+    device = a_KRI.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_KRI.dtype

@@ -1,0 +1,17 @@
+"""Training: one flat loop per thing that is trained, and the run folder that they share."""
+
+from weft.train.base import BaseRecipe, train_base
+from weft.train.hyper import HyperRecipe, train_hyper
+from weft.train.lora import LoraRecipe, train_lora
+from weft.train.run import Run, RunConfig
+
+__all__ = [
+    "BaseRecipe",
+    "HyperRecipe",
+    "LoraRecipe",
+    "Run",
+    "RunConfig",
+    "train_base",
+    "train_hyper",
+    "train_lora",
+]

@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_cli import DESCRIPTIONS, Tiny
+
+from weft.adapters import load, norm
+from weft.cli import main
+from weft.hyper import HyperNetwork
+
+
+def test_writes_what_the_hypernetwork_makes(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert (
+        main(["adapt", DESCRIPTIONS[0], "-o", str(out), "--with", tiny.hyper, "--name", "sorter", "--json"])
+        == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    saved = load(out)
+    made = HyperNetwork.from_pretrained(tiny.hyper).adapt(DESCRIPTIONS[0])
+    for site in made.sites:
+        assert (saved.factors[site].b_OR == made.factors[site].b_OR).all()
+    assert told.pop("seconds") >= 0
+    assert told == {
+        "path": str(out),
+        "name": "sorter",
+        "base": tiny.fingerprint,
+        "sites": len(made.sites),
+        "rank": 2,
+        "norm": norm(made),
+    }
+    assert norm(made) > 0
+
+
+def test_says_what_it_wrote(
+    adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", DESCRIPTIONS[1], "--output-dir", str(tmp_path / "x"), "--with", tiny.hyper]) == 0
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["path", "name", "base", "sites", "rank", "norm", "seconds"]
+
+
+def test_an_adapter_is_replaced_and_anything_else_refused(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["-o", str(tmp_path), "--with", tiny.hyper]
+    assert main(["adapt", DESCRIPTIONS[0], *argv]) == 0
+    before = load(tmp_path)
+    assert main(["adapt", DESCRIPTIONS[1], *argv]) == 0
+    site = before.sites[0]
+    assert (load(tmp_path).factors[site].b_OR != before.factors[site].b_OR).any()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    capsys.readouterr()
+    assert main(["adapt", DESCRIPTIONS[0], *argv]) == 1
+    assert "thesis.txt" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("description", ["", "  "])
+def test_an_empty_description_is_refused(
+    description: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", description, "-o", str(tmp_path / "out"), "--with", tiny.hyper]) == 1
+    assert "description is empty" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_hypernetwork(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", "x", "-o", str(tmp_path / "out"), "--with", str(tmp_path / "none")]) == 1
+    assert "no hypernetwork folder" in capsys.readouterr().err
+
+
+def test_another_process_writes_the_same_bytes(tiny: Tiny, adapter: str, tmp_path: Path) -> None:
+    """`adapter` was written by this process, whose hash seed is another one."""
+    out = tmp_path / Path(adapter).name
+    subprocess.run(
+        [sys.executable, "-m", "weft.cli", "adapt", DESCRIPTIONS[0], "-o", str(out), "--with", tiny.hyper],
+        check=True,
+        timeout=200,
+        env=dict(os.environ) | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+    )
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+        assert (out / name).read_bytes() == (Path(adapter) / name).read_bytes()

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_cli import DESCRIPTIONS, Tiny
+
+from weft.cli import main
+from weft.tasks import Row, Task, save_task
+
+
+@pytest.fixture
+def recipe(tiny: Tiny, tmp_path: Path) -> Path:
+    for name, description in zip(("sort", "reverse"), DESCRIPTIONS, strict=True):
+        rows = tuple(Row(text, text[::-1]) for text in ("cab", "bad", "dab"))
+        task = Task(name=name, descriptions=(description,), train=rows, test=rows)
+        save_task(task, tmp_path / "tasks" / name)
+    values = {
+        "base": tiny.base,
+        "hypernetworks": [],
+        "data": {"kind": "folder", "path": str(tmp_path / "tasks")},
+        "seeds": [0],
+        "rows_per_task": 2,
+        "max_new_tokens": 4,
+        "bootstrap_samples": 20,
+    }
+    path = tmp_path / "eval.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_prints_and_writes(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = recipe.parent / "page.md"
+    assert main(["eval", str(recipe), "--output", str(page), "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "base+description" in out
+    assert f"weft eval {recipe} --output {page}" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["seeds"] == [0]
+
+
+def test_json_is_all_that_is_printed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(recipe), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"][0]["tasks"] == 2
+
+
+def test_a_page_that_cannot_be_written_loses_nothing(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(recipe), "output=page.txt"]) == 1
+    out, err = capsys.readouterr()
+    assert "base+description" in out
+    assert "page.txt" in err
+
+
+def test_dry_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(recipe), "--dry-run", "--max-tasks", "1"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["max_tasks"] == 1
+
+
+def test_an_unknown_key(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(recipe), "--max-task", "1"]) == 1
+    assert "did you mean max_tasks?" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_cli import DESCRIPTIONS, Tiny
+
+from weft.adapters import load, save
+from weft.cli import main
+from weft.engine import Engine
+from weft.host import Host
+from weft.tasks import render_prompt
+from weft.types import Adapter, Bank, Factors, Mixture
+
+PROMPTS = ("cab", "weft")
+
+
+@pytest.fixture(scope="module")
+def host(tiny: Tiny) -> Host:
+    return Host.from_pretrained(tiny.base)
+
+
+def answers(host: Host, mixture: Mixture | None, **options: object) -> list[str]:
+    """The obvious twin: prompts one at a time, through the template by hand."""
+    engine = Engine(host)
+    return [
+        engine.generate(
+            render_prompt(engine.tokenizer, text), mixture=mixture, **({"max_new_tokens": 8} | options)
+        )
+        for text in PROMPTS
+    ]
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
+    code = main(["generate", *argv, "--max-new-tokens", "8"])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    return out.removesuffix("\n").split("\n")
+
+
+def test_the_base_alone(host: Host, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, *PROMPTS, "--base", tiny.base) == answers(host, None)
+
+
+def test_under_an_adapter(host: Host, adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = answers(host, Mixture.of(load(adapter)))
+    # Without --base, the base is the one that the adapter names.
+    assert said(capsys, *PROMPTS, "--adapter", adapter) == expected
+    assert expected != answers(host, None)
+
+
+def test_a_description_makes_the_same_adapter(
+    adapter: str, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = said(capsys, *PROMPTS, "--describe", DESCRIPTIONS[0], "--with", tiny.hyper)
+    assert described == said(capsys, *PROMPTS, "--adapter", adapter)
+
+
+def test_weighted_adapters_add_up(
+    host: Host, adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(tmp_path / "reverse")
+    assert main(["adapt", DESCRIPTIONS[1], "-o", other, "--with", tiny.hyper]) == 0
+    capsys.readouterr()
+    a, b = load(adapter), load(other)
+    scaled = [
+        Adapter({s: Factors(f.a_RI, f.b_OR, f.scaling * w) for s, f in x.factors.items()}, base=x.base)
+        for x, w in ((a, 0.7), (b, -1.5))
+    ]
+    expected = answers(host, Mixture.of(scaled[0]) + Mixture.of(scaled[1]))
+    both = ["--adapter", adapter, "--weight", "0.7", "--adapter", other, "--weight=-1.5"]
+    assert said(capsys, *PROMPTS, *both) == expected
+    assert expected != answers(host, Mixture.of(a) + Mixture.of(b))
+
+
+def test_zero_weight_is_the_base(host: Host, adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, *PROMPTS, "--adapter", adapter, "--weight", "0") == answers(host, None)
+
+
+def test_json(tiny: Tiny, host: Host, adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", *PROMPTS, "--adapter", adapter, "--json", "--max-new-tokens", "8"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    texts = answers(host, Mixture.of(load(adapter)))
+    assert told == {
+        "base": tiny.base,
+        "adapters": ["sort"],
+        "results": [{"prompt": p, "text": t} for p, t in zip(PROMPTS, texts, strict=True)],
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_sampling_follows_the_seed(
+    stream: bool, host: Host, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--base", tiny.base, "--temperature", "1.5", "--top-k", "20", "--seed", "3"]
+    sampled = said(capsys, *PROMPTS, *flags, *(["--stream"] if stream else []))
+    options = {"temperature": 1.5, "top_k": 20}
+    assert sampled[0] == answers(host, None, seed=3, **options)[0]
+    assert sampled[1] == answers(host, None, seed=4, **options)[1]
+
+
+def test_lines_of_standard_input(
+    host: Host, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("cab\n\n weft \n"))
+    assert said(capsys, "--base", tiny.base) == answers(host, None)
+
+
+def test_system_text_comes_before_the_question(
+    host: Host, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = render_prompt(host.tokenizer, "cab", description=DESCRIPTIONS[0])
+    expected = Engine(host).generate(ids, max_new_tokens=8)
+    assert said(capsys, "cab", "--base", tiny.base, "--system", DESCRIPTIONS[0]) == [expected]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["generate", *argv]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_an_adapter_of_another_base_is_refused(
+    tiny: Tiny, adapter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "belongs to base" in refused(capsys, "cab", "--adapter", adapter, "--base", tiny.other_base)
+
+
+def test_a_hypernetwork_for_another_base_is_refused(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--describe", DESCRIPTIONS[0], "--with", tiny.hyper, "--base", tiny.other_base]
+    assert "is for base" in refused(capsys, "cab", *flags)
+
+
+def test_an_adapter_with_foreign_sites_is_refused(
+    adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    factors = load(adapter).factors
+    foreign = {replace(s, path=s.path.replace("q_proj", "q_prj")): f for s, f in factors.items()}
+    save(Adapter(foreign), tmp_path / "foreign")
+    err = refused(capsys, "cab", "--adapter", str(tmp_path / "foreign"), "--base", tiny.base)
+    assert "did you mean model.layers.0.self_attn.q_proj" in err
+
+
+def test_other_mistakes(
+    tiny: Tiny, adapter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "1 --weight for 0" in refused(capsys, "cab", "--base", tiny.base, "--weight", "1")
+    assert "choose one" in refused(capsys, "cab", "--base", tiny.base, "--stream", "--json")
+    assert "no adapter folder" in refused(capsys, "cab", "--base", tiny.base, "--adapter", "nowhere")
+    assert "max_new_tokens" in refused(capsys, "cab", "--base", tiny.base, "--max-new-tokens", "0")
+    assert "tokens" in refused(capsys, "c" * 100, "--base", tiny.base)
+    assert "device nowhere" in refused(capsys, "cab", "--base", tiny.base, "--device", "nowhere")
+    assert main(["generate", "cab", "--dtype", "bfloat61"]) == 2
+    assert "bfloat16" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "there is no prompt" in refused(capsys, "--base", tiny.base)
+
+
+def test_bank_of_tests_is_not_the_base(host: Host, adapter: str) -> None:
+    """The tests above can fail: the adapter moves the logits by far more than rounding."""
+    ids = torch.tensor([render_prompt(host.tokenizer, "cab")])
+    bank = Bank.stack([load(adapter)])
+    assert (host.forward(ids).logits - host.forward(ids, Mixture.of(bank)).logits).abs().max() > 0.1

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_cli import DESCRIPTIONS, Tiny
+
+from weft.cli import main
+from weft.host import Host
+from weft.tasks import Row, Task, save_task
+
+
+def shown(capsys: pytest.CaptureFixture[str], what: str) -> dict[str, Any]:
+    assert main(["show", what, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert main(["show", what]) == 0
+    assert facts["kind"] in capsys.readouterr().out
+    return facts
+
+
+def test_an_adapter(tiny: Tiny, adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shown(capsys, adapter)
+    assert facts["kind"] == "adapter"
+    assert (facts["base"], facts["rank"], facts["sites"]) == (tiny.fingerprint, 2, 14)
+    assert facts["cue"] == DESCRIPTIONS[0]
+    assert "q_proj" in facts["modules"]
+
+
+def test_a_folder_of_adapters(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, str(Path(adapter).parent)) == {"kind": "1 adapters", "names": ["sort"]}
+
+
+def test_a_hypernetwork(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shown(capsys, tiny.hyper)
+    assert (facts["kind"], facts["name"], facts["base"]) == ("hypernetwork", "tiny-t2l", tiny.fingerprint)
+    assert (facts["network.rank"], facts["encoder.kind"], facts["sites"]) == (2, "onehot", 14)
+
+
+def test_a_base(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shown(capsys, tiny.base)
+    assert (facts["kind"], facts["fingerprint"], facts["window"]) == ("base", tiny.fingerprint, 64)
+    module = Host.from_pretrained(tiny.base).module
+    assert facts["parameters"] == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0}\n{"step": 10, "margin": 0.5}\n')
+    (tmp_path / "checkpoint-10").mkdir()
+    (tmp_path / "model").mkdir()
+    facts = shown(capsys, str(tmp_path))
+    assert facts == {
+        "kind": "run",
+        "recipe": str(tmp_path / "config.yaml"),
+        "step": 10,
+        "loss": 2.0,
+        "margin": 0.5,
+        "checkpoints": ["checkpoint-10"],
+        "holds": ["model"],
+    }
+
+
+def test_a_task_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shown(capsys, "reverse+first_two")
+    assert (facts["kind"], facts["category"]) == ("task", "pair")
+    prompt, answer = facts["for example"][0].split(" -> ")
+    assert answer == prompt[::-1][:2]
+
+
+def test_a_task_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_task(Task(name="double", descriptions=("double it",), train=(Row("a", "aa"),)), tmp_path / "double")
+    facts = shown(capsys, str(tmp_path / "double"))
+    assert (facts["name"], facts["descriptions"], facts["for example"]) == (
+        "double",
+        ["double it"],
+        ["a -> aa"],
+    )
+
+
+def test_what_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path)]) == 1
+    assert "holds no adapter" in capsys.readouterr().err
+    assert main(["show", "revers"]) == 1
+    assert "revers is no folder" in capsys.readouterr().err
+    assert main(["show", "weft/leters"]) == 1
+    assert "no embedded model" in capsys.readouterr().err

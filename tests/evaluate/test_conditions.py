@@ -1,0 +1,79 @@
+import torch
+
+from weft.evaluate import CONDITIONS, build_conditions, draw_wordings
+from weft.types import Bank, Description
+
+
+def build(planted, tasks=None, seed=0, **makers):
+    tasks = planted.tasks if tasks is None else tasks
+    wordings = draw_wordings(tasks, seed)
+    return wordings, {c.name: c for c in build_conditions(tasks, wordings, **makers)}
+
+
+def test_conditions_come_in_their_order(planted):
+    _, found = build(planted)
+    assert tuple(found) == CONDITIONS
+    assert [name for name, c in found.items() if c.described] == ["base+description"]
+
+
+def test_what_is_not_given_is_not_available_and_says_why(planted):
+    _, found = build(planted)
+    for name in CONDITIONS[:2]:
+        assert found[name].adapter_N == (-1,) * 4
+        assert found[name].bank is None
+    for name in CONDITIONS[2:]:
+        assert found[name].adapter_N == (None,) * 4
+        assert found[name].reason
+
+
+def test_generated_adapters_are_those_of_their_descriptions(planted):
+    wordings, found = build(planted, hyper=planted.hyper)
+    said = {
+        "generated": wordings.seen,
+        "generated, unseen wording": wordings.unseen,
+        "generated, other task's description": [wordings.seen[j] for j in wordings.other],
+        "generated, gibberish": wordings.gibberish,
+    }
+    for name, texts in said.items():
+        condition = found[name]
+        want = planted.hyper.generate([Description(text) for text in texts])
+        got = condition.bank.select(torch.tensor(condition.adapter_N))
+        for site in want.sites:
+            assert torch.equal(got.a[site], want.a[site])
+            assert torch.equal(got.b[site], want.b[site])
+
+
+def test_all_generated_adapters_are_one_bank(planted):
+    _, found = build(planted, hyper=planted.hyper)
+    assert len({id(found[name].bank) for name in CONDITIONS[4:]}) == 1
+
+
+def test_oracles_serve_the_tasks_that_have_one(planted):
+    adapters = {name: planted.bank[k] for k, name in enumerate(planted.bank.names)}
+    _, found = build(planted, oracles={"third": adapters["third"], "first": adapters["first"]})
+    condition = found["oracle"]
+    assert [k is None for k in condition.adapter_N] == [False, True, False, True]
+    for n in (0, 2):
+        got, want = condition.bank[condition.adapter_N[n]], planted.bank[n]
+        assert all(torch.equal(got.factors[s].b_OR, want.factors[s].b_OR) for s in want.sites)
+    assert condition.reason == "2 of 4 tasks have an adapter of their own"
+    _, found = build(planted, oracles={"elsewhere": adapters["first"]})
+    assert found["oracle"].adapter_N == (None,) * 4
+    assert "none of the 4 tasks" in found["oracle"].reason
+
+
+def test_one_task_has_no_other(planted):
+    _, found = build(planted, planted.tasks[:1], hyper=planted.hyper)
+    assert found["generated, other task's description"].adapter_N == (None,)
+    assert found["generated, other task's description"].reason == "there is only one task"
+
+
+def test_equal_keys_stand_for_equal_adapters(planted):
+    _, found = build(planted, hyper=planted.hyper, hyper_key="0", multitask=planted.bank[0])
+    keys = {}
+    for condition in found.values():
+        if isinstance(condition.bank, Bank):
+            for key, k in zip(condition.key_N, condition.adapter_N, strict=True):
+                site = condition.bank.sites[0]
+                assert torch.equal(keys.setdefault(key, condition.bank.b[site][k]), condition.bank.b[site][k])
+    assert len(keys) == 1 + 4 + 4 + 4
