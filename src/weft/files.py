@@ -14,7 +14,7 @@ from typing import Any
 from weft.errors import ConfigError, MissingFileError, SaveError, UnknownNameError
 
 _EMBEDDED = "weft/"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def to_json(value: Any) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a name may become part of a path: letters, digits, `.`, `_`, `-`, at most 100."""
+    """Whether a name may become part of a path: letters, digits, `.`, `_`, `-`, `+`, at most 100."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -122,8 +122,10 @@ class HyperNetwork(AbstractHyperNetwork):
             provenance={"hypernetwork": self.name, "cue": cue_text(cue), **told},
         )
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
         """Write `config.json` and `model.safetensors`; a hypernetwork that is there is replaced.
+
+        `dtype` is that of the file: bfloat16 halves it, and is read back into float32.
 
         Raises SaveError when the disk refuses or the folder holds other files; what was there stays whole.
         """
@@ -138,7 +140,7 @@ class HyperNetwork(AbstractHyperNetwork):
             "sites": [(s.path, s.layer, s.module, s.in_features, s.out_features) for s in self.sites],
             "provenance": self.provenance,
         }
-        weights = tensor_bytes(self.state_dict(), {})
+        weights = tensor_bytes({key: x.to(dtype) for key, x in self.state_dict().items()}, {})
         with replace_folder(folder) as fresh:
             (fresh / CONFIG).write_text(to_json(saved), encoding="utf-8")
             (fresh / WEIGHTS).write_bytes(weights)

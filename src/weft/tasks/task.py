@@ -81,7 +81,7 @@ class Task:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        if not is_name(self.name.replace("+", "-")):
+        if not is_name(self.name):
             raise ConfigError(
                 f"{self.name!r} cannot name a task: use letters, digits and . _ - +, at most 100 in all"
             )

@@ -8,6 +8,7 @@ foreign later, and rows of plain text can be mixed in. The result is an ordinary
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,8 @@ class BaseRecipe(Config):
     text_rows: int = Field(default=0, ge=0)
     """Rows of plain text per step; 0 for a source without text."""
     text_length: int = Field(default=128, gt=1)
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the file. The saved config asks for float32 all the same, so that is what the model runs in."""
 
 
 def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
@@ -107,7 +110,9 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
         folder = run.folder / "model"
         if run.accelerator.is_main_process:
             with replace_folder(folder) as fresh:
-                model.save_pretrained(fresh)
+                model.to(getattr(torch, recipe.save_dtype)).save_pretrained(fresh)
+                config.dtype = "float32"
+                config.save_pretrained(fresh)
                 tokenizer.save_pretrained(fresh)
                 made_by = {"recipe": recipe.model_dump(mode="json"), "data_hash": hash_tasks(train)}
                 (fresh / "provenance.json").write_text(to_json(made_by))

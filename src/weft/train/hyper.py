@@ -15,6 +15,7 @@ validation tasks, since a network collapsed to one constant adapter would win on
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,11 +59,15 @@ class HyperRecipe(Config):
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     max_length: int = Field(default=256, gt=1)
     """Longest row in tokens; a longer one is an error, never cut."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved file; a network runs in float32."""
     name: str = "hypernetwork"
 
 
-def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
+def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns the hypernetwork folder, `output_dir/hypernetwork`.
+
+    A `host` that is given takes the place of loading `base`.
 
     Raises ConfigError for a `select_on` that the data lacks.
     """
@@ -75,13 +80,7 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
         )
     train, validation = splits["train"], splits[recipe.select_on]
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = Host.from_pretrained(
-            recipe.base,
-            dtype="float32",
-            device=str(run.accelerator.device),
-            target_modules=recipe.target_modules,
-        )
-        language_model(host).set_attn_implementation(recipe.attn_implementation)
+        host = host or _load(recipe, str(run.accelerator.device))
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
         samplers = samplers_by_category(
@@ -96,7 +95,6 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
         start = run.restore(network, optimizers, schedulers)
         folder = run.folder / "hypernetwork"
         best = run.best("margin")
-        hyper.network, *steppers = run.accelerator.prepare(network, *optimizers)
         for done in range(start + 1, recipe.run.max_steps + 1):
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
@@ -106,10 +104,13 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
             with run.accelerator.autocast():
                 loss = _loss(host, bank, packed)
             run.accelerator.backward(loss)
+            if run.accelerator.num_processes > 1:
+                for parameter in network.parameters():
+                    parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
             norm = run.accelerator.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
-            for stepper in steppers:
-                stepper.step()
-                stepper.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             for scheduler in schedulers:
                 scheduler.step()
             if run.is_due("logging", done):
@@ -121,10 +122,18 @@ def train_hyper(recipe: HyperRecipe, *, resume: bool = True) -> Path:
                 if metrics["margin"] > best and run.accelerator.is_main_process:
                     best = metrics["margin"]
                     hyper.provenance |= {"metrics": metrics, "step": done}
-                    hyper.save_pretrained(folder)
+                    hyper.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
             if run.is_due("save", done):
                 run.save(done, network, optimizers, schedulers)
     return folder
+
+
+def _load(recipe: HyperRecipe, device: str) -> Host:
+    host = Host.from_pretrained(
+        recipe.base, dtype="float32", device=device, target_modules=recipe.target_modules
+    )
+    language_model(host).set_attn_implementation(recipe.attn_implementation)
+    return host
 
 
 def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwork:

@@ -51,10 +51,12 @@ class LearnedBank(nn.Module):
             b={site: _part(b, start, end) * self.scaling for site, b in zip(self.sites, self.b, strict=True)},
         )
 
-    def adapter(self, index: int, *, base: str, provenance: Mapping[str, Any]) -> Adapter:
+    def adapter(
+        self, index: int, *, base: str, provenance: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    ) -> Adapter:
         """One adapter as a value of its own, on the CPU."""
         factors = {
-            site: Factors(a[index].detach().cpu(), b[index].detach().cpu(), self.scaling)
+            site: Factors(a[index].detach().cpu().to(dtype), b[index].detach().cpu().to(dtype), self.scaling)
             for site, a, b in zip(self.sites, self.a, self.b, strict=True)
         }
         return Adapter(factors, base=base, name=self.names[index], provenance=provenance)

@@ -71,6 +71,8 @@ class LoraRecipe(Config):
     """A step takes as many forwards as it needs; None is 1024 on a CPU, 16384 elsewhere."""
     max_length: int | None = Field(default=None, gt=1)
     """Rows of more tokens are left out, and counted; None is the window of the base."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved adapters."""
     eval_rows: int = Field(default=32, gt=0)
     """Rows of each task that it is measured on."""
 
@@ -235,6 +237,7 @@ def _write(
     fitting: list[Task],
     metrics: Mapping[str, Mapping[str, float]],
 ) -> None:
+    dtype = getattr(torch, recipe.save_dtype)
     told = recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}})
     for k, name in enumerate(bank.names):
         mine = slice(k, k + 1) if recipe.mode == "per_task" else slice(None)
@@ -252,4 +255,7 @@ def _write(
         }
         if recipe.mode == "per_task":
             provenance["description"] = tasks[k].descriptions[0]
-        save(bank.adapter(k, base=host.fingerprint, provenance=provenance), folder / "adapters" / name)
+        save(
+            bank.adapter(k, base=host.fingerprint, provenance=provenance, dtype=dtype),
+            folder / "adapters" / name,
+        )

@@ -40,7 +40,9 @@ def build_optimizers(
     rest = [p for _, p in named if id(p) not in chosen]
     betas = (0.9, config.adam_beta2)
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+        torch.optim.AdamW(
+            rest, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
+        )
     ]
     if matrices:
         optimizers.append(

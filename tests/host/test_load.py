@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from conftest import make_llama
+from weft.errors import ConfigError, MissingFileError, UnknownNameError
+from weft.host import Host
+
+IDS = torch.arange(12).view(2, 6) + 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_llama().save_pretrained(tmp_path / "base")
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "a": 3, "b": 4}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>").save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_local_folder(folder):
+    host = Host.from_pretrained(folder, target_modules=["q_proj"])
+    want = make_llama()
+    assert torch.equal(host(IDS).logits, want(IDS).logits)
+    assert host.tokenizer("ab")["input_ids"] == [3, 4]
+    assert host.fingerprint == Host(want).fingerprint
+    assert (host.name, len(host.sites)) == (str(folder), 2)
+    assert not host.module.training
+    assert not any(parameter.requires_grad for parameter in host.module.parameters())
+
+
+def test_precision(folder):
+    assert Host.from_pretrained(folder, dtype="bfloat16").dtype == torch.bfloat16
+    half = Host.from_pretrained(folder, dtype=torch.bfloat16)
+    half.module.save_pretrained(folder / "half")
+    assert Host.from_pretrained(folder / "half").dtype == torch.bfloat16
+    assert Host.from_pretrained(folder / "half").tokenizer is None
+    assert Host.from_pretrained(folder / "half", dtype="float32").dtype == torch.float32
+
+
+def test_an_embedded_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("weft.files.embedded_folder", lambda: tmp_path)
+    assert Host.from_pretrained("weft/base").name == "weft/base"
+    with pytest.raises(UnknownNameError, match="did you mean weft/base"):
+        Host.from_pretrained("weft/bse")
+
+
+def test_nothing_is_there(tmp_path):
+    with pytest.raises(MissingFileError, match="no model nobody/nothing"):
+        Host.from_pretrained("nobody/nothing")
+    with pytest.raises(MissingFileError, match="lacks config.json"):
+        Host.from_pretrained(tmp_path)
+
+
+def test_an_adapter_is_no_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
+    with pytest.raises(MissingFileError, match="holds an adapter; name the base"):
+        Host.from_pretrained(tmp_path)
+
+
+def test_pickles_are_not_read(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(make_llama().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(MissingFileError, match="safetensors"):
+        Host.from_pretrained(folder)
+
+
+def test_damaged_and_missing_weights(folder):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MissingFileError, match="damaged"):
+        Host.from_pretrained(folder)
+    file.write_bytes(whole)
+    state = load_file(file)
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(MissingFileError, match=r"lack 1 tensors, model\.layers\.1\.mlp\.up_proj\.weight"):
+        Host.from_pretrained(folder)
+
+
+def test_no_language_model(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    with pytest.raises(ConfigError, match="no causal language model"):
+        Host.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "model_type"}))
+    with pytest.raises(ConfigError, match="no causal language model"):
+        Host.from_pretrained(folder)

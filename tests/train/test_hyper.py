@@ -1,0 +1,124 @@
+"""Training a hypernetwork on four toy tasks that contradict each other."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import base_recipe, curve, source, tiny_host, write_tasks
+
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.hyper import HyperNetwork
+from weft.tasks import load_tasks, save_task
+from weft.train import HyperRecipe, Run, train_base, train_hyper
+from weft.train.hyper import steering
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy tasks, tested on rows that are trained on: the tiny base knows no other words."""
+    folder = write_tasks(tmp_path_factory.mktemp("tasks"))
+    for task in load_tasks(folder):
+        save_task(replace(task, test=task.train), folder / task.name)
+    return folder
+
+
+def recipe(tasks: Path, output: Path, **changes: Any) -> HyperRecipe:
+    values: dict[str, Any] = {
+        "run": {
+            "output_dir": str(output),
+            "max_steps": 6,
+            "logging_steps": 1,
+            "save_steps": 3,
+            "eval_steps": 3,
+        },
+        "base": "tiny",
+        "data": source(tasks),
+        "select_on": "train",
+        "encoder": {"kind": "sentence"},
+        "encoder_cache": str(output.parent / "cache"),
+        "network": {"head": {"kind": "L"}, "rank": 4, "latent": 32, "head_in": 32, "dropout": 0.1},
+        "optimizer": {"learning_rate": 0.003},
+        "tasks_per_batch": 4,
+        "rows_per_task": 4,
+    }
+    return HyperRecipe.model_validate(values | changes)
+
+
+def test_three_steps_and_three_resumed_are_six_to_the_bit(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    train_hyper(recipe(tasks, tmp_path / "whole"), host=tiny_host(tasks))
+    log = Run.log
+
+    def stop(self: Run, step: int, metrics: dict[str, float]) -> None:
+        log(self, step, metrics)
+        if step == 5:  # checkpoint 3 is there, steps 4 and 5 are lost
+            raise Stopped
+
+    monkeypatch.setattr(Run, "log", stop)
+    with pytest.raises(Stopped):
+        train_hyper(recipe(tasks, tmp_path / "parts"), host=tiny_host(tasks))
+    monkeypatch.setattr(Run, "log", log)
+    train_hyper(recipe(tasks, tmp_path / "parts"), host=tiny_host(tasks))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    name = "checkpoint-6/model.safetensors"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_it_learns_to_steer_a_base_that_follows_descriptions(tasks: Path, tmp_path: Path) -> None:
+    base = train_base(
+        base_recipe(
+            tasks,
+            tmp_path / "base",
+            run={"max_steps": 150, "logging_steps": 50},
+            model={"hidden_size": 64},
+            optimizer={"optim": "muon", "learning_rate": 0.005, "matrix_learning_rate": 0.03},
+            rows_per_task=8,
+            bare_ratio=0.2,
+        )
+    )
+    output = tmp_path / "hyper"
+    folder = train_hyper(
+        recipe(
+            tasks,
+            output,
+            base=str(base),
+            run={"output_dir": str(output), "max_steps": 80, "logging_steps": 10, "eval_steps": 20},
+            optimizer={"optim": "muon", "learning_rate": 0.003, "matrix_learning_rate": 0.03},
+            rows_per_task=8,
+        )
+    )
+    lines = curve(output)
+    margins = [line["margin"] for line in lines if "margin" in line]
+    assert max(margins) > 0.5
+    # What is saved is the best by margin, reads back, and steers as the run said.
+    host = Host.from_pretrained(base)
+    hyper = HyperNetwork.from_pretrained(folder, host=host)
+    again = steering(host, hyper, load_tasks(tasks), max_length=96)
+    assert again["margin"] == pytest.approx(max(margins))
+    told = json.loads((folder / "config.json").read_text())["provenance"]
+    assert told["recipe"]["rows_per_task"] == 8
+    assert len(told["data_hash"]) == 64
+
+
+def test_the_untrained_network_changes_nothing(tasks: Path, tmp_path: Path) -> None:
+    host = tiny_host(tasks)
+    folder = train_hyper(
+        recipe(tasks, tmp_path / "run", optimizer={"learning_rate": 1e-12}, save_dtype="bfloat16"), host=host
+    )
+    hyper = HyperNetwork.from_pretrained(folder, host=host)
+    assert {p.dtype for p in hyper.network.parameters()} == {torch.float32}
+    found = steering(host, hyper, load_tasks(tasks), max_length=96)
+    assert found["right"] == found["other"]
+
+
+def test_an_unknown_split_is_refused(tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no split 'trein' \(did you mean train\?\)"):
+        train_hyper(recipe(tasks, tmp_path / "run", select_on="trein"), host=tiny_host(tasks))
