@@ -1,11 +1,11 @@
-"""One decode step of a mixed batch, per-token routing, and the memory of a hypernetwork step, each against a peer.
+"""Decode, routing and memory against peers: random Llama, width 1024, 4 layers, float32, adapters of rank 8.
 
-A random Llama in float32: width 1024, 4 layers, 16 adapters of rank 8. "mixed" and "routed" rows have adapters on
-`q_proj` and `v_proj`, PEFT's choice for Llama. Contestants take turns in one process, over the same weights; each
-pair's outputs are compared first. `min` and `max` are those of the ratios of single turns. Memory is the most
-bytes that tensors held at once above the weights, from the allocations of every operator: exact, not sampled.
+Adapters are on `q_proj` and `v_proj`, PEFT's choice for Llama, unless a row says otherwise. Contestants take
+turns in one process, over the same weights; the outputs of each pair are compared first. `min` and `max` are
+those of the ratios of single turns. Memory is the most bytes that tensors held at once above the weights, by
+the allocations of every operator: counted, so one step is enough.
 
-`python bench/kernels.py --table` measures the tables of `src/weft/host/choose.py`.
+`python bench/kernels.py --table` measures the kernels that `src/weft/host/choose.py` chooses between.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from weft.adapters import save
 from weft.host import Host, kernels
+from weft.host.plan import PerToken
 from weft.host.span import Span
 from weft.hyper import HeadMConfig, T2LConfig, build_t2l
 from weft.types import AbstractGate, Bank, Mixture, Site, Term, TopK
@@ -191,7 +192,15 @@ def _routing(host: Host, bank: Bank, peer: PeftModel, repeats: int) -> list[dict
     )
     what = f"top-{TOP_K} of {ADAPTERS} per token, {PROMPTS[0]} x {PROMPTS[1]} tokens"
     return [
-        _row(f"PEFT / weft: {what}, routing and adapters alone", "ms", sites, "weft", "PEFT Arrow", "peft", ">= 8"),
+        _row(
+            f"PEFT / weft: {what}, routing and adapters alone",
+            "ms",
+            sites,
+            "weft",
+            "PEFT Arrow",
+            "peft",
+            ">= 8",
+        ),
         _row(f"PEFT / weft: {what}, whole forward", "ms", whole, "weft", "PEFT Arrow", "peft", None),
     ]
 
@@ -223,7 +232,8 @@ def _memory(base: LlamaForCausalLM, target_modules: str | Sequence[str]) -> dict
 
     def per_token(bank: Bank) -> Tensor:
         hooks = [
-            expanded.get_submodule(s.path).register_forward_hook(_expand(bank.a[s], bank.b[s])) for s in bank.sites
+            expanded.get_submodule(s.path).register_forward_hook(_expand(bank.a[s], bank.b[s]))
+            for s in bank.sites
         ]
         loss = expanded(ids_BT, labels=ids_BT, use_cache=False).loss
         for hook in hooks:
@@ -235,7 +245,9 @@ def _memory(base: LlamaForCausalLM, target_modules: str | Sequence[str]) -> dict
         with PeakBytes([*base.parameters(), *network.parameters()]) as peak:
             factors = network(cues_BD)
             names = tuple(str(row) for row in range(rows))
-            bank = Bank(names, {s: a for s, (a, _) in factors.items()}, {s: b for s, (_, b) in factors.items()})
+            bank = Bank(
+                names, {s: a for s, (a, _) in factors.items()}, {s: b for s, (_, b) in factors.items()}
+            )
             forward(bank).backward()
         return peak.most, torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
@@ -306,7 +318,13 @@ def _take_turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict
 
 
 def _row(
-    what: str, unit: str, seconds: Mapping[str, list[float]], ours: str, peer: str, theirs: str, goal: str | None
+    what: str,
+    unit: str,
+    seconds: Mapping[str, list[float]],
+    ours: str,
+    peer: str,
+    theirs: str,
+    goal: str | None,
 ) -> dict[str, object]:
     """Medians of both sides; the ratio is the one that `what` names: ours / theirs, or theirs / ours."""
     above, below = (theirs, ours) if what.startswith("PEFT / weft") else (ours, theirs)
@@ -331,6 +349,61 @@ def _same(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+def table(*, width: int = 768, repeats: int = 7) -> list[dict[str, object]]:
+    """Milliseconds of single kernels: the fastest of so many runs, without gradients."""
+    lines = []
+    for tokens in (16, 32, 64, 256, 1024):
+        for count in (2, 4, 8, 16, 32, 64):
+            x_BTI = torch.randn(1, tokens, width)
+            a_KRI, b_KOR = torch.randn(count, RANK, width), torch.randn(count, width, RANK)
+            for k in (1, 2):
+                if k <= count:
+                    index_BTk = torch.rand(1, tokens, count).topk(k, -1).indices
+                    plan = PerToken(index_BTk, torch.ones(index_BTk.shape))
+                    fastest = _fastest(_per_token(x_BTI, a_KRI, b_KOR, plan), repeats)
+                    lines.append({"tokens": tokens, "K": count, "R": RANK, "k": k} | fastest)
+    for columns in (1, 4, 16, 64):
+        for rows in (4, 16, 64, 256):
+            x_BTI = torch.randn(rows, columns, width)
+            a_KRI, b_KOR = torch.randn(rows, RANK, width), torch.randn(rows, width, RANK)
+            fastest = _fastest(_per_row(x_BTI, a_KRI, b_KOR, torch.randperm(rows)), repeats)
+            lines.append({"tokens per row": columns, "B": rows, "R": RANK} | fastest)
+    return lines
+
+
+def _per_token(
+    x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerToken
+) -> dict[str, Callable[[], Tensor]]:
+    count = len(a_KRI)
+
+    def concat() -> Tensor:
+        weight_BTK = x_BTI.new_zeros(*x_BTI.shape[:2], count)
+        return kernels.concat(x_BTI, a_KRI, b_KOR, weight_BTK.scatter_add(2, plan.index_BTk, plan.weight_BTk))
+
+    return {"concat, ms": concat, "grouped, ms": lambda: _grouped(x_BTI, a_KRI, b_KOR, plan)}
+
+
+def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, index_B: Tensor) -> dict[str, Callable[[], Tensor]]:
+    index_BTk = index_B[:, None, None].expand(-1, x_BTI.shape[1], -1)
+    return {
+        "bmm, ms": lambda: kernels.bmm(x_BTI, a_KRI.index_select(0, index_B), b_KOR.index_select(0, index_B)),
+        "grouped, ms": lambda: _grouped(x_BTI, a_KRI, b_KOR, PerToken(index_BTk, None)),
+    }
+
+
+def _grouped(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerToken) -> Tensor:
+    order_M, ends_K = PerToken(plan.index_BTk, None).sorted(*x_BTI.shape[:2], len(a_KRI))
+    weight_M = None if plan.weight_BTk is None else plan.weight_BTk.flatten().index_select(0, order_M)
+    return kernels.grouped(x_BTI.flatten(0, 1), a_KRI, b_KOR, order_M, ends_K, weight_M)
+
+
+def _fastest(sides: Mapping[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
+    return {name: round(1e3 * min(of_side), 3) for name, of_side in _take_turns(sides, repeats).items()}
+
+
 if __name__ == "__main__":
-    for line in run():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true", help="the kernels alone, for choose.py")
+    for line in table() if parser.parse_args().table else run():
         print(line)

@@ -111,6 +111,8 @@ def resolve(name: str | os.PathLike[str]) -> Path | None:
         folder = embedded_folder().joinpath(*parts)
         if not all(map(is_name, parts)) or not folder.is_dir():
             known = sorted(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())
-            raise UnknownNameError(f"no embedded model {text}{nearest(text, known)}; there are {', '.join(known)}")
+            raise UnknownNameError(
+                f"no embedded model {text}{nearest(text, known)}; there are {', '.join(known)}"
+            )
         return folder
     return Path(text) if Path(text).is_dir() else None

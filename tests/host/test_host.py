@@ -232,7 +232,7 @@ def test_a_gate_joins_a_cache_begun_by_the_base(pico_host, pico_bank):
 def test_a_cache_from_elsewhere_has_no_decision(pico_host, pico_bank):
     cache = DynamicCache(config=pico_host.module.config)
     pico_host.module(IDS, past_key_values=cache)
-    with pytest.raises(ShapeError, match=r"pass states=host\.prepare"):
+    with pytest.raises(ShapeError, match=r"did not begin this cache; pass states=host\.prepare"):
         pico_host(IDS[:, :1], Mixture((Term(pico_bank(3, 4), Once()),)), cache=cache)
 
 
@@ -333,9 +333,9 @@ def test_tokens_whose_row_nobody_knows():
     host = Host(module)
     bank = make_bank(host.sites, 3, 2)
     assert any(site.path.endswith("mlp.one") for site in host.sites)
-    assert not torch.equal(host(IDS, Mixture.rows(bank, [1, 1])).logits, host(IDS).logits)
+    assert not torch.equal(host(IDS, Mixture.rows(bank, [1])).logits, host(IDS).logits)
     host(IDS, Mixture((Term(bank, Tilt()),)))
-    with pytest.raises(ShapeError, match="2 rows, this batch has 1"):
+    with pytest.raises(ShapeError, match=r"mlp\.one sees tokens without their rows"):
         host(IDS, Mixture.rows(bank, [0, 1]))
     with pytest.raises(ShapeError, match=r"mlp\.one sees 4 of 6 tokens"):
         host(IDS, Mixture((Term(bank, Fixed(Tokens(torch.zeros(1, 6, dtype=torch.long)))),)))

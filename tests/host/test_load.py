@@ -53,7 +53,7 @@ def test_an_embedded_name(folder, tmp_path, monkeypatch):
 def test_nothing_is_there(tmp_path):
     with pytest.raises(MissingFileError, match="no model nobody/nothing"):
         Host.from_pretrained("nobody/nothing")
-    with pytest.raises(MissingFileError, match="lacks config.json"):
+    with pytest.raises(MissingFileError, match=r"lacks config\.json"):
         Host.from_pretrained(tmp_path)
 
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3MoeConfig
+from transformers import GPT2Config, MistralConfig, Qwen3MoeConfig
 
-from conftest import make_llama
+from conftest import make_bank, make_llama
 from weft.errors import ConfigError, UnknownNameError
 from weft.host import Host, sites_of
-from weft.types import Site
+from weft.types import Mixture, Site
 
 
 def test_all_linear_leaves_the_output_head_out():
@@ -101,8 +101,6 @@ def test_quantised_linears_and_plain_modules():
     assert sites_of(module) == (Site("0", 0, "0", 6, 8), Site("2", 2, "2", 8, 3))
     host = Host(module)
     before = module[0].packed.clone()
-    from conftest import make_bank
-    from weft.types import Mixture
 
     bank = make_bank(host.sites, 2, 3)
     x = torch.randn(2, 6)
@@ -118,11 +116,3 @@ def test_attention_of_torch_never_calls_its_out_proj():
     assert [site.path for site in sites_of(layer)] == ["linear1", "linear2"]
     with pytest.raises(UnknownNameError):
         sites_of(layer, ["out_proj"])
-
-
-def test_a_llama_of_a_config_class_is_the_one_of_its_path():
-    assert {s.layer for s in sites_of(LlamaConfig(num_hidden_layers=3, hidden_size=32, vocab_size=8))} == {
-        0,
-        1,
-        2,
-    }

@@ -1,41 +1,10 @@
-"""Every kind of assignment and gate, and what each means, by plain loops."""
+"""Every kind of assignment, and what each means, by plain loops."""
 
 import torch
-from torch import nn
 
-from weft.types import AbstractGate, Dense, Fixed, Rows, Tokens, TopK
+from weft.types import Dense, Rows, Tokens, TopK
 
 FIXED = ["rows", "one-row", "tokens", "tokens-short", "topk", "top1", "dense-row", "dense-token"]
-KINDS = [*FIXED, "linear", "once"]
-
-
-class Linear(AbstractGate):
-    """Top two by a random linear map of what arrives, per token and site."""
-
-    def __init__(self, sites, count, seed=0):
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        self.maps = {site: torch.randn(site.in_features, count, generator=rng) for site in sites}
-
-    def assign(self, x_BTI, site, state):
-        weight, index = (x_BTI @ self.maps[site]).softmax(-1).topk(2)
-        return TopK(index, weight)
-
-
-class Once(AbstractGate):
-    """Weights that the prompt decides, by its mean embedding."""
-
-    def __init__(self, hidden, count, seed=0):
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        self.map = nn.Parameter(torch.randn(hidden, count, generator=rng))
-
-    def prepare(self, embeddings_BTH, mask_BT):
-        mean = (embeddings_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
-        return (mean @ self.map).softmax(-1)
-
-    def assign(self, x_BTI, site, state):
-        return Dense(state)
 
 
 def assignment_of(kind, rows, columns, count, *, seed=0):
@@ -65,15 +34,6 @@ def assignment_of(kind, rows, columns, count, *, seed=0):
             return Dense(weight(rows, count))
         case "dense-token":
             return Dense(weight(rows, columns, count))
-
-
-def gate_of(kind, host, rows, columns, count, *, seed=0):
-    """A gate over any kind."""
-    if kind == "linear":
-        return Linear(host.sites, count, seed)
-    if kind == "once":
-        return Once(host.module.get_input_embeddings().weight.shape[1], count, seed)
-    return Fixed(assignment_of(kind, rows, columns, count, seed=seed))
 
 
 def weights_of(assignment, rows, columns, count):

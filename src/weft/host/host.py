@@ -40,7 +40,7 @@ class _Prompt:
     """What a cache was begun with, so that gates decide on the prompt whenever they join."""
 
     ids_BT: Tensor
-    mask_BT: Tensor
+    mask_BT: Tensor | None
     states: dict[AbstractGate, Any] = field(default_factory=dict)
 
 
@@ -91,7 +91,8 @@ class Host(AbstractHost):
         local folder without a tokenizer gives a host without one.
 
         Raises MissingFileError when nothing is there or weights are missing or damaged, ConfigError for what
-        is no causal language model, UnknownNameError for an embedded name or target module that is not there.
+        is no causal language model and for a dtype or device that cannot be used, UnknownNameError for an
+        embedded name or target module that is not there.
         """
         module, tokenizer = load_model(
             name_or_path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
@@ -155,14 +156,17 @@ class Host(AbstractHost):
                 positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
                 model_kwargs.setdefault("position_ids", positions_BT[:, past:])
         model_kwargs.setdefault("use_cache", cache is not None)
-        prompt = None
+        prompt = _Prompt(ids_BT, mask_BT)
+        if cache is not None and not past:
+            self._prompts[cache] = prompt
         if mixture is not None and states is None and _deciding(mixture):
-            prompt = self._prompt(ids_BT, mask_BT, cache, past)
-            states = self._decide(mixture, prompt)
+            if past and cache not in self._prompts:
+                raise ShapeError("this host did not begin this cache; pass states=host.prepare(prompt, ...)")
+            states = self._decide(mixture, self._prompts[cache] if past else prompt)
         span = self._span_of(mixture, states, ids_BT.shape[0], ids_BT.shape[1], past)
         with self._during(span):
             out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
-        if cache is None and prompt is not None and model_kwargs["use_cache"]:
+        if cache is None and model_kwargs["use_cache"]:
             self._prompts[out.past_key_values] = prompt
         return out
 
@@ -174,7 +178,7 @@ class Host(AbstractHost):
         mask_BT: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None,
     ) -> States:
         """What the gates of a mixture decide on a prompt; hand it to `forward` as `states`."""
-        return self._decide(mixture, self._prompt(ids_BT, mask_BT, None, 0))
+        return self._decide(mixture, _Prompt(ids_BT, mask_BT))
 
     @contextmanager
     def running(
@@ -257,24 +261,15 @@ class Host(AbstractHost):
             self._factors[bank] = {site.path: (bank.a[site], bank.b[site]) for site in bank.a}
         return self._factors[bank]
 
-    def _prompt(self, ids_BT: Tensor, mask_BT: Tensor | None, cache: Any, past: int) -> _Prompt:
-        if past and cache not in self._prompts:
-            raise ShapeError("this cache was begun without a gate's decision; pass states=host.prepare(...)")
-        if past:
-            return self._prompts[cache]
-        prompt = _Prompt(ids_BT, torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
-        if cache is not None:
-            self._prompts[cache] = prompt
-        return prompt
-
     def _decide(self, mixture: Mixture, prompt: _Prompt) -> States:
         new = [gate for gate in _deciding(mixture) if gate not in prompt.states]
         if new:
             if not isinstance(self.module, PreTrainedModel):
                 raise ConfigError("gates decide on token embeddings, this module has none; use running")
             embeddings_BTH = self.module.get_input_embeddings()(prompt.ids_BT)
+            seen_BT = torch.ones_like(prompt.ids_BT) if prompt.mask_BT is None else prompt.mask_BT
             for gate in new:
-                prompt.states[gate] = gate.prepare(embeddings_BTH, prompt.mask_BT.bool())
+                prompt.states[gate] = gate.prepare(embeddings_BTH, seen_BT.bool())
         return prompt.states
 
 

@@ -11,9 +11,14 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from weft.errors import ConfigError, MissingFileError
-from weft.files import resolve
+from weft.files import nearest, resolve
 
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
+_DTYPES = {
+    name: value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype) and value.is_floating_point
+}
 
 
 def load_model(
@@ -28,8 +33,11 @@ def load_model(
 
     Weights are read from safetensors alone, never from pickles. The tokenizer is None for a local folder
     that holds none. Raises MissingFileError when nothing is there or weights are missing or damaged,
-    ConfigError for something that is no causal language model, UnknownNameError for an embedded name.
+    ConfigError for something that is no causal language model and for a dtype or device that cannot be used,
+    UnknownNameError for an embedded name.
     """
+    _check_dtype(dtype)
+    _check_device(device)
     folder = resolve(name_or_path)
     if folder is not None and not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
@@ -56,6 +64,22 @@ def load_model(
         missing = sorted(report["missing_keys"])
         raise MissingFileError(f"the weights of {source} lack {len(missing)} tensors, {missing[0]} first")
     return model.eval(), tokenizer
+
+
+def _check_dtype(dtype: str | torch.dtype) -> None:
+    if dtype != "auto" and dtype not in _DTYPES and dtype not in _DTYPES.values():
+        hint = nearest(dtype, _DTYPES) if isinstance(dtype, str) else ""
+        raise ConfigError(
+            f"dtype {dtype} is no floating-point type{hint}; use auto, float32, bfloat16 or float16"
+        )
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # Without CUDA, torch says so by an assertion.
+        raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -121,7 +121,7 @@ def contribution(
             return _per_row(x_BTI, a_KRI, b_KOR, plan)
         case PerToken():
             _check(plan.index_BTk, x_BTI)
-            if combine == "average" and plan.index_BTk.shape[2] > 1:
+            if combine == "average" and plan.weight_BTk is not None:
                 return kernels.average(x_BTI, a_KRI, b_KOR, _dense(plan, len(a_KRI), x_BTI))
             return _per_token(x_BTI, a_KRI, b_KOR, plan)
         case Weighted(weight_BTK):

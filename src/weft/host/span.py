@@ -30,8 +30,8 @@ class Span:
     """T of the token ids."""
     offset: int = 0
     """Columns that are in the cache already."""
-    _plans: dict[tuple[AbstractGate, int], Plan] = field(default_factory=dict)
-    """Of the fixed assignments: one plan serves all sites."""
+    _plans: dict[tuple[AbstractGate, int, int], Plan] = field(default_factory=dict)
+    """Of fixed assignments, by gate, rows and columns: one plan serves all sites."""
 
     def change(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
         """The output of a site with the contributions of all terms; `output` itself where there are none."""
@@ -41,7 +41,7 @@ class Span:
             a_KRI, b_KOR = factors[site.path]
             x_BTI = self._tokens(x)
             assignment = term.gate.assign(x_BTI, site, self.states.get(term.gate))
-            plan = self._plan(term.gate, assignment, x_BTI.shape[1], site)
+            plan = self._plan(term.gate, assignment, x_BTI, site)
             dtype = _compute_dtype(a_KRI)
             y_BTO = contribution(x_BTI.to(dtype), a_KRI.to(dtype), b_KOR.to(dtype), plan, term.combine)
             if y_BTO is not None:
@@ -62,27 +62,30 @@ class Span:
             rows = 1
         return x.reshape(rows, -1, x.shape[-1])
 
-    def _plan(self, gate: AbstractGate, assignment: Assignment, columns: int, site: Site) -> Plan:
+    def _plan(self, gate: AbstractGate, assignment: Assignment, x_BTI: Tensor, site: Site) -> Plan:
+        rows, columns = x_BTI.shape[:2]
         if not isinstance(gate, Fixed):
             # A gate that looks at tokens speaks of those that it was shown, not of the whole sequence.
             return make_plan(assignment, columns, 0)
-        if (gate, columns) not in self._plans:
-            if self.columns not in (None, columns) and _positions(assignment) > 1:
-                raise ShapeError(
-                    f"{site.path} sees {columns} of {self.columns} tokens, not known which; assign per row"
-                )
-            self._plans[gate, columns] = make_plan(assignment, columns, self.offset)
-        return self._plans[gate, columns]
+        if (gate, rows, columns) not in self._plans:
+            given_rows, given_columns = _extent(assignment)
+            if self.rows not in (None, rows) and given_rows > 1:
+                raise ShapeError(f"{site.path} sees tokens without their rows; give all rows one assignment")
+            if self.columns not in (None, columns) and given_columns > 1:
+                raise ShapeError(f"{site.path} sees {columns} of {self.columns} tokens; assign per row")
+            self._plans[gate, rows, columns] = make_plan(assignment, columns, self.offset)
+        return self._plans[gate, rows, columns]
 
 
-def _positions(assignment: Assignment) -> int:
+def _extent(assignment: Assignment) -> tuple[int, int]:
+    """For how many rows and columns it speaks; 1 for all of them alike."""
     match assignment:
-        case Rows():
-            return 1
-        case Dense(weight):
-            return weight.shape[1] if weight.dim() == 3 else 1
-        case Tokens(index) | TopK(index):
-            return index.shape[1]
+        case Rows(index_B):
+            return len(index_B), 1
+        case Dense(weight) if weight.dim() == 2:
+            return len(weight), 1
+        case Dense(tensor) | Tokens(tensor) | TopK(tensor):
+            return tensor.shape[0], tensor.shape[1]
 
 
 def _compute_dtype(a_KRI: Tensor) -> torch.dtype:
