@@ -95,7 +95,7 @@ class HostStates(AbstractEncoder):
                 ) from error
         if not ids:
             raise CueError(f"the base's tokenizer finds nothing to read in {text!r}")
-        if len(ids) > host.window:
+        if host.window is not None and len(ids) > host.window:
             raise PromptTooLongError(
                 f"the description has {len(ids)} tokens, the base reads at most {host.window}; shorten it"
             )

@@ -1,7 +1,7 @@
-"""Which kernel is fastest, by tables that `bench/kernels.py --table` measures.
+"""Which kernel is fastest, by tables of measurements that `bench/kernels.py --table` repeats in part.
 
 The CPU tables: one core of an AMD EPYC with AVX-512, torch 2.13, float32, sites of 768 x 768, ranks 4 to 32,
-2 to 64 adapters, sorting and gathering included, the fastest of 7 to 9 runs. A threshold is where the two
+2 to 64 adapters, forward alone and with backward, sorting and gathering included, fastest of 7 runs. A threshold is where the two
 kernels cross, rounded to a power of two; near it they differ by less than a third.
 """
 

@@ -61,19 +61,19 @@ class T2LConfig(Config):
 
     kind: Literal["t2l"] = "t2l"
     head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig = Field(
-        HeadLConfig(kind="L"), discriminator="kind"
+        default=HeadLConfig(kind="L"), discriminator="kind"
     )
     rank: PositiveInt = 8
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """LoRA alpha; 2 * rank unless given."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
-    latent: int = Field(128, ge=16, multiple_of=4)
+    latent: int = Field(default=128, ge=16, multiple_of=4)
     """Width of the trunk: half of it for the cue, a quarter each for layer and role."""
     head_in: PositiveInt = 512
     """Width of the latents that the heads read."""
-    dropout: float = Field(0.05, ge=0, lt=1)
-    trunk_norm: float = Field(2.0, gt=0, allow_inf_nan=False)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    trunk_norm: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """L2 norm of the latents that the heads read."""
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,6 +115,6 @@ class Task:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_tasks(tasks: tuple[Task, ...] | list[Task]) -> str:
+def hash_tasks(tasks: Sequence[Task]) -> str:
     """SHA-256 over the data hashes of tasks, in their order: what a run's provenance records."""
     return hashlib.sha256("".join(task.data_hash for task in tasks).encode()).hexdigest()

@@ -8,7 +8,7 @@ foreign later, and rows of plain text can be mixed in. The result is an ordinary
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +68,8 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=cast(int, tokenizer.pad_token_id),
+        eos_token_id=cast(int, tokenizer.eos_token_id),
         bos_token_id=None,
         **recipe.model.model_dump(),
     )
@@ -90,8 +90,10 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
         for done in range(start + 1, recipe.run.max_steps + 1):
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
             groups = _groups(tokenizer, recipe, samplers, text, draw)
-            loss = _backward(run, wrapped, pack_in_chunks(groups, _CHUNKS, pad_id=config.pad_token_id))
-            norm = run.accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
+            loss = _backward(
+                run, wrapped, pack_in_chunks(groups, _CHUNKS, pad_id=cast(int, config.pad_token_id))
+            )
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
             for stepper in steppers:
                 stepper.step()
                 stepper.zero_grad()
@@ -186,7 +188,7 @@ def followed(
     right = total = 0
     groups = [[render(tokenizer, r, description=t.descriptions[0]) for r in t.test[:rows]] for t in tasks]
     device = next(model.parameters()).device
-    for packed in pack_in_chunks(groups, -(-len(groups) // 16), pad_id=tokenizer.pad_token_id):
+    for packed in pack_in_chunks(groups, -(-len(groups) // 16), pad_id=cast(int, tokenizer.pad_token_id)):
         logits, targets = _answer_logits(model, packed, device)
         correct, count = packed.count_right(logits, targets)
         right, total = right + correct, total + count

@@ -107,7 +107,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             if run.accelerator.num_processes > 1:
                 for parameter in network.parameters():
                     parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
-            norm = run.accelerator.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
