@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from conftest import make_bank, make_llama
+from tiny_models import make_bank, make_llama
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host import Host, sites_of
 from weft.types import AbstractGate, Bank, Dense, Fixed, Mixture, Rows, Site, Term, Tokens, TopK

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import make_bank
+from tiny_models import make_bank
 from weft.errors import ShapeError
 from weft.host import kernels
 from weft.host.plan import contribution, make_plan

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import make_llama
+from tiny_models import make_llama
 from weft.errors import ConfigError, MissingFileError, UnknownNameError
 from weft.host import Host
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, MistralConfig, Qwen3MoeConfig
 
-from conftest import make_bank, make_llama
+from tiny_models import make_bank, make_llama
 from weft.errors import ConfigError, UnknownNameError
 from weft.host import Host, sites_of
 from weft.types import Mixture, Site

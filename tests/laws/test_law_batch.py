@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from conftest import make_bank
+from tiny_models import make_bank
 from weft.host import Host
 from weft.types import AbstractGate, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from conftest import make_bank, make_llama
+from tiny_models import make_bank, make_llama
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.types import AbstractGate, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK

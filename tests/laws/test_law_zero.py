@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import make_llama
+from tiny_models import make_llama
 from weft.host import Host
 from weft.types import Bank, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
 

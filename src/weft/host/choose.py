@@ -1,8 +1,9 @@
 """Which kernel is fastest, by tables of measurements that `bench/kernels.py --table` repeats in part.
 
 The CPU tables: one core of an AMD EPYC with AVX-512, torch 2.13, float32, sites of 768 x 768, ranks 4 to 32,
-2 to 64 adapters, forward alone and with backward, sorting and gathering included, fastest of 7 runs. A threshold is where the two
-kernels cross, rounded to a power of two; near it they differ by less than a third.
+2 to 64 adapters, forward alone and with backward, sorting and gathering included, fastest of 5 to 9 runs
+beside other work on the machine. A threshold is about where the two kernels cross, read off these ratios by
+eye and rounded to a power of two; for rows the crossing also moves with K (2 to 32), by up to four times.
 """
 
 from __future__ import annotations

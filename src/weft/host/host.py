@@ -116,10 +116,6 @@ class Host(AbstractHost):
             return None
         return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as `forward`."""
-        return self.forward(*args, **kwargs)
-
     def forward(
         self,
         ids_BT: Int[Tensor, "B T"],
@@ -169,6 +165,10 @@ class Host(AbstractHost):
         if cache is None and model_kwargs["use_cache"]:
             self._prompts[out.past_key_values] = prompt
         return out
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The same as `forward`."""
+        return self.forward(*args, **kwargs)
 
     def prepare(
         self,

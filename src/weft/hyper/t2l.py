@@ -64,7 +64,7 @@ class T2LConfig(Config):
         default=HeadLConfig(kind="L"), discriminator="kind"
     )
     rank: PositiveInt = 8
-    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """LoRA alpha; 2 * rank unless given."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""

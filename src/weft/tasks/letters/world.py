@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, permutations
 
 from weft.errors import ConfigError
 from weft.files import nearest
@@ -63,8 +63,12 @@ class World:
         return tasks
 
     def unseen_compositions(self) -> list[Task]:
-        """Compositions of two and three known operations that no training task has the effect of."""
-        return [self._task(steps) for steps in self._held_out()]
+        """Compositions of two and three known operations that no training task has the effect of.
+
+        Where the order of the steps makes no difference, a training task may hold them in another order;
+        such compositions are kept out of training like the others, but are not counted as unseen.
+        """
+        return [self._task(steps) for steps in self._held_out() if self._order_matters(steps)]
 
     def unseen_parameters(self) -> list[Task]:
         """Known operations with parameters that no training task has."""
@@ -114,14 +118,24 @@ class World:
                     chosen.append(steps)
         return chosen
 
-    def _effect(self, steps: tuple[Step, ...]) -> tuple[str, ...] | None:
+    def _order_matters(self, steps: tuple[Step, ...]) -> bool:
+        return all(
+            self._effect(other, like=steps) != self._effect(steps)
+            for other in permutations(steps)
+            if other != steps and not any(operation.last for operation, _ in other[:-1])
+        )
+
+    def _effect(
+        self, steps: tuple[Step, ...], *, like: tuple[Step, ...] | None = None
+    ) -> tuple[str, ...] | None:
         """What the steps do to fixed inputs; None when they do too little to be a task.
 
-        Too little: they often empty their input, or leave out a step and the effect stays the same.
+        Too little: they often empty their input, or leave out a step and the effect stays the same. The
+        inputs hold the letters that the steps act on, or those that `like` acts on.
         """
         kind = steps[0][0].kind
         rng = random.Random(f"{self.seed} probes {kind}")
-        letters = "".join(p["x"] for o, p in steps if o.name in ("replace", "remove"))
+        letters = "".join(p["x"] for o, p in like or steps if o.name in ("replace", "remove"))
         inputs = [_input(rng, kind, letters) for _ in range(24)]
         outputs = [_run(steps, text) for text in inputs]
         if sum(output is None for output in outputs) > 6 or outputs == inputs:
