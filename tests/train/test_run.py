@@ -165,7 +165,7 @@ while True:
     if child == 0:
         train_lora(recipe, host=host)
         os._exit(0)
-    time.sleep(chance.uniform(0.05, 0.2 * (kills + 2)))  # ever longer, so that it ends on any machine
+    time.sleep(chance.uniform(0.02, 0.05 * (kills + 2)))  # ever longer, so that it ends on any machine
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status):
