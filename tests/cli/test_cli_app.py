@@ -29,12 +29,13 @@ def test_help_needs_no_torch_and_half_a_second() -> None:
         "loaded = {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules);"
         "sys.exit(f'loaded {loaded}' if loaded else code)"
     )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)  # compiles what is new
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     # CPU time, so that a busy machine does not matter; alone, wall time is the same.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize("verb", app.VERBS)

@@ -53,7 +53,7 @@ class World:
     """Descriptions written for a training task; a quarter as many again are kept unseen."""
 
     def train(self, count: int) -> list[Task]:
-        """The primitives and then compositions, in a fixed order: the first of 1000 are those of 600.
+        """The primitives and then compositions, in a fixed order: the first 600 of 1000 are those of 600.
 
         Raises ConfigError when the world has fewer compositions.
         """
@@ -93,15 +93,11 @@ class World:
         yield from primitives
         taken = {self._effect(steps) for steps in primitives}
         rng = random.Random(f"{self.seed} training")
-        pairs, triples = _compositions(2), _compositions(3)
-        rng.shuffle(pairs)
-        for i, pair in enumerate(pairs):
-            triple = rng.choice(triples)
-            for steps in (pair, triple) if i % 2 else (pair,):
-                effect = self._effect(steps)
-                if effect is not None and effect not in taken and effect not in held_out:
-                    taken.add(effect)
-                    yield steps
+        for steps in _alternating(_compositions(2), _compositions(3), rng):
+            effect = self._effect(steps)
+            if effect is not None and effect not in taken and effect not in held_out:
+                taken.add(effect)
+                yield steps
 
     def _held_out(self) -> list[tuple[Step, ...]]:
         rng = random.Random(f"{self.seed} held out")
@@ -135,7 +131,7 @@ class World:
         """
         kind = steps[0][0].kind
         rng = random.Random(f"{self.seed} probes {kind}")
-        letters = "".join(p["x"] for o, p in like or steps if o.name in ("replace", "remove"))
+        letters = _letters_acted_on(like or steps)
         inputs = [_input(rng, kind, letters) for _ in range(24)]
         outputs = [_run(steps, text) for text in inputs]
         if sum(output is None for output in outputs) > 6 or outputs == inputs:
@@ -163,7 +159,7 @@ class World:
 
     def _rows(self, steps: tuple[Step, ...], rng: random.Random) -> list[Row]:
         kind = steps[0][0].kind
-        letters = "".join(p["x"] for o, p in steps if o.name in ("replace", "remove"))
+        letters = _letters_acted_on(steps)
         rows: dict[str, str] = {}
         for _ in range(50 * (self.test_rows + self.train_rows)):
             text = _input(rng, kind, letters)
@@ -176,9 +172,7 @@ class World:
 
 
 def _steps(name: str) -> tuple[Step, ...]:
-    known = {
-        _step_name(o, p): (o, p) for o in OPERATIONS.values() for p in o.parameters + o.unseen_parameters
-    }
+    known = _known_steps()
     for step in name.split("+"):
         if step not in known:
             raise ConfigError(f"the letters world has no operation {step!r}{nearest(step, known)}")
@@ -214,12 +208,28 @@ def _compositions(size: int) -> list[tuple[Step, ...]]:
     return partial
 
 
+def _alternating(
+    pairs: list[tuple[Step, ...]], triples: list[tuple[Step, ...]], rng: random.Random
+) -> Iterator[tuple[Step, ...]]:
+    """Two pairs, then a triple, in random order; triples alone when the pairs are used up."""
+    rng.shuffle(pairs)
+    for i, pair in enumerate(pairs):
+        triple = rng.choice(triples)
+        yield from (pair, triple) if i % 2 else (pair,)
+    rng.shuffle(triples)
+    yield from triples
+
+
 def _run(steps: Sequence[Step], text: str) -> str | None:
     for operation, parameters in steps:
         if not text:
             return None
         text = operation.apply(text, parameters)
     return text if 0 < len(text) <= _LONGEST else None
+
+
+def _letters_acted_on(steps: Sequence[Step]) -> str:
+    return "".join(p["x"] for o, p in steps if o.name in ("replace", "remove"))
 
 
 def _input(rng: random.Random, kind: str, letters: str) -> str:
