@@ -99,9 +99,9 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
             draws = [task for sampler in samplers for task in sampler.draw(draw)]
-            bank = hyper.generate([Description(task.description) for task in draws])
             packed = _pack_rows(host, [task.rows for task in draws], recipe.max_length)
             with run.accelerator.autocast():
+                bank = hyper.generate([Description(task.description) for task in draws])
                 loss = _loss(host, bank, packed)
             run.accelerator.backward(loss)
             if run.accelerator.num_processes > 1:

@@ -29,6 +29,7 @@ from torch import nn
 from weft.config import Config
 from weft.errors import ConfigError, SaveError
 from weft.files import read_json, replace_file, replace_folder, to_json
+from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
 
 _CHECKPOINT = "checkpoint-"
@@ -67,6 +68,8 @@ class Run:
             log_with=list(config.report_to) or None,
             project_dir=config.output_dir,
         )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         path = self.folder / "config.yaml"
         if self.accelerator.is_main_process:

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+from weft.train.memory import keep_freed_memory
+
+COUNT = """
+import resource, sys, torch
+from weft.train.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(2):
+    # Several at once, so that glibc's own moving threshold cannot hold them all.
+    tensors = [torch.ones(2_000_000) for _ in range(20)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del tensors
+tensors = [torch.ones(2_000_000) for _ in range(20)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "leave")
+    }
+    assert faults["keep"] < faults["leave"] / 10
+
+
+def test_elsewhere_it_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert not keep_freed_memory()
