@@ -1,0 +1,276 @@
+"""`weft store`: versions of adapters in a git repository."""
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from weft.cli.flags import Flag
+from weft.errors import ConfigError, MissingFileError, WeightsError
+from weft.files import read_json
+from weft.store import Store
+
+# The table printer is imported by those who print a table: adding an adapter should take no longer than git.
+
+store = App(
+    name="store",
+    help="""Keep versions of adapters in a git repository.
+
+Equal tensors are stored once, edits of different layers merge with plain git, and what comes out is what went
+in, to the byte. For example:
+
+    weft store init my-store
+    cd my-store
+    weft store add ../out --name reverse -m "First version"
+    weft store checkout reverse -o ../again
+""",
+)
+
+Place = Annotated[str, Parameter(name="--store")]
+"""A folder in the store."""
+Message = Annotated[str | None, Parameter(name=("--message", "-m"))]
+Name = Annotated[str, Parameter(name=("--name", "-n"))]
+Out = Annotated[str, Parameter(name=("--out", "-o"))]
+Revision = Annotated[str, Parameter(name="--rev")]
+
+
+@store.command
+def init(folder: str = ".", /, *, base: str | None = None, json: Flag = False) -> None:
+    """Make a store, in a new git repository or in the one that is there.
+
+    Args:
+        folder: Where.
+        base: The base that every adapter must fit: a folder, a model that ships with Weft, or a fingerprint.
+        json: Print JSON.
+    """
+    fingerprint = None if base is None else _fingerprint(base)
+    with Store.init(folder, base=fingerprint) as made:
+        facts = {"store": str(made.root), "base": fingerprint}
+    _say(facts, f"made a store in {facts['store']}", json)
+
+
+@store.command
+def add(
+    path: str,
+    /,
+    *,
+    name: Name,
+    message: Message = None,
+    lineage: str | None = None,
+    store: Place = ".",
+    json: Flag = False,
+) -> None:
+    """Take an adapter in: commit it with a message, stage it without one.
+
+    Args:
+        path: A PEFT folder, the safetensors file in one, or an adapter that ships with Weft.
+        name: Name of the adapter in the store.
+        message: Message of the commit.
+        lineage: A JSON file with recipe, parents, data, metrics, licence, author: any of them. It replaces
+            what the adapter had.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    told = None if lineage is None else _read_lineage(lineage)
+    with Store(store) as opened:
+        added = opened.add(path, name, message=message, lineage=told)
+    outcome = (
+        f"committed as {added.commit[:12]}" if added.commit else "staged" if message is None else "unchanged"
+    )
+    line = f"{name}: {outcome}, {added.written} of {added.tensors} tensors are new"
+    if added.left_out:
+        line += f"; not stored: {', '.join(added.left_out)}"
+    _say(added._asdict(), line, json)
+
+
+@store.command
+def checkout(
+    name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = ".", json: Flag = False
+) -> None:
+    """Write an adapter as a PEFT folder, the very bytes that went in.
+
+    Args:
+        name: The adapter.
+        out: The folder; a former adapter there is replaced.
+        rev: A commit, branch or tag.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        opened.checkout(name, out, rev=rev)
+    _say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
+
+
+@store.command
+def export(name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
+    """Write an adapter as a folder for the hub, with a model card where it has none.
+
+    Args:
+        name: The adapter.
+        out: The folder; a former adapter there is replaced.
+        rev: A commit, branch or tag.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        card = opened.export(name, out, rev=rev)
+    facts = {"name": name, "out": str(Path(out).absolute()), "wrote_card": card}
+    _say(facts, f"wrote {out}" + (" and a model card for it" if card else ""), json)
+
+
+@store.command
+def log(
+    name: str | None = None, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag = False
+) -> None:
+    """List versions, newest first, and who signed them.
+
+    Args:
+        name: The adapter; all unless given.
+        rev: A commit, branch or tag to begin with.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        versions = opened.log(name, rev=rev)
+    _rows(versions, json)
+
+
+@store.command
+def diff(before: str, after: str, /, *, values: Flag = False, store: Place = ".", json: Flag = False) -> None:
+    """Name the layers and tensors that differ between two versions.
+
+    Each side is a revision, an adapter (as HEAD has it), or REVISION:NAME. For
+    example:
+
+        weft store diff HEAD~1 HEAD
+        weft store diff main:reverse my-branch:reverse --values
+
+    Args:
+        before: One side.
+        after: The other.
+        values: Read the numbers: norm and rank of the change of every layer.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        rows = opened.diff_values(before, after) if values else opened.diff(before, after)
+    _rows(rows, json)
+
+
+@store.command
+def verify(*, store: Place = ".", json: Flag = False) -> None:
+    """Check every commit: hashes, names, headers, numbers, manifests, signatures.
+
+    Args:
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        found = opened.verify()
+        root = opened.root
+    _say(found._asdict(), "", json)
+    if not json:
+        states = ", ".join(f"{count} {state}" for state, count in found.signatures.items())
+        print(f"{found.commits} commits, {found.adapters} versions of adapters, {found.tensors} tensors read")
+        print(f"signatures of commits: {states}")
+        for tag, state in found.tags.items():
+            print(f"signature of tag {tag}: {state}")
+        if found.missing:
+            print(f"{found.missing} objects are in the remote alone and were not checked")
+        for problem in found.problems:
+            print(problem)
+    if found.problems:
+        raise WeightsError(f"{root} has {len(found.problems)} problems; the first: {found.problems[0]}")
+
+
+@store.command(name="list")
+def list_adapters(*, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
+    """List the adapters of a revision.
+
+    Args:
+        rev: A commit, branch or tag.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        listed = opened.list(rev=rev)
+    _rows(listed, json)
+
+
+@store.command
+def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
+    """Say what an adapter is: base, size, config, lineage.
+
+    Args:
+        name: The adapter.
+        rev: A commit, branch or tag.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        shown = opened.show(name, rev=rev)._asdict()
+    if json:
+        _say(shown, "", json)
+        return
+    from weft.cli.screen import print_pairs
+
+    sections = {key: shown.pop(key) or {} for key in ("config", "metadata", "lineage")}
+    flat = {
+        f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
+    }
+    print_pairs(shown | {key: value for key, value in flat.items() if value is not None})
+
+
+@store.command
+def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag = False) -> None:
+    """Take an adapter out; its history stays. Commit with a message, stage without one.
+
+    Args:
+        name: The adapter.
+        message: Message of the commit.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    with Store(store) as opened:
+        commit = opened.remove(name, message=message)
+    outcome = f"removed in {commit[:12]}" if commit else "staged its removal"
+    _say({"name": name, "commit": commit}, f"{name}: {outcome}", json)
+
+
+def _say(facts: dict[str, Any], line: str, json: bool) -> None:
+    if json:
+        print(jsonlib.dumps(facts, indent=2, ensure_ascii=False))
+    elif line:
+        print(line)
+
+
+def _rows(rows: Sequence[Any], json: bool) -> None:
+    listed = [row._asdict() for row in rows]
+    if json:
+        print(jsonlib.dumps(listed, indent=2, ensure_ascii=False))
+    elif listed:
+        from weft.cli.screen import print_rows
+
+        print_rows(listed)
+
+
+def _read_lineage(path: str) -> dict[str, Any]:
+    told = read_json(Path(path))
+    if not isinstance(told, dict):
+        raise ConfigError(f"{path} should hold keys and values, it holds {told!r:.40}")
+    return told
+
+
+def _fingerprint(base: str) -> str:
+    if base.startswith("weft1-"):
+        return base
+    from weft.cli.model import open_host
+    from weft.files import resolve
+
+    if resolve(base) is None:
+        raise MissingFileError(
+            f"no base at {base}; give a folder, a model that ships with Weft, or a fingerprint"
+        )
+    return open_host(base).fingerprint

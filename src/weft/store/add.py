@@ -1,0 +1,129 @@
+"""A PEFT folder into the store: one blob per tensor, only those that are new."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weft.errors import BaseMismatchError, ConfigError, UnknownNameError
+from weft.files import nearest
+from weft.store.edit import Change, edit
+from weft.store.folder import exact_header, take_apart
+from weft.store.git import Git
+from weft.store.layout import (
+    ADAPTERS,
+    ATTRIBUTES,
+    ATTRIBUTES_TEXT,
+    MANIFEST,
+    STORE,
+    TENSORS,
+    check_apart,
+    check_name,
+)
+from weft.store.manifest import Manifest, check_lineage, manifest_bytes, store_bytes
+from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.stored import adapters_at, base_at, manifest_of, open_tree
+
+_BASE = "weft_base"
+"""Where `weft.save` states the base, in the metadata of the safetensors."""
+
+
+class Added(NamedTuple):
+    """What an `add` did."""
+
+    name: str
+    commit: str | None
+    """None when it was staged, or when nothing changed."""
+    tensors: int
+    written: int
+    """Tensors that the store did not hold before."""
+    left_out: tuple[str, ...]
+    """Files of the folder that no adapter has; they were not taken in."""
+
+
+def init(folder: str | os.PathLike[str], base: str | None) -> None:
+    """Make a store in a folder, in a new git repository or in the one that is there. Raises ConfigError."""
+    Git.create(Path(folder))
+    with Git(folder) as git:
+        head = git.resolve("HEAD")
+        if head and STORE in git.tree(git.tree_of(head), head):
+            raise ConfigError(f"{git.root} is a store already")
+
+        def plan(objects: Objects, tree: str | None) -> Change:
+            entries = git.tree(tree, tree) if tree else {}
+            change: dict[tuple[str, ...], Entry | None] = {
+                (STORE,): Entry(FILE, objects.add("blob", store_bytes(base)))
+            }
+            if ATTRIBUTES not in entries:
+                change[(ATTRIBUTES,)] = Entry(FILE, objects.add("blob", ATTRIBUTES_TEXT.encode()))
+            return change
+
+        edit(git, plan, "Start a store of adapters")
+
+
+def add(
+    git: Git,
+    path: str | os.PathLike[str],
+    name: str,
+    message: str | None = None,
+    lineage: Mapping[str, Any] | None = None,
+) -> Added:
+    """Take an adapter in under a name; commit it with a message, stage it without one.
+
+    The lineage stays what it was unless one is given. Raises what `take_apart` raises, ConfigError for a bad
+    name or lineage, and BaseMismatchError for an adapter of another base than the store's.
+    """
+    check_name(name)
+    check_lineage(lineage or {})
+    head = git.commit_of("HEAD")
+    store_base = base_at(git, head)
+    parts = take_apart(path)
+    metadata = parts.header.metadata
+    named = (metadata or {}).get(_BASE)
+    if store_base and named and named != store_base:
+        raise BaseMismatchError(f"{os.fspath(path)} belongs to base {named}, this store to {store_base}")
+    header = exact_header(parts.header)
+    written = 0
+
+    def plan(objects: Objects, tree: str | None) -> Change:
+        nonlocal written
+        known = adapters_at(git, tree) if tree else {}
+        check_apart([*known, name], ADAPTERS)
+        former, old = lineage, None
+        if name in known:
+            old = open_tree(git, name, known[name])
+            if lineage is None:
+                former = manifest_of(git, old).lineage
+        manifest = Manifest(named or store_base, former or {}, metadata, header)
+        fresh = Objects(git.algorithm)
+        tensors = {file: Entry(FILE, fresh.add("blob", data)) for file, data in parts.tensors.items()}
+        held = set(old.tensors.values()) if old else set()
+        held |= git.existing([oid for oid in fresh.content if oid not in held])
+        new = {oid: blob for oid, blob in fresh.content.items() if oid not in held}
+        written = len(new)
+        objects.content |= new
+        texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
+        whole = {file: Entry(FILE, objects.add("blob", data)) for file, data in texts.items()}
+        whole[TENSORS] = Entry(TREE, objects.add_tree(tensors))
+        return {(ADAPTERS, name): Entry(TREE, objects.add_tree(whole))}
+
+    commit = edit(git, plan, message)
+    return Added(name, commit, len(parts.tensors), written, parts.left_out)
+
+
+def remove(git: Git, name: str, message: str | None = None) -> str | None:
+    """Take an adapter out; its history stays. Id of the commit, None when it was staged.
+
+    Raises UnknownNameError.
+    """
+    check_name(name)
+    base_at(git, git.commit_of("HEAD"))
+
+    def plan(objects: Objects, tree: str | None) -> Change:
+        known = git.tree(tree, tree).get(ADAPTERS) if tree else None
+        names = git.tree(known.oid, ADAPTERS) if known else {}
+        if name not in names:
+            raise UnknownNameError(f"no adapter {name}{nearest(name, names)}; `weft store list` names all")
+        return {(ADAPTERS, name): None}
+
+    return edit(git, plan, message)

@@ -1,0 +1,47 @@
+"""An adapter out of the store: the very bytes that went in."""
+
+import os
+from pathlib import Path
+
+from weft.errors import AdapterFormatError
+from weft.files import replace_folder
+from weft.store.folder import check_target, put_together
+from weft.store.git import Git
+from weft.store.header import strict_json
+from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_ADAPTER, MAX_TENSOR, MAX_TEXT, TENSORS, WEIGHTS
+from weft.store.manifest import parse_manifest
+from weft.store.stored import Stored, stored_at
+
+
+def checkout(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") -> Stored:
+    """Write an adapter of a revision as a PEFT folder, and return what was read.
+
+    What was at `out` stays whole until the new folder takes its place. Every blob is checked against its
+    hash, every header against its bytes. Raises UnknownNameError, AdapterFormatError and SaveError.
+    """
+    check_target(Path(out))
+    stored = stored_at(git, git.commit_of(rev), name)
+    files = contents(git, stored)
+    with replace_folder(out) as folder:
+        for file, parts in files.items():
+            with (folder / file).open("wb") as handle:
+                handle.writelines(parts)
+    return stored
+
+
+def contents(git: Git, stored: Stored) -> dict[str, list[bytes]]:
+    """The files of the PEFT folder of a stored adapter, each as pieces to be written in turn."""
+    where = f"{ADAPTERS}/{stored.name}"
+    git.fetch(git.missing(stored.tree))
+    oids = list(stored.tensors.values())
+    sizes = git.sizes(oids)
+    if sum(sizes) > MAX_ADAPTER:
+        raise AdapterFormatError(f"{where} has {sum(sizes)} bytes of tensors, at most {MAX_ADAPTER} are read")
+    texts = dict(zip(stored.texts, git.read_all(list(stored.texts.values()), "blob", MAX_TEXT), strict=True))
+    manifest = parse_manifest(texts.pop(MANIFEST), f"{where}/{MANIFEST}")
+    strict_json(texts[CONFIG], f"{where}/{CONFIG}")
+    blobs = git.read_all(oids, "blob", MAX_TENSOR)
+    header, tensors, _ = put_together(
+        zip(stored.tensors, blobs, strict=True), manifest.metadata, manifest.header, f"{where}/{TENSORS}"
+    )
+    return {WEIGHTS: [header, *tensors], **{file: [data] for file, data in texts.items()}}

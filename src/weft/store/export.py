@@ -1,0 +1,65 @@
+"""An adapter as a folder for the hub: the checkout, with a model card where it has none."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.files import replace_folder
+from weft.store.checkout import contents
+from weft.store.folder import check_target
+from weft.store.git import Git
+from weft.store.header import strict_json
+from weft.store.layout import ADAPTERS, CARD, CONFIG
+from weft.store.manifest import Manifest
+from weft.store.stored import manifest_of, stored_at
+
+
+def export(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") -> bool:
+    """Write a PEFT folder that can be uploaded as it is; whether a card was written for it.
+
+    Its files are those of `checkout`, and errors too.
+    """
+    check_target(Path(out))
+    commit = git.commit_of(rev)
+    stored = stored_at(git, commit, name)
+    files = contents(git, stored)
+    has_card = CARD in files
+    if not has_card:
+        config = strict_json(b"".join(files[CONFIG]), f"{ADAPTERS}/{name}/{CONFIG}")
+        text = card(name, commit, manifest_of(git, stored), config, len(stored.tensors))
+        files[CARD] = [text.encode()]
+    with replace_folder(out) as folder:
+        for file, parts in files.items():
+            with (folder / file).open("wb") as handle:
+                handle.writelines(parts)
+    return not has_card
+
+
+def card(name: str, commit: str, manifest: Manifest, config: Mapping[str, Any], tensors: int) -> str:
+    """Markdown with the front matter that the hub reads, and the lineage."""
+    lineage = manifest.lineage
+    front: dict[str, Any] = {
+        "library_name": "peft",
+        "tags": ["lora", "weft"],
+        "base_model": config.get("base_model_name_or_path"),
+        "license": lineage.get("licence"),
+    }
+    lines = [
+        "---",
+        # JSON is YAML, and quotes whatever a value holds.
+        *(f"{key}: {json.dumps(value)}" for key, value in front.items() if value),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"A {config.get('peft_type', 'PEFT')} adapter of rank {config.get('r', 'unknown')} "
+        f"in {tensors} tensors, version `{commit}`.",
+    ]
+    if manifest.base:
+        lines += ["", f"It belongs to the base with fingerprint `{manifest.base}`."]
+    if lineage:
+        told = json.dumps(lineage, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
+        lines += ["", "## Lineage", "", *("    " + line for line in told)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,99 @@
+"""Where things lie in a store, and which names may become paths.
+
+    weft-store.json                               format and base
+    .gitattributes                                no conversion of line ends
+    adapters/<name>/adapter.json                  the manifest
+    adapters/<name>/adapter_config.json           as it came in
+    adapters/<name>/README.md                     as it came in, where there was one
+    adapters/<name>/tensors/<tensor>.safetensors  one tensor each
+
+Nothing here changes when only numbers change, except the files of those tensors: equal tensors are one blob
+to git, and edits of different tensors merge.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from weft.errors import AdapterFormatError, ConfigError
+from weft.files import is_name
+
+STORE, ATTRIBUTES, ADAPTERS = "weft-store.json", ".gitattributes", "adapters"
+MANIFEST, TENSORS = "adapter.json", "tensors"
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+PICKLE = "adapter_model.bin"
+SUFFIX = ".safetensors"
+
+ATTRIBUTES_TEXT = "* -text\n*.safetensors binary\n"
+
+MAX_RANK = 8192
+"""As `weft.load` has it."""
+MAX_TEXT = 4 << 20
+"""Bytes of a manifest, config or card."""
+MAX_TENSOR = 2 << 30
+"""Bytes of one tensor."""
+MAX_ADAPTER = 16 << 30
+"""Bytes of all tensors of one adapter."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LONGEST, _KEPT, _CUT = 200, 120, "%~"
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError for an adapter name that may not be part of a path."""
+    if not is_name(name) or name.endswith("."):
+        raise ConfigError(
+            f"{name!r:.80} is no name for an adapter; it takes letters, digits, '.', '_', '-' and '+', "
+            "begins with a letter or digit, and has at most 100 characters"
+        )
+
+
+def file_of(tensor: str) -> str:
+    """File name of a tensor: other characters than letters, digits, `_.-` become %XX, a long name is cut.
+
+    A cut name ends in %~ and 32 hex digits of its sha256. The file itself states the full name.
+    """
+    stem = tensor
+    if not _PLAIN.fullmatch(tensor):
+        stem = "".join(
+            c if _PLAIN.fullmatch(c) or (at and c in ".-") else "".join(f"%{b:02X}" for b in c.encode())
+            for at, c in enumerate(tensor)
+        )
+    if len(stem) > _LONGEST:
+        stem = stem[:_KEPT] + _CUT + hashlib.sha256(tensor.encode()).hexdigest()[:32]
+    return stem + SUFFIX
+
+
+def tensor_of(file: str) -> str:
+    """Name of the tensor in a file, for people: a cut name stays cut, a broken one stays as it is."""
+    stem = file.removesuffix(SUFFIX)
+    if _CUT in stem or "%" not in stem:
+        return stem
+    try:
+        return re.sub(
+            rb"%([0-9A-F]{2})", lambda m: bytes([int(m[1], 16)]), stem.encode("utf-8", "surrogateescape")
+        ).decode()
+    except UnicodeDecodeError:
+        return stem
+
+
+def layer_of(tensor: str) -> str:
+    """The module that a tensor adapts: its name without PEFT's prefix and `lora_A.weight`."""
+    return re.sub(r"\.lora_[A-Za-z_]+(\.[a-z]+)?$", "", tensor.removeprefix("base_model.model."))
+
+
+def check_tensor(name: str, shape: tuple[int, ...], source: object) -> None:
+    """Raise AdapterFormatError for a rank that would blow up every bank that the adapter is stacked into."""
+    if len(shape) == 2 and (".lora_A." in name or ".lora_B." in name):
+        rank = shape[0] if ".lora_A." in name else shape[1]
+        if rank > MAX_RANK:
+            raise AdapterFormatError(f"{source}: {name} has rank {rank}, at most {MAX_RANK} is stored")
+
+
+def check_apart(names: Iterable[str], what: object) -> None:
+    """Raise AdapterFormatError for names that differ in case alone: some file systems hold only one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise AdapterFormatError(f"{what}: {other} and {name} differ in case alone; rename one")

@@ -1,0 +1,102 @@
+"""The two JSON files of a store: what it is, and what each adapter is beyond its tensors.
+
+Neither holds anything that changes when only numbers change, so edits of different tensors merge.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from weft.errors import AdapterFormatError, ConfigError
+from weft.files import nearest
+from weft.store.header import strict_json
+
+FORMAT = 1
+LINEAGE = ("recipe", "parents", "data", "metrics", "licence", "author")
+"""What a lineage may state: any JSON value under each."""
+
+
+class Manifest(NamedTuple):
+    """What `adapter.json` says.
+
+    `metadata` is that of the safetensors file, in its order. `header` is the whole text of its header where
+    the library would have written another one, else None.
+    """
+
+    base: str | None
+    lineage: Mapping[str, Any]
+    metadata: Mapping[str, str] | None
+    header: str | None
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The file; equal manifests give equal bytes."""
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "base": manifest.base,
+        "lineage": json.loads(json.dumps(manifest.lineage, sort_keys=True, allow_nan=False)),
+        "metadata": manifest.metadata,
+    }
+    if manifest.header is not None:
+        values["header"] = manifest.header
+    return _text(values)
+
+
+def parse_manifest(data: bytes, source: object) -> Manifest:
+    """Check the bytes of an `adapter.json`. Raises AdapterFormatError."""
+    values = _versioned(data, source, {"base", "lineage", "metadata", "header"})
+    base, lineage, metadata = values.get("base"), values.get("lineage", {}), values.get("metadata")
+    header = values.get("header")
+    if not isinstance(lineage, dict) or lineage.keys() - set(LINEAGE):
+        raise AdapterFormatError(
+            f"{source}: the lineage may state {', '.join(LINEAGE)}, it is {lineage!r:.80}"
+        )
+    texts = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+    if metadata is not None and not texts:
+        raise AdapterFormatError(f"{source}: the metadata should map texts to texts")
+    for name, value in (("base", base), ("header", header)):
+        if value is not None and not isinstance(value, str):
+            raise AdapterFormatError(f"{source}: the {name} should be a text, it is {value!r:.40}")
+    return Manifest(base, lineage, metadata, header)
+
+
+def check_lineage(lineage: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a lineage with an unknown key, or a value that JSON cannot hold."""
+    for key in lineage:
+        if key not in LINEAGE:
+            raise ConfigError(
+                f"a lineage cannot state {key!r}{nearest(str(key), LINEAGE)}; it takes {', '.join(LINEAGE)}"
+            )
+    try:
+        json.dumps(lineage, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the lineage cannot be written as JSON: {error}") from error
+
+
+def store_bytes(base: str | None) -> bytes:
+    """The file `weft-store.json` of a store for one base, or for any with None."""
+    return _text({"format": FORMAT, "base": base})
+
+
+def parse_store(data: bytes, source: object) -> str | None:
+    """Base that a `weft-store.json` names. Raises AdapterFormatError."""
+    base = _versioned(data, source, {"base"}).get("base")
+    if base is not None and not isinstance(base, str):
+        raise AdapterFormatError(f"{source}: the base should be a text, it is {base!r:.40}")
+    return base
+
+
+def _versioned(data: bytes, source: object, known: set[str]) -> dict[str, Any]:
+    values = strict_json(data, source)
+    if values.get("format") != FORMAT:
+        raise AdapterFormatError(
+            f"{source} has format {values.get('format')!r:.40}, this Weft reads {FORMAT}"
+        )
+    unknown = sorted(values.keys() - known - {"format"})
+    if unknown:
+        raise AdapterFormatError(f"{source} has the unknown key {unknown[0]!r:.40}")
+    return values
+
+
+def _text(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

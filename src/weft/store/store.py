@@ -1,0 +1,110 @@
+"""The store: a git repository of adapters of one base."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from weft.store.add import Added, add, init, remove
+from weft.store.checkout import checkout
+from weft.store.diff import Difference, diff, sides_of
+from weft.store.export import export
+from weft.store.git import Git
+from weft.store.history import Version, log
+from weft.store.show import Listed, Shown, list_adapters, show
+from weft.store.verify import Verified, verify
+
+if TYPE_CHECKING:
+    from weft.store.values import ValueChange
+
+
+class Store:
+    """An open store. Closing it ends the git processes that serve it; its state is all in commits."""
+
+    def __init__(self, folder: str | os.PathLike[str] = ".") -> None:
+        """Open the store that a folder belongs to. Raises MissingFileError where there is no repository."""
+        self._git = Git(folder)
+
+    @classmethod
+    def init(cls, folder: str | os.PathLike[str] = ".", *, base: str | None = None) -> "Store":
+        """Make a store, in a new git repository or in the one that is there, and open it.
+
+        `base` is the fingerprint of the base that every adapter must fit. Raises ConfigError for a store.
+        """
+        init(folder, base)
+        return cls(folder)
+
+    @property
+    def root(self) -> Path:
+        """The working folder, or the repository where there is none."""
+        return self._git.root
+
+    def add(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        message: str | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Added:
+        """Take a PEFT folder in under a name: committed with a message, staged without one.
+
+        The lineage stays what it was unless one is given. Raises AdapterFormatError, BaseMismatchError,
+        ConfigError, MissingFileError, and GitError or SaveError where git or the disk refuses.
+        """
+        return add(self._git, path, name, message, lineage)
+
+    def remove(self, name: str, *, message: str | None = None) -> str | None:
+        """Take an adapter out; its history stays. Id of the commit, None when it was staged."""
+        return remove(self._git, name, message)
+
+    def checkout(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> None:
+        """Write an adapter as a PEFT folder, the very bytes that went in.
+
+        `out` is replaced whole or not at all. Raises UnknownNameError, SaveError, and AdapterFormatError for
+        content that is not whole or not safe.
+        """
+        checkout(self._git, name, out, rev)
+
+    def export(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> bool:
+        """`checkout`, with a model card where there is none; whether one was written."""
+        return export(self._git, name, out, rev)
+
+    def log(self, name: str | None = None, *, rev: str = "HEAD") -> list[Version]:
+        """Versions of one adapter or of all, newest first."""
+        return log(self._git, name, rev)
+
+    def diff(self, before: str, after: str) -> list[Difference]:
+        """Files that differ between two revisions, two adapters, or two `REVISION:NAME`."""
+        return diff(sides_of(self._git, before, after))
+
+    def diff_values(self, before: str, after: str) -> "list[ValueChange]":
+        """Norm and rank of the change of every module, from the numbers. Loads torch."""
+        from weft.store.values import value_changes
+
+        return value_changes(self._git, sides_of(self._git, before, after))
+
+    def list(self, *, rev: str = "HEAD") -> list[Listed]:
+        """All adapters of a revision, by name."""
+        return list_adapters(self._git, rev)
+
+    def show(self, name: str, *, rev: str = "HEAD") -> Shown:
+        """Config, base, lineage and size of one adapter."""
+        return show(self._git, name, rev)
+
+    def verify(self) -> Verified:
+        """Check every commit that a branch, a tag or HEAD can reach; problems are listed, not raised."""
+        return verify(self._git)
+
+    def close(self) -> None:
+        """End the git processes."""
+        self._git.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,106 @@
+"""One adapter as a commit holds it: its files by id, with every name and mode checked."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from weft.errors import AdapterFormatError, MissingFileError, UnknownNameError
+from weft.files import nearest
+from weft.store.git import Git
+from weft.store.header import MAX_TENSORS
+from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, MAX_TEXT, STORE, SUFFIX, TENSORS, check_name
+from weft.store.manifest import Manifest, parse_manifest, parse_store
+from weft.store.objects import FILES, TREE, Entry
+
+_ROW = 300 + 40
+"""Most bytes of a tree's entry: a file name of 255, mode, id."""
+
+
+class Stored(NamedTuple):
+    """An adapter's tree: ids of its texts and of its tensors, by file name."""
+
+    name: str
+    tree: str
+    texts: Mapping[str, str]
+    tensors: Mapping[str, str]
+
+
+def base_at(git: Git, commit: str) -> str | None:
+    """Base of the store at a commit. Raises MissingFileError where the commit holds no store."""
+    entry = git.tree(git.tree_of(commit), commit).get(STORE)
+    if entry is None:
+        raise MissingFileError(f"{git.root} has no {STORE} at {commit[:12]}; `weft store init` makes a store")
+    _regular(entry, STORE)
+    return parse_store(git.read(entry.oid, "blob", MAX_TEXT), STORE)
+
+
+def adapters_at(git: Git, tree: str) -> dict[str, str]:
+    """Trees of all adapters below a root tree, by name. Raises AdapterFormatError for what is no adapter."""
+    entry = git.tree(tree, tree).get(ADAPTERS)
+    if entry is None:
+        return {}
+    if entry.mode != TREE:
+        raise AdapterFormatError(f"{ADAPTERS} is {_kind(entry)}, expected a folder")
+    return {name: _adapter_tree(name, found) for name, found in git.tree(entry.oid, ADAPTERS).items()}
+
+
+def stored_at(git: Git, commit: str, name: str) -> Stored:
+    """One adapter at a commit. Raises UnknownNameError, ConfigError for a bad name, AdapterFormatError."""
+    check_name(name)
+    base_at(git, commit)
+    entry = git.tree(git.tree_of(commit), commit).get(ADAPTERS)
+    known = git.tree(entry.oid, ADAPTERS) if entry is not None and entry.mode == TREE else {}
+    if name not in known:
+        raise UnknownNameError(
+            f"no adapter {name} at {commit[:12]}{nearest(name, known)}; `weft store list` names all"
+        )
+    return open_tree(git, name, _adapter_tree(name, known[name]))
+
+
+def open_tree(git: Git, name: str, tree: str) -> Stored:
+    """Check what an adapter's tree holds: known names, regular files. Raises AdapterFormatError."""
+    where = f"{ADAPTERS}/{name}"
+    entries = git.tree(tree, where)
+    for needed in (MANIFEST, CONFIG, TENSORS):
+        if needed not in entries:
+            raise AdapterFormatError(f"{where} has no {needed}")
+    texts, tensors = {}, {}
+    for file, entry in entries.items():
+        if file == TENSORS:
+            if entry.mode != TREE:
+                raise AdapterFormatError(f"{where}/{file} is {_kind(entry)}, expected a folder")
+            tensors = git.tree(entry.oid, f"{where}/{file}", MAX_TENSORS * _ROW)
+        elif file in (MANIFEST, CONFIG, CARD):
+            texts[file] = _regular(entry, f"{where}/{file}")
+        else:
+            raise AdapterFormatError(f"{where} holds {file!r:.80}, which is no part of an adapter")
+    if not 0 < len(tensors) <= MAX_TENSORS:
+        raise AdapterFormatError(f"{where} has {len(tensors)} tensors, expected 1 to {MAX_TENSORS}")
+    for file in tensors:
+        if not file.endswith(SUFFIX) or "/" in file or file.startswith("."):
+            raise AdapterFormatError(f"{where}/{TENSORS} holds {file!r:.80}, which is no tensor")
+    oids = {file: _regular(entry, f"{where}/{TENSORS}/{file}") for file, entry in tensors.items()}
+    return Stored(name, tree, texts, oids)
+
+
+def manifest_of(git: Git, stored: Stored) -> Manifest:
+    """The manifest of an adapter."""
+    source = f"{ADAPTERS}/{stored.name}/{MANIFEST}"
+    return parse_manifest(git.read(stored.texts[MANIFEST], "blob", MAX_TEXT), source)
+
+
+def _adapter_tree(name: str, entry: Entry) -> str:
+    check_name(name)
+    if entry.mode != TREE:
+        raise AdapterFormatError(f"{ADAPTERS}/{name} is {_kind(entry)}, expected a folder")
+    return entry.oid
+
+
+def _regular(entry: Entry, where: str) -> str:
+    if entry.mode not in FILES:
+        raise AdapterFormatError(f"{where} is {_kind(entry)}, expected a file")
+    return entry.oid
+
+
+def _kind(entry: Entry) -> str:
+    kinds = {TREE: "a folder", "120000": "a symbolic link", "160000": "a submodule"}
+    return kinds.get(entry.mode, f"of mode {entry.mode!r:.20}" if entry.mode not in FILES else "a file")
