@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from tiny_cli import DESCRIPTIONS, Tiny
 
+from tiny_models import make_bank
 from weft.cli import main
 from weft.host import Host
+from weft.route import Tree, TreeGate, full, save_tree
 from weft.tasks import Row, Task, save_task
 
 
@@ -34,6 +36,14 @@ def test_a_hypernetwork(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     facts = shown(capsys, tiny.hyper)
     assert (facts["kind"], facts["name"], facts["base"]) == ("hypernetwork", "tiny-t2l", tiny.fingerprint)
     assert (facts["network.rank"], facts["encoder.kind"], facts["sites"]) == (2, "onehot", 14)
+
+
+def test_a_tree(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leaves = make_bank(Host.from_pretrained(tiny.base).sites, 2, 2)
+    save_tree(Tree(leaves, TreeGate(full(1), 8)), tmp_path / "tree", provenance={"seed": 3})
+    facts = shown(capsys, str(tmp_path / "tree"))
+    assert (facts["kind"], facts["leaves"], facts["shared"]) == ("tree", ["0", "1"], False)
+    assert (facts["sites"], facts["seed"]) == (14, 3)
 
 
 def test_a_base(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

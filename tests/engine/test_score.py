@@ -3,8 +3,9 @@ import torch
 
 from weft.engine import nll
 from weft.errors import ShapeError
+from weft.route import TreeGate, full
 from weft.tasks import Encoded, collate
-from weft.types import Mixture
+from weft.types import Mixture, Term
 
 ROWS = [([5, 9, 11, 4], [7, 2]), ([8], [3, 3, 12, 40, 2]), ([20, 21, 22], [50])]
 
@@ -39,6 +40,20 @@ def test_nll_over_tokens_is_the_loss_of_the_model(pico_host):
     loss = pico_host.module(input_ids=ids, labels=labels, attention_mask=mask).loss
     got = nll(pico_host, ids, labels, mask_BT=mask).sum() / (labels != -100).sum()
     torch.testing.assert_close(got, loss, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gate_per_sequence_decides_on_the_prompt_alone(pico_host, pico_bank):
+    gate = TreeGate(full(1), pico_host.module.config.hidden_size, scope="sequence", descent="soft").eval()
+    mixture = Mixture((Term(pico_bank(2, 2), gate),))
+    ids, labels, mask = padded("left")
+    got = nll(pico_host, ids, labels, mixture, mask_BT=mask)
+    for loss, (prompt, completion) in zip(got, ROWS, strict=True):
+        states = pico_host.prepare(torch.tensor([prompt]), mixture)
+        logits_TV = pico_host.forward(torch.tensor([prompt + completion]), mixture, states=states).logits[0]
+        said_TV = logits_TV[len(prompt) - 1 : -1].log_softmax(-1)
+        torch.testing.assert_close(
+            loss, -said_TV[range(len(completion)), completion].sum(), atol=1e-4, rtol=1e-5
+        )
 
 
 def test_labels_that_nothing_predicts_count_nothing(pico_host):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from weft.files import read_json
 
-Kind = Literal["adapter", "hypernetwork", "base", "run", "task", "folder"]
+Kind = Literal["adapter", "hypernetwork", "tree", "base", "run", "task", "folder"]
 
 
 def kind_of(folder: Path) -> Kind:
@@ -20,6 +20,8 @@ def kind_of(folder: Path) -> Kind:
         config = read_json(folder / "config.json")
         if "model_type" in config:
             return "base"
+        if config.get("kind") == "tree":
+            return "tree"
         if "encoder" in config and "network" in config:
             return "hypernetwork"
     return "folder"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(what: str, /, *, json: Flag = False) -> None:
-    """Say what something is: an adapter, a hypernetwork, a base, a run or a task.
+    """Say what something is: an adapter, a hypernetwork, a tree, a base, a run or a task.
 
     For example:
 
@@ -37,6 +37,8 @@ def show(what: str, /, *, json: Flag = False) -> None:
                 facts = _adapter(folder)
             case "hypernetwork":
                 facts = _hypernetwork(folder)
+            case "tree":
+                facts = _tree(folder)
             case "base":
                 facts = _base(folder)
             case "run":
@@ -74,6 +76,16 @@ def _hypernetwork(folder: Path) -> dict[str, Any]:
         "sites": len(config["sites"]),
         "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
         **_flat({key: config[key] for key in ("encoder", "network", "provenance")}),
+    }
+
+
+def _tree(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    return {
+        **{key: config[key] for key in ("kind", "base", "scope", "layers", "leaves", "shared")},
+        "sites": len(config["sites"]),
+        "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
+        **_flat(config["provenance"]),
     }
 
 

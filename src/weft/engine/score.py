@@ -26,7 +26,8 @@ def nll(
     """Summed negative log-likelihood of every row's labels, in nats.
 
     `labels_BT` is in Hugging Face's form: the ids of the completion in their own columns, -100 elsewhere; the
-    first column cannot be predicted and does not count. Padding may be on either side.
+    first column cannot be predicted and does not count. Padding may be on either side. Gates that decide on
+    the prompt see what has no label.
     """
     if mixture is not None:
         check_rows(mixture, ids_BT.shape[0])
@@ -35,7 +36,14 @@ def nll(
         return torch.zeros(ids_BT.shape[0], device=ids_BT.device)
     # logits are the largest tensor here: ask for none before the first label
     first = int(counted_T.nonzero()[0])
-    out = host.forward(ids_BT, mixture, mask_BT=mask_BT, logits_to_keep=ids_BT.shape[1] - first)
+    states = None
+    if mixture is not None:
+        prompt_BT = labels_BT == IGNORE
+        if mask_BT is not None:
+            prompt_BT = prompt_BT & mask_BT.bool()
+        states = host.prepare(ids_BT, mixture, mask_BT=prompt_BT)
+    keep = ids_BT.shape[1] - first
+    out = host.forward(ids_BT, mixture, mask_BT=mask_BT, states=states, logits_to_keep=keep)
     logits_BTV, labels_BT = out.logits[:, :-1].float(), labels_BT[:, first + 1 :]
     loss_BT = cross_entropy(logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORE, reduction="none")
     return loss_BT.sum(1)

@@ -4,6 +4,7 @@ from weft.train.base import BaseRecipe, train_base
 from weft.train.hyper import HyperRecipe, train_hyper
 from weft.train.lora import LoraRecipe, train_lora
 from weft.train.run import Run, RunConfig
+from weft.train.tree import TreeRecipe, train_tree
 
 __all__ = [
     "BaseRecipe",
@@ -11,7 +12,9 @@ __all__ = [
     "LoraRecipe",
     "Run",
     "RunConfig",
+    "TreeRecipe",
     "train_base",
     "train_hyper",
     "train_lora",
+    "train_tree",
 ]

@@ -1,0 +1,58 @@
+"""The singular vectors of all adapters of a bank at one site, from their factors, and the choice by score.
+
+    B = Q_b R_b,  A^T = Q_a R_a,  R_b R_a^T = U S V^T,  so  B A = (Q_b U) S (Q_a V)^T
+
+The small decompositions are of the size of the rank and run in float64, all adapters at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from weft.errors import ConfigError, ShapeError
+from weft.types import Assignment, Bank, Rows, TopK
+
+
+@torch.no_grad()
+def right_vectors(
+    a_KRI: Float[Tensor, "K R I"], b_KOR: Float[Tensor, "K O R"]
+) -> tuple[Float[Tensor, "K r"], Float[Tensor, "K r I"]]:
+    """Singular values of each B A, largest first, and their right singular vectors as rows; in float64."""
+    q_KIR, r_a = torch.linalg.qr(a_KRI.double().mT)
+    r_b = torch.linalg.qr(b_KOR.double(), mode="r")[1]
+    _, s_KR, v_KRR = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)
+    return s_KR, v_KRR @ q_KIR.mT
+
+
+def check_library(bank: Bank, top_k: int, temperature: float = 1.0) -> None:
+    """Raise ShapeError for an empty bank or NaN in it, ConfigError for k or a temperature out of range."""
+    if not len(bank) or not bank.sites:
+        raise ShapeError("there is no adapter to choose from, the bank is empty")
+    if not 1 <= top_k <= len(bank):
+        raise ConfigError(f"top_k is {top_k}, a bank of {len(bank)} allows 1 to {len(bank)}")
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(f"a temperature is above 0 and finite, got {temperature}")
+    for site in bank.sites:
+        if not (torch.isfinite(bank.a[site]).all() and torch.isfinite(bank.b[site]).all()):
+            raise ShapeError(f"the bank holds NaN or infinity at {site.path}")
+
+
+def present(bank: Bank) -> dict[str, Bool[Tensor, " K"]]:
+    """By module path, which adapters change it at all; the others hold zeros for it."""
+    return {s.path: (bank.a[s].abs().amax((1, 2)) * bank.b[s].abs().amax((1, 2))) > 0 for s in bank.sites}
+
+
+def choose_top(
+    score_BTK: Float[Tensor, "B T K"], present_K: Bool[Tensor, " K"], top_k: int, temperature: float
+) -> Assignment:
+    """The `top_k` best adapters of each token, weighted by a softmax of their scores over the temperature.
+
+    An adapter that does not change the site takes no part there; where none does, all is the base.
+    """
+    if not present_K.any():
+        return Rows(torch.full((1,), -1, device=score_BTK.device))
+    score_BTK = (score_BTK / temperature).masked_fill(~present_K, -torch.inf)
+    score_BTk, index_BTk = score_BTK.topk(top_k, dim=-1)
+    return TopK(index_BTk, score_BTk.softmax(-1))

@@ -1,0 +1,84 @@
+"""A softmax over K adapters for each token, in one pass: X-LoRA's weights without its second forward.
+
+Buehler and Buehler 2024 (arXiv 2402.07148), section 2, reads the last hidden state of a first pass without
+adapters. Here the input of a deciding layer is read instead, and the layers from there on follow:
+
+    w = softmax((V x + c) / temperature)        y = W x + sum_k w_k B_k A_k x
+
+So the cache is kept and each token is read once. With one expert per leaf it is also the plain soft mixture
+of experts that a tree is compared with.
+
+Departs from the paper in: one pass; sites before the first deciding layer stay the base; x at unit root mean
+square; a linear classifier, whose weights are shared by the sites that follow a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from weft.errors import ConfigError, ShapeError
+from weft.route.place import Decisions, follow
+from weft.types import AbstractGate, Assignment, Dense, Site, TopK
+
+
+class XLora(AbstractGate):
+    """Weights for K = `count` adapters per token, decided in each of `layers`; learned.
+
+    `top_k` keeps the best few, at weights that sum to 1; None keeps all. Raises ConfigError for an option out
+    of range.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        *,
+        layers: Sequence[int] = (0,),
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if count < 1 or not 1 <= (count if top_k is None else top_k) <= count:
+            raise ConfigError(f"top_k is {top_k} of {count} adapters; it is from 1 to their number")
+        if not 0 < temperature < float("inf"):
+            raise ConfigError(f"a temperature is above 0 and finite, got {temperature}")
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+            raise ConfigError(f"layers that decide are numbers from 0 in rising order, got {list(layers)}")
+        super().__init__()
+        self.layers = tuple(layers)
+        self.top_k = top_k
+        self.temperature = temperature
+        drawn = torch.rand(len(layers), count, dim, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        self.weight_LKH = nn.Parameter(drawn * dim**-0.5)
+        self.bias_LK = nn.Parameter(torch.zeros(len(layers), count))
+
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Decisions:
+        """Make room for what the tokens decide."""
+        return {}
+
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """The weights of every token, decided here or in an earlier layer."""
+
+        def decide(group: int) -> tuple[Tensor, Assignment]:
+            return self._decide(x_BTI, group)
+
+        return follow(state, self.layers, site, decide, x_BTI.device)
+
+    def _decide(self, x_BTH: Tensor, group: int) -> tuple[Tensor, Assignment]:
+        dim = self.weight_LKH.shape[2]
+        if x_BTH.shape[-1] != dim:
+            raise ShapeError(f"the router reads {dim} features, this site has {x_BTH.shape[-1]}")
+        with torch.autocast(x_BTH.device.type, enabled=False):
+            x_BTH = F.rms_norm(x_BTH.float(), (dim,), eps=1e-6)
+            logits_BTK = F.linear(x_BTH, self.weight_LKH[group].float(), self.bias_LK[group].float())
+            logits_BTK = logits_BTK / self.temperature
+            if self.top_k is None:
+                return logits_BTK, Dense(logits_BTK.softmax(-1))
+            best_BTk, index_BTk = logits_BTK.topk(self.top_k, dim=-1)
+            return logits_BTK, TopK(index_BTk, best_BTk.softmax(-1))

@@ -1,0 +1,243 @@
+"""Train a tree on a frozen base: leaves and routers together, soft at first, hard in the end.
+
+    loss = CE(answer | prompt; base + sum_k w_k B_k A_k) + h(t) * hardening + a * balance
+
+with the soft descent of `route/tree.py` and the terms of `route/tree_losses.py`; h(t) rises in a straight
+line to `hardening` at the last step. Prompts carry the task's description, so that there is something to
+route by; rows of plain text can be mixed in, or be all there is.
+
+Departs from the fast feedforward paper (Belcak and Wattenhofer 2023, arXiv 2308.14711) in: the factor of
+hardening rises; a balance term (as Charalampopoulos et al. 2024, arXiv 2405.16836, have one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from weft.config import Config
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.route import Tree, TreeGate, full, save_tree
+from weft.route.tree import Scope, leaf_name
+from weft.route.tree_losses import annealed, balance, hardening
+from weft.tasks import Encoded, hash_tasks
+from weft.tasks.source import Source
+from weft.train.answers import language_model, split_rows
+from weft.train.learned import LearnedBank
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run, RunConfig
+from weft.train.tree_answers import answer_under, evenness, heard, loads, measure, pad_id
+from weft.train.tree_rows import choose_tasks, tree_rows
+
+
+class TreeRecipe(Config):
+    """`weft train tree RECIPE`; names as in `weft train lora` where they have one."""
+
+    run: RunConfig
+    base: str
+    """Embedded name, folder or hub id of the frozen base."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base; the tree is trained in float32."""
+    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    data: Source = Field(discriminator="kind")
+    split: str = "train"
+    """Where the tasks come from: trained on their train rows, measured on their test rows."""
+    tasks: int | None = Field(default=None, gt=0)
+    """The first so many, or all."""
+    tasks_per_batch: int = Field(default=32, ge=0)
+    """0 trains on plain text alone."""
+    rows_per_task: int = Field(default=4, gt=0)
+    describe: bool = True
+    """Whether prompts begin with a description of the task."""
+    text_rows: int = Field(default=0, ge=0)
+    """Rows of plain text per step."""
+    text_length: int = Field(default=128, gt=1)
+    text_prompt: int = Field(default=1, gt=0)
+    """Tokens that a row of text begins with, outside the loss; a tree per sequence decides on them."""
+    depth: int = Field(default=3, ge=0, le=6)
+    """A tree of 2^depth leaves; 0 is one LoRA."""
+    r: int = Field(default=8, gt=0)
+    lora_alpha: float = Field(default=16, gt=0)
+    shared_r: int = Field(default=0, ge=0)
+    """Rank of a further leaf that is always on; 0 for none."""
+    scope: Scope = "token"
+    layers: tuple[int, ...] | Literal["all"] = (0,)
+    """Layers that decide, with scope token; sites before the first of them stay the base."""
+    temperature: float = Field(default=1.0, gt=0)
+    hardening: float = Field(default=0.1, ge=0)
+    balance: float = Field(default=0.01, ge=0)
+    region_leak: float = Field(default=0.0, ge=0, le=0.5)
+    target_modules: str | tuple[str, ...] = "all-linear"
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
+    tokens_per_forward: int | None = Field(default=None, gt=0)
+    """A step takes as many forwards as it needs; None is 2048 on a CPU, 16384 elsewhere."""
+    max_length: int | None = Field(default=None, gt=1)
+    """A longer row is an error; None is the window of the base."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved leaves."""
+    eval_tasks: int = Field(default=64, gt=0)
+    eval_rows: int = Field(default=4, gt=0)
+    """Rows of each task, or 16 times as many of text, that it is measured on."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TreeRecipe":
+        if self.optimizer.optim != "adamw":
+            raise ValueError("a tree is trained with optim: adamw, muon is for whole matrices")
+        if not self.tasks_per_batch + self.text_rows:
+            raise ValueError("there is nothing to train on; set tasks_per_batch or text_rows")
+        if self.text_prompt >= self.text_length:
+            raise ValueError("text_prompt leaves no token of text_length to learn")
+        return self
+
+
+class _Learned(nn.Module):
+    """What is trained: nodes, leaves, and the shared leaf."""
+
+    def __init__(self, recipe: TreeRecipe, host: Host) -> None:
+        super().__init__()
+        seed = recipe.run.seed
+        model = language_model(host)
+        config = model.config.get_text_config()
+        layers = tuple(range(config.num_hidden_layers)) if recipe.layers == "all" else recipe.layers
+        paths = full(recipe.depth)
+        dim = config.hidden_size
+        if recipe.scope == "sequence":
+            dim = cast(nn.Embedding, model.get_input_embeddings()).embedding_dim
+        self.gate = TreeGate(
+            paths,
+            dim,
+            scope=recipe.scope,
+            layers=layers,
+            descent="soft",
+            temperature=recipe.temperature,
+            region_leak=recipe.region_leak,
+            seed=seed,
+        )
+        first = self.gate.layers[0] if recipe.scope == "token" else -1
+        sites = [site for site in host.sites if site.layer >= first]
+        if first not in {-1, *(site.layer for site in sites)}:
+            raise ConfigError(f"layer {first} decides first, and this base has no site in it")
+        scaling = recipe.lora_alpha / recipe.r
+        self.leaves = LearnedBank(sites, list(map(leaf_name, paths)), r=recipe.r, scaling=scaling, seed=seed)
+        self.shared: LearnedBank | None = None
+        if recipe.shared_r:
+            scaling = recipe.lora_alpha / recipe.shared_r
+            self.shared = LearnedBank(sites, ["shared"], r=recipe.shared_r, scaling=scaling, seed=seed)
+
+    def tree(self) -> Tree:
+        """The tree as it is now; what its gradients reach are the parameters."""
+        shared = None if self.shared is None else self.shared.part(0, 1)
+        return Tree(self.leaves.part(0, len(self.leaves.names)), self.gate, shared)
+
+
+def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns the tree folder, `output_dir/tree`. A `host` given replaces `base`.
+
+    Raises UnknownNameError for a split or module that does not exist, PromptTooLongError for a row over
+    `max_length`, ConfigError for too little text, a layer that cannot decide, or a folder of another recipe.
+    """
+    tasks = choose_tasks(recipe)
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = host or _load(recipe, run.accelerator)
+        draw_groups, test = tree_rows(recipe, host, tasks)
+        learned = _Learned(recipe, host).to(host.device)
+        [optimizer] = build_optimizers(recipe.optimizer, learned.named_parameters())
+        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.run.max_steps)
+        start = run.restore(learned, [optimizer], [scheduler])
+        metrics: dict[str, float] = {}
+        for done in range(start + 1, recipe.run.max_steps + 1):
+            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
+            # Region leak: the same after a resume, and its own in each process.
+            torch.manual_seed(recipe.run.seed * 1_000_003 + draw)
+            factor = annealed(recipe.hardening, done, recipe.run.max_steps)
+            told = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
+            norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            if run.is_due("logging", done):
+                run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
+            if run.is_due("eval", done) and run.accelerator.is_main_process:
+                metrics = measure(host, learned.tree(), test, tokens=_tokens(host, recipe))
+                run.log(done, metrics)
+            if run.is_due("save", done):
+                run.save(done, learned, [optimizer], [scheduler])
+        folder = run.folder / "tree"
+        if run.accelerator.is_main_process:
+            metrics = metrics or measure(host, learned.tree(), test, tokens=_tokens(host, recipe))
+            provenance = {
+                "base_model": recipe.base,
+                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
+                "seed": recipe.run.seed,
+                "data_hash": hash_tasks(tasks),
+                "metrics": metrics,
+            }
+            tree = learned.tree()
+            tree = replace(tree, leaves=replace(tree.leaves, base=host.fingerprint))
+            save_tree(tree, folder, provenance=provenance, dtype=getattr(torch, recipe.save_dtype))
+        run.accelerator.wait_for_everyone()
+    return folder
+
+
+def _backward(
+    host: Host,
+    learned: _Learned,
+    groups: Sequence[Sequence[Encoded]],
+    recipe: TreeRecipe,
+    factor: float,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Add the gradient of one step, and say what it saw; over several processes the mean is over all."""
+    forwards = list(split_rows(groups, tokens=_tokens(host, recipe), pad_id=pad_id(host)))
+    asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
+    asked = int(_sum(asked, accelerator))
+    gate = learned.gate
+    told_3 = torch.zeros(3, device=host.device)
+    load_LK = torch.zeros(len(gate.layers), len(gate.leaves), dtype=torch.long, device=host.device)
+    for packed, *_ in forwards:
+        with accelerator.autocast():
+            said, decisions = answer_under(host, learned.tree(), packed)
+        heard_BT = heard(packed, gate).to(host.device)
+        logits = [decided.logits for decided in decisions.values()]
+        # The terms of a forward count by its answer tokens, as its loss does.
+        share = len(said.targets_N) / asked
+        task = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
+        entropy = torch.stack([hardening(z_BTN, heard_BT) for z_BTN in logits]).mean() * share
+        uneven = torch.stack([balance(gate.weights_of(z_BTN), heard_BT) for z_BTN in logits]).mean() * share
+        accelerator.backward(task + factor * entropy + recipe.balance * uneven)
+        told_3 += torch.stack([task, entropy, uneven]).detach()
+        load_LK += loads(gate, decisions, heard_BT)
+    for parameter in learned.parameters():
+        if parameter.grad is not None:
+            parameter.grad = _sum(parameter.grad, accelerator)
+    loss, entropy, uneven = _sum(told_3, accelerator).tolist()
+    return {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(_sum(load_LK, accelerator))}
+
+
+def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    if accelerator.num_processes == 1:
+        return tensor
+    return cast(Tensor, accelerator.reduce(tensor, "sum"))
+
+
+def _load(recipe: TreeRecipe, accelerator: Accelerator) -> Host:
+    modules = recipe.target_modules
+    host = Host.from_pretrained(
+        recipe.base,
+        dtype=recipe.dtype,
+        device=str(accelerator.device),
+        target_modules=modules if isinstance(modules, str) else list(modules),
+    )
+    language_model(host).set_attn_implementation(recipe.attn_implementation)
+    return host
+
+
+def _tokens(host: Host, recipe: TreeRecipe) -> int:
+    return recipe.tokens_per_forward or (2048 if host.device.type == "cpu" else 16384)

@@ -1,0 +1,107 @@
+"""What a tree is trained and measured on: rows of tasks, and rows of plain text."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from weft.errors import ConfigError, UnknownNameError
+from weft.files import nearest
+from weft.host import Host
+from weft.tasks import Encoded, Row, Task, TaskSampler, render
+from weft.tasks.source import load_splits, load_texts
+
+if TYPE_CHECKING:
+    from weft.train.tree import TreeRecipe
+
+_HELD_OUT = 0.05
+"""Share of the plain text, at its end, that is kept for evaluation."""
+
+Groups = list[list[Encoded]]
+
+
+def choose_tasks(recipe: TreeRecipe) -> list[Task]:
+    """The tasks of a recipe. Raises UnknownNameError for the split, ConfigError for more than it has."""
+    splits = load_splits(recipe.data)
+    if recipe.split not in splits:
+        raise UnknownNameError(
+            f"no split {recipe.split!r}{nearest(recipe.split, splits)}; there are {', '.join(splits)}"
+        )
+    tasks = splits[recipe.split]
+    if recipe.tasks is not None and recipe.tasks > len(tasks):
+        raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
+    return list(tasks[: recipe.tasks])
+
+
+def tree_rows(
+    recipe: TreeRecipe, host: Host, tasks: Sequence[Task]
+) -> tuple[Callable[[int], Groups], Groups]:
+    """The groups of rows of a step, by its number, and those to measure on.
+
+    Rows of a group share lines; a tree per sequence decides once per line, so there each row is a group.
+    """
+    longest = recipe.max_length or host.window or sys.maxsize
+    text = _text(recipe, host, longest) if recipe.text_rows else torch.zeros(0, dtype=torch.long)
+    kept = int(len(text) * (1 - _HELD_OUT))
+    sampler = None
+    if recipe.tasks_per_batch:
+        sampler = TaskSampler(
+            tasks,
+            tasks_per_batch=recipe.tasks_per_batch,
+            rows_per_task=recipe.rows_per_task,
+            seed=recipe.run.seed,
+        )
+
+    @lru_cache(maxsize=1 << 16)
+    def encode(row: Row, description: str) -> Encoded:
+        told = description if recipe.describe else None
+        return render(host.tokenizer, row, description=told, max_length=longest)
+
+    def cut(start: int) -> Encoded:
+        ids = text[start : start + recipe.text_length].tolist()
+        return Encoded(ids[: recipe.text_prompt], ids[recipe.text_prompt :])
+
+    def grouped(groups: Groups) -> Groups:
+        return [[row] for group in groups for row in group] if recipe.scope == "sequence" else groups
+
+    def draw_groups(draw: int) -> Groups:
+        groups = [
+            [encode(row, v.description) for row in v.rows] for v in (sampler.draw(draw) if sampler else ())
+        ]
+        chance = random.Random(f"{recipe.run.seed}/{draw}/text")
+        starts = [int(chance.random() * (kept - recipe.text_length)) for _ in range(recipe.text_rows)]
+        return grouped([*groups, *([cut(start)] for start in starts)])
+
+    # Spread evenly: a source may begin with its simplest tasks.
+    apart = -(-len(tasks) // recipe.eval_tasks)
+    measured = tasks[::apart] if sampler else ()
+    test = [[encode(row, task.descriptions[0]) for row in task.test[: recipe.eval_rows]] for task in measured]
+    if recipe.text_rows:
+        starts = range(kept, len(text) - recipe.text_length + 1, recipe.text_length)
+        test += [[cut(start)] for start in starts[: 16 * recipe.eval_rows]]
+    test = [group for group in test if group]
+    if not test:
+        raise ConfigError("there is no row to measure on; the tasks have no test rows")
+    return draw_groups, grouped(test)
+
+
+def _text(recipe: TreeRecipe, host: Host, longest: int) -> Tensor:
+    """The plain texts of the source as one line of token ids, each with its end."""
+    if recipe.text_length > longest:
+        raise ConfigError(f"text_length is {recipe.text_length}, the base reads at most {longest} tokens")
+    ids: list[int] = []
+    for text in load_texts(recipe.data):
+        ids += [*host.tokenizer.encode(text, add_special_tokens=False), host.tokenizer.eos_token_id]
+    least = int(recipe.text_length / _HELD_OUT) + 2
+    if len(ids) < least:
+        raise ConfigError(
+            f"the plain text has {len(ids)} tokens, rows of {recipe.text_length} need {least}; "
+            "give data.texts more, or set text_rows to 0"
+        )
+    return torch.tensor(ids)
