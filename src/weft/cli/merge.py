@@ -1,0 +1,236 @@
+"""`weft merge`: adapters in, one adapter out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from weft.cli.flags import Flag
+from weft.cli.model import ModelFlags, named_base, open_host
+from weft.cli.screen import print_json, print_pairs, print_rows
+from weft.errors import ConfigError, ShapeError
+from weft.files import resolve
+
+if TYPE_CHECKING:
+    from weft.host import Host
+    from weft.tasks import Encoded, Row, Task
+    from weft.types import Adapter
+
+_NOTICEABLE = 0.05
+"""Share of right answers that a merge may lose before the report speaks of it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MethodFlags:
+    """What a method can be told; each takes some of these, and its own default where one is not given."""
+
+    rank: int | None = None
+    """Rank of the result; what that loses is told."""
+    density: float | None = None
+    """Share of the entries that pruning keeps, above 0 and at most 1."""
+    trim: Literal["adapter", "tensor"] | None = None
+    """ties, knots: over what the largest entries are chosen."""
+    scaling: float | None = None
+    """ties, dare_ties, della, knots, task_arithmetic: factor of the result (lambda)."""
+    epsilon: float | None = None
+    """della: how far from density the probability to keep may be."""
+    gamma: float | None = None
+    """breadcrumbs: share of the largest entries that goes."""
+    seed: int | None = None
+    """dare_linear, dare_ties, della: seed of the draws."""
+
+
+def merge(
+    method: str,
+    /,
+    *adapters: str,
+    output_dir: Annotated[Path, Parameter(alias="-o")],
+    weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
+    options: MethodFlags = MethodFlags(),
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    max_rows: Annotated[int, Parameter(validator=Number(gte=1))] = 32,
+    base: str | None = None,
+    report: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Merge adapters of one base into one, and save it as a PEFT folder.
+
+    Methods: concat, svd, linear, peft_linear, task_arithmetic, ties,
+    dare_linear, dare_ties, della, breadcrumbs, magnitude_prune, knots, fisher,
+    regmean, slerp. For example:
+
+        weft merge ties A B -w 0.6 0.4 --density 0.2 -o out/
+        weft merge fisher A B --data tasks/a tasks/b --report -o out/
+
+    Args:
+        method: How to merge.
+        adapters: Adapter folders.
+        output_dir: Folder to write; an adapter that is there is replaced, anything else is refused.
+        weights: One for each adapter; equal ones that add up to 1 unless given.
+        options: What the method can be told.
+        data: The task of each adapter, in their order: a task folder, or the name of a task of the letters
+            world. fisher and regmean learn from its train rows, --report measures on its test rows.
+        max_rows: How many rows of a task are used.
+        base: Base that --data is read with; what the adapters name unless given.
+        report: Measure each adapter's task on the base, under the adapter, and under the merge.
+        json: Print JSON.
+    """
+    # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
+    from weft.adapters import load, save
+    from weft.merge import gather, options_of
+    from weft.merge import merge as merge_adapters
+
+    method = method.replace("-", "_")
+    known = options_of(method)
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    needs_data = {"fisher", "gram"} & known.keys()
+    if (needs_data or report) and len(data) != len(adapters):
+        why = method if needs_data else "--report"
+        raise ConfigError(
+            f"{why} needs a task for each of {len(adapters)} adapters, --data names {len(data)}"
+        )
+    if output_dir.resolve() in [Path(folder).resolve() for folder in adapters]:
+        raise ConfigError(f"{output_dir} is one of the adapters to merge; choose another folder")
+    sources = [load(folder) for folder in adapters]
+    gather(sources, weights or None)  # before a large base is read
+    host, tasks = None, []
+    if needs_data or report:
+        tasks = [_task(name) for name in data]
+        host = open_host(base or named_base(ModelFlags(), sources))
+    if host is not None and needs_data:
+        given |= _collect(method, host, sources, tasks, max_rows)
+    merged = merge_adapters(method, sources, weights=weights or None, **given)
+    merged = replace(merged, name=output_dir.resolve().name)
+    save(merged, output_dir)
+    told, rows = _tell(merged, sources, output_dir)
+    measured = [] if host is None or not report else _measure(host, merged, sources, tasks, max_rows)
+    if json:
+        print_json(told | {"sources": rows} | ({"report": measured} if measured else {}))
+        return
+    print_pairs(told)
+    print()
+    print_rows([{k: v for k, v in row.items() if k != "cosines"} | row["cosines"] for row in rows])
+    if measured:
+        print()
+        print_rows(measured)
+
+
+def _tell(
+    merged: Adapter, sources: Sequence[Adapter], path: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Facts of the result, and a row for each source."""
+    from weft.adapters import cosine, norm
+
+    told = {
+        "path": str(path),
+        "method": merged.provenance["method"],
+        "base": merged.base or "not named",
+        "sites": len(merged.sites),
+        "rank": merged.rank,
+        "norm": norm(merged),
+        "truncation error": merged.provenance["truncation_error"]["total"],
+    }
+    labels = _labels(sources)
+    rows = [
+        {
+            "source": labels[k],
+            "weight": merged.provenance["weights"][k],
+            "rank": source.rank,
+            "norm": norm(source),
+            "cosine to merge": cosine(source, merged),
+            "cosines": {label: cosine(source, o) for label, o in zip(labels, sources, strict=True)},
+        }
+        for k, source in enumerate(sources)
+    ]
+    return told, rows
+
+
+def _labels(sources: Sequence[Adapter]) -> list[str]:
+    """Their names; a number after those that occur more than once, and after the names of other columns."""
+    names = [source.name for source in sources]
+    taken = {"source", "weight", "rank", "norm", "cosine to merge", "cosines"}
+    return [
+        f"{name} #{k + 1}" if names.count(name) > 1 or name in taken else name for k, name in enumerate(names)
+    ]
+
+
+def _task(name: str) -> Task:
+    from weft.tasks import load_task
+    from weft.tasks.letters.world import World
+
+    folder = resolve(name)
+    return World().find(name) if folder is None else load_task(folder)
+
+
+def _collect(
+    method: str, host: Host, sources: Sequence[Adapter], tasks: Sequence[Task], max_rows: int
+) -> dict[str, Any]:
+    """What a method wants to know of each adapter on its task: Fisher diagonals or Gram matrices."""
+    from weft.host.fisher import fisher_diagonal
+    from weft.host.gram import input_gram
+    from weft.tasks import collate
+    from weft.types import Mixture
+
+    sites = sorted({site for source in sources for site in source.factors})
+    found = []
+    for source, task in zip(sources, tasks, strict=True):
+        batch = collate(_encoded(host, task, task.train, max_rows), pad_id=host.tokenizer.pad_token_id or 0)
+        collect = fisher_diagonal if method == "fisher" else input_gram
+        found.append(collect(host, Mixture.of(source), [batch], sites=sites))
+    return {"fisher" if method == "fisher" else "gram": found}
+
+
+def _encoded(host: Host, task: Task, rows: Sequence[Row], max_rows: int) -> list[Encoded]:
+    from weft.tasks import render
+
+    if not rows:
+        raise ShapeError(f"task {task.name} has no rows of the part that is needed")
+    return [render(host.tokenizer, row, max_length=host.window) for row in rows[:max_rows]]
+
+
+def _measure(
+    host: Host, merged: Adapter, sources: Sequence[Adapter], tasks: Sequence[Task], max_rows: int
+) -> list[dict[str, Any]]:
+    """Loss and exact match on each source's task: of the base, the source, and the merge."""
+    from weft.engine import Engine
+    from weft.evaluate import answer, ask, exact_match, loss
+    from weft.types import Bank, Mixture
+
+    engine = Engine(host)
+    bank = Bank.stack([*sources, merged], names=[str(k) for k in range(len(sources) + 1)])
+    measured, worse = [], []
+    for k, (label, task) in enumerate(zip(_labels(sources), tasks, strict=True)):
+        _encoded(host, task, task.test, max_rows)  # raises for rows that are not there or do not fit
+        rows = task.test[:max_rows]
+        questions = [ask(host.tokenizer, row, None) for row in rows]
+        line: dict[str, Any] = {"source": label, "task": task.name, "rows": len(rows)}
+        for who, index in (("base", None), ("source", k), ("merge", len(sources))):
+            answers = answer(
+                engine,
+                questions,
+                Mixture.rows(bank, [index] * len(rows)),
+                max_new_tokens=max(len(question.encoded.completion_ids) for question in questions),
+                batch_size=max_rows,
+            )
+            line[f"{who}, loss"] = sum(loss(a.nll, a.tokens) for a in answers) / len(rows)
+            line[f"{who}, right"] = sum(
+                exact_match(a.text, row.answers) for a, row in zip(answers, rows, strict=True)
+            ) / len(rows)
+        line["interference"] = line["merge, loss"] - line["source, loss"]
+        if line["merge, right"] < line["source, right"] - _NOTICEABLE:
+            worse.append(label)
+        measured.append(line)
+    if worse:
+        warnings.warn(
+            f"the merge answers worse than {', '.join(worse)} on their own tasks; "
+            "routing each request to its adapter would keep what they know",
+            stacklevel=2,
+        )
+    return measured
