@@ -38,7 +38,7 @@ docs: $(READY)  ## write docs/cli from --help
 	$(BIN)/python docs/make_cli.py
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
-	$(BIN)/weft bench kernels train-many --write
+	$(BIN)/weft bench kernels train-many merge --write
 
 train-letters: $(READY)  ## make the embedded models again, from nothing (hours)
 	sh models/make.sh

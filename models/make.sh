@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the embedded models again, from nothing: about two hours on two cores.
+# Make the embedded models again, from nothing: two to three hours on two cores.
 # Each step continues where it stopped; runs/ keeps the recipes, metrics and checkpoints.
 set -eu
 cd "$(dirname "$0")/.."

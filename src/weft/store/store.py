@@ -1,7 +1,7 @@
 """The store: a git repository of adapters of one base."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,10 @@ from weft.store.show import Listed, Shown, list_adapters, show
 from weft.store.verify import Verified, verify
 
 if TYPE_CHECKING:
+    from weft.store.delta import MergeAdapters
+    from weft.store.gate import Gated
+    from weft.store.merge import Merged
+    from weft.store.replay import Replayed
     from weft.store.values import ValueChange
 
 
@@ -96,6 +100,42 @@ class Store:
     def verify(self) -> Verified:
         """Check every commit that a branch, a tag or HEAD can reach; problems are listed, not raised."""
         return verify(self._git)
+
+    def merge(
+        self,
+        *revisions: str,
+        name: str | None = None,
+        message: str | None = None,
+        on_conflict: str = "fail",
+        weights: Sequence[float] | None = None,
+        options: Mapping[str, Any] | None = None,
+        merge_adapters: "MergeAdapters | None" = None,
+    ) -> "Merged":
+        """Merge revisions into HEAD in one commit; see `weft.store.merge.merge`."""
+        from weft.store.merge import merge
+
+        return merge(
+            self._git,
+            revisions,
+            name=name,
+            message=message,
+            on_conflict=on_conflict,
+            weights=weights,
+            options=options,
+            merge_adapters=merge_adapters,
+        )
+
+    def replay(self, merge_adapters: "MergeAdapters") -> "Replayed":
+        """Do every merge by a method again, and compare to the bit."""
+        from weft.store.replay import replay
+
+        return replay(self._git, merge_adapters)
+
+    def gate(self, revision: str, command: str | None = None) -> "Gated":
+        """Check a contribution, and run a command on every adapter that it changes."""
+        from weft.store.gate import gate
+
+        return gate(self._git, revision, command)
 
     def close(self) -> None:
         """End the git processes."""

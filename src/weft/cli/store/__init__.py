@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from weft.cli.flags import Flag
-from weft.errors import ConfigError, MissingFileError, WeightsError
+from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json
 from weft.store import Store
 
@@ -36,6 +36,11 @@ Out = Annotated[str, Parameter(name=("--out", "-o"))]
 Revision = Annotated[str, Parameter(name="--rev")]
 
 
+# Imported when they are called, as the verbs are.
+for _verb in ("merge", "verify", "gate", "merge_driver"):
+    store.command(f"weft.cli.store.{_verb}:{_verb}", name=_verb.replace("_", "-"))
+
+
 @store.command
 def init(folder: str = ".", /, *, base: str | None = None, json: Flag = False) -> None:
     """Make a store, in a new git repository or in the one that is there.
@@ -48,7 +53,7 @@ def init(folder: str = ".", /, *, base: str | None = None, json: Flag = False) -
     fingerprint = None if base is None else _fingerprint(base)
     with Store.init(folder, base=fingerprint) as made:
         facts = {"store": str(made.root), "base": fingerprint}
-    _say(facts, f"made a store in {facts['store']}", json)
+    say(facts, f"made a store in {facts['store']}", json)
 
 
 @store.command
@@ -82,7 +87,7 @@ def add(
     line = f"{name}: {outcome}, {added.written} of {added.tensors} tensors are new"
     if added.left_out:
         line += f"; not stored: {', '.join(added.left_out)}"
-    _say(added._asdict(), line, json)
+    say(added._asdict(), line, json)
 
 
 @store.command
@@ -100,7 +105,7 @@ def checkout(
     """
     with Store(store) as opened:
         opened.checkout(name, out, rev=rev)
-    _say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
+    say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
 
 
 @store.command
@@ -117,7 +122,7 @@ def export(name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = "."
     with Store(store) as opened:
         card = opened.export(name, out, rev=rev)
     facts = {"name": name, "out": str(Path(out).absolute()), "wrote_card": card}
-    _say(facts, f"wrote {out}" + (" and a model card for it" if card else ""), json)
+    say(facts, f"wrote {out}" + (" and a model card for it" if card else ""), json)
 
 
 @store.command
@@ -159,32 +164,6 @@ def diff(before: str, after: str, /, *, values: Flag = False, store: Place = "."
     _rows(rows, json)
 
 
-@store.command
-def verify(*, store: Place = ".", json: Flag = False) -> None:
-    """Check every commit: hashes, names, headers, numbers, manifests, signatures.
-
-    Args:
-        store: A folder in the store.
-        json: Print JSON.
-    """
-    with Store(store) as opened:
-        found = opened.verify()
-        root = opened.root
-    _say(found._asdict(), "", json)
-    if not json:
-        states = ", ".join(f"{count} {state}" for state, count in found.signatures.items())
-        print(f"{found.commits} commits, {found.adapters} versions of adapters, {found.tensors} tensors read")
-        print(f"signatures of commits: {states}")
-        for tag, state in found.tags.items():
-            print(f"signature of tag {tag}: {state}")
-        if found.missing:
-            print(f"{found.missing} objects are in the remote alone and were not checked")
-        for problem in found.problems:
-            print(problem)
-    if found.problems:
-        raise WeightsError(f"{root} has {len(found.problems)} problems; the first: {found.problems[0]}")
-
-
 @store.command(name="list")
 def list_adapters(*, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
     """List the adapters of a revision.
@@ -212,7 +191,7 @@ def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag
     with Store(store) as opened:
         shown = opened.show(name, rev=rev)._asdict()
     if json:
-        _say(shown, "", json)
+        say(shown, "", json)
         return
     from weft.cli.screen import print_pairs
 
@@ -236,10 +215,11 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag 
     with Store(store) as opened:
         commit = opened.remove(name, message=message)
     outcome = f"removed in {commit[:12]}" if commit else "staged its removal"
-    _say({"name": name, "commit": commit}, f"{name}: {outcome}", json)
+    say({"name": name, "commit": commit}, f"{name}: {outcome}", json)
 
 
-def _say(facts: dict[str, Any], line: str, json: bool) -> None:
+def say(facts: dict[str, Any], line: str, json: bool) -> None:
+    """Print what was done: all facts for machines, or a line for people."""
     if json:
         print(jsonlib.dumps(facts, indent=2, ensure_ascii=False))
     elif line:

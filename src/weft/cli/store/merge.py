@@ -1,0 +1,107 @@
+"""`weft store merge`: branches into one, unattended."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from weft.cli.flags import Flag
+from weft.cli.merge import MethodFlags
+from weft.cli.store import Message, Place, say
+from weft.errors import ConfigError
+from weft.store.git import Git
+from weft.store.merge import merge as merge_revisions
+from weft.store.plan_merge import FAIL, OURS, THEIRS
+
+if TYPE_CHECKING:
+    from weft.store.delta import MergeAdapters
+
+_UNTOLD = MethodFlags()
+
+
+def merge(
+    *revisions: str,
+    name: Annotated[str | None, Parameter(name=("--name", "-n"))] = None,
+    on_conflict: str = FAIL,
+    weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
+    options: MethodFlags = _UNTOLD,
+    message: Message = None,
+    store: Place = ".",
+    json: Flag = False,
+) -> None:
+    """Merge branches into HEAD, all in one commit.
+
+    What they changed apart is joined without reading a number. A tensor that
+    several changed is a conflict: fail names all and changes nothing, ours and
+    theirs take one side, and a method of `weft merge` merges the deltas of its
+    module. For example:
+
+        weft store merge ada bob
+        weft store merge ada bob --on-conflict task-arithmetic --rank 16
+
+    Args:
+        revisions: Branches, tags or commits.
+        name: Merge this adapter alone. The rest stays to be merged, so the commit has one parent.
+        on_conflict: fail, ours, theirs, or a method: concat, svd, linear, ties, ...
+        weights: One for each parent, HEAD first.
+        options: What the method can be told.
+        message: Message of the commit.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    policy = on_conflict.replace("-", "_")
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    merger = None
+    if policy not in (FAIL, OURS, THEIRS):
+        merger = merger_for(policy, given)
+    elif given or weights:
+        flag = next(iter(given), "weights")
+        raise ConfigError(f"--{flag} is for a method; --on-conflict is {on_conflict}")
+    with Git(store) as git:
+        done = merge_revisions(
+            git,
+            revisions,
+            name=name,
+            message=message,
+            on_conflict=policy,
+            weights=weights or None,
+            options=given,
+            merge_adapters=merger,
+        )
+    if done.commit is None:
+        line = "there was nothing to merge"
+    else:
+        changed = ", ".join(done.adapters) or "no adapter"
+        line = f"HEAD is now {done.commit[:12]}, {changed} changed"
+        if done.decided:
+            line += f"; {len(done.decided)} conflicts decided by {on_conflict}"
+        if done.lost:
+            line += f", relative error of the cut rank {done.lost:.2g}"
+    say(done._asdict(), line, json)
+
+
+def merger_for(method: str, options: Mapping[str, object]) -> "MergeAdapters":
+    """`weft.merge.merge`, once the method is known to take these options.
+
+    Raises UnknownNameError for a method, ConfigError for one that needs data or lacks an option.
+    """
+    from weft.files import nearest
+    from weft.merge import options_of
+
+    known = options_of(method)
+    if {"fisher", "gram"} & known.keys():
+        raise ConfigError(f"{method} learns from data, which a store has not; use `weft merge`, then `add`")
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{method} has no option {option}{nearest(option, known)}")
+    return one_thread()
+
+
+def one_thread() -> "MergeAdapters":
+    """`weft.merge.merge` in one thread: the order of a sum decides its last bit."""
+    import torch
+
+    from weft.merge import merge as merge_adapters
+
+    torch.set_num_threads(1)
+    return merge_adapters

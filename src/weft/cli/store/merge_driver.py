@@ -1,0 +1,22 @@
+"""`weft store merge-driver`: what git calls for one file, where it is configured to."""
+
+from pathlib import Path
+
+from weft.store.driver import merge_file
+
+
+def merge_driver(ancestor: Path, ours: Path, theirs: Path, path: str, /) -> None:
+    """Merge one file for git: adapter.json key by key, tensors exactly.
+
+    Exits with 1 and one line for a conflict. To configure:
+
+        git config merge.weft.driver "weft store merge-driver %O %A %B %P"
+        echo 'adapters/** merge=weft' >> .git/info/attributes
+
+    Args:
+        ancestor: File with the common ancestor's version (%O).
+        ours: File with our version (%A); the result is written to it.
+        theirs: File with their version (%B).
+        path: Where the file lies in the repository (%P).
+    """
+    merge_file(ancestor, ours, theirs, path)

@@ -1,0 +1,162 @@
+"""One adapter from the versions of several sides, in delta space: what they compute, whatever their factors.
+
+    modules that one side changed     that side's tensors, as they are
+    the others                        a merge of the deltas s B A of the sides that changed them
+    task_arithmetic                   delta_0 + scaling * sum_k w_k (delta_k - delta_0), 0 the common ancestor
+
+Where the sides' configs differ, the config counts as part of every module, for it holds the scaling.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from weft.adapters import load, save
+from weft.adapters.card import base_model
+from weft.errors import ConfigError
+from weft.store.checkout import contents
+from weft.store.folder import Parts, take_apart
+from weft.store.git import Git
+from weft.store.layout import CONFIG, file_of
+from weft.store.sides import Sides
+from weft.store.stored import Stored, manifest_of
+from weft.store.three_way import alive
+from weft.types import Adapter, Factors, Site
+
+MergeAdapters = Callable[..., Adapter]
+"""`weft.merge.merge`: (method, adapters, weights=..., **options) -> adapter."""
+_ANCESTOR = "task_arithmetic"
+
+Halves = tuple[str | None, str | None]
+State = tuple[Halves, str] | None
+"""A module of one side: ids of lora_A, lora_B and the config; None where the side lacks it."""
+
+
+class Joined(NamedTuple):
+    """The files of the result, and the largest relative error of a rank that was cut."""
+
+    parts: Parts
+    lost: float
+
+
+def join(
+    git: Git,
+    sides: Sides,
+    method: str,
+    weights: Sequence[float] | None,
+    options: Mapping[str, Any],
+    merge_adapters: MergeAdapters,
+) -> Joined:
+    """Merge one adapter. Raises what `weft.load`, `weft.save` and the merge raise, before any is written."""
+    left = sides.alive()
+    stored = {k: state for k in left if (state := sides.states[k])}
+    loaded = {k: _load(git, state, sides.commits[k]) for k, state in stored.items()}
+    modules = {k: {site.path: site for site in adapter.factors} for k, adapter in loaded.items()}
+    paths = sorted({path for known in modules.values() for path in known})
+    same_config = len({state.texts[CONFIG] for state in stored.values()}) == 1
+    factors: dict[Site, Factors] = {}
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for path in paths:
+        states = [_state(sides.states[k], path) for k in left]
+        before = {
+            (a, b): tuple(_state(one, path) for one in sides.bases[left[a], left[b]])
+            for a, b in combinations(range(len(left)), 2)
+        }
+        count = alive(states, before)
+        distinct = {states[a]: left[a] for a in reversed(count)}
+        if len(distinct) == 1:
+            k = next(iter(distinct.values()))
+            if path in modules.get(k, {}):
+                factors[modules[k][path]] = loaded[k].factors[modules[k][path]]
+            continue
+        spliced = _splice(states, before) if same_config else None
+        if spliced is not None:
+            at_a, at_b = (left[a] for a in spliced)
+            site = modules[at_a][path]
+            a_RI, _, scaling = loaded[at_a].factors[site]
+            factors[site] = Factors(a_RI, loaded[at_b].factors[modules[at_b][path]].b_OR, scaling)
+        else:
+            groups.setdefault(tuple(sorted(distinct.values())), []).append(path)
+    ancestor = sides.ancestor(git) if method == _ANCESTOR and groups else None
+    origin = _load(git, ancestor, "ancestor") if ancestor else None
+    told: dict[str, Any] = {}
+    lost = 0.0
+    for ks, chosen in groups.items():
+        sources = [_only(loaded[k], chosen) for k in ks]
+        given = None if weights is None else [weights[k] for k in ks]
+        if method == _ANCESTOR:
+            sources, given = _relative(sources, given, origin and _only(origin, chosen), options)
+        merged = merge_adapters(method, sources, weights=given, **options)
+        factors |= merged.factors
+        error = merged.provenance.get("truncation_error", {})
+        lost = max(lost, error.get("total", 0.0))
+        told |= error.get("sites", {})
+    whole = Adapter(
+        MappingProxyType(factors),
+        base=next((adapter.base for adapter in loaded.values() if adapter.base), ""),
+        name=sides.name,
+        # A config that targets all modules of the result, else a new one is made.
+        peft_config=next((x.peft_config for x in loaded.values() if x.factors.keys() >= factors.keys()), {}),
+        provenance={
+            "method": method,
+            "parents": [sides.commits[k] for k in left],
+            "truncation_error": {"total": lost, "sites": told},
+            "base_model": next((name for x in loaded.values() if (name := base_model(x))), ""),
+        },
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save(whole, Path(folder) / sides.name)
+        return Joined(take_apart(Path(folder) / sides.name), lost)
+
+
+def _load(git: Git, stored: Stored, name: str) -> Adapter:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for file, parts in contents(git, stored).items():
+            (folder / file).write_bytes(b"".join(parts))
+        return replace(load(folder, base=manifest_of(git, stored).base or ""), name=name[:12])
+
+
+def _state(stored: Stored | None, path: str) -> State:
+    if stored is None:
+        return None
+    a, b = (stored.tensors.get(file_of(f"base_model.model.{path}.lora_{half}.weight")) for half in "AB")
+    return None if a is None and b is None else ((a, b), stored.texts[CONFIG])
+
+
+def _splice(
+    states: Sequence[State], before: Mapping[tuple[int, int], tuple[State, ...]]
+) -> tuple[int, int] | None:
+    """Where to take A and B from, when no side changed what another did; one config means one rank."""
+    found = []
+    for half in (0, 1):
+        values = [state and state[0][half] for state in states]
+        count = alive(values, {pair: tuple(s and s[0][half] for s in ss) for pair, ss in before.items()})
+        if len({values[k] for k in count}) > 1 or values[count[0]] is None:
+            return None
+        found.append(count[0])
+    return found[0], found[1]
+
+
+def _only(adapter: Adapter, paths: Iterable[str]) -> Adapter:
+    kept = set(paths)
+    factors = {site: f for site, f in adapter.factors.items() if site.path in kept}
+    return replace(adapter, factors=MappingProxyType(factors))
+
+
+def _relative(
+    sources: list[Adapter], weights: list[float] | None, origin: Adapter | None, options: Mapping[str, Any]
+) -> tuple[list[Adapter], list[float]]:
+    """Task vectors count from the ancestor, so it comes in with the weight that they leave of it."""
+    scaling = options.get("scaling", 1.0)
+    weights = [1.0] * len(sources) if weights is None else weights
+    if not scaling:
+        raise ConfigError("scaling is 0, which leaves nothing of any side")
+    if origin is None or not origin.factors:
+        return sources, weights
+    return [*sources, origin], [*weights, 1.0 / scaling - sum(weights)]

@@ -1,0 +1,47 @@
+"""What git asks for one file that two sides changed: adapter.json key by key, everything else exactly.
+
+Git calls a driver where it is configured. Without one it merges whole tensors by itself, and adapter.json by
+lines.
+"""
+
+from pathlib import Path
+
+from weft.errors import AdapterFormatError, ConfigError, MissingFileError
+from weft.files import replace_file
+from weft.store.layout import ADAPTERS, MANIFEST, MAX_TEXT
+from weft.store.manifest import Manifest, manifest_bytes, parse_manifest
+from weft.store.merge_manifest import merge_manifests
+from weft.store.three_way import Conflict, alive
+
+
+def merge_file(ancestor: Path, ours: Path, theirs: Path, path: str) -> None:
+    """Merge a file into `ours`, as git's merge drivers do; `path` is its place in the repository.
+
+    An ancestor without content is none. Raises ConfigError for a conflict, which it names, AdapterFormatError
+    for a damaged manifest, MissingFileError and SaveError; `ours` then is as it was.
+    """
+    place = tuple(path.split("/"))
+    for file in (ancestor, ours, theirs):
+        if not file.is_file():
+            raise MissingFileError(f"no such file: {file}")
+    if len(place) == 3 and place[0] == ADAPTERS and place[2] == MANIFEST:
+        sides = [_manifest(file, path) for file in (ours, theirs)]
+        found = merge_manifests(sides, {(0, 1): (_manifest(ancestor, path),)})
+        if found.conflicts:
+            keys = ", ".join(found.conflicts)
+            raise ConfigError(f"conflict in {Conflict(place, ())}: both sides changed {keys}")
+        replace_file(ours, manifest_bytes(found.manifest))
+        return
+    contents = [file.read_bytes() for file in (ours, theirs)]
+    left = alive(contents, {(0, 1): (ancestor.read_bytes(),)})
+    if len({contents[k] for k in left}) > 1:
+        raise ConfigError(f"conflict in {Conflict(place, ())}: both sides changed it")
+    if left[0] == 1:
+        replace_file(ours, contents[1])
+
+
+def _manifest(file: Path, path: str) -> Manifest | None:
+    if file.stat().st_size > MAX_TEXT:
+        raise AdapterFormatError(f"{path} has {file.stat().st_size} bytes, at most {MAX_TEXT} are read")
+    data = file.read_bytes()
+    return parse_manifest(data, path) if data else None
