@@ -11,8 +11,7 @@ from store_kit import commit_tree, git, lora, write_folder
 from weft.cli import app
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, WeightsError
 from weft.store import Store
-from weft.store.gate import Gated, gate
-from weft.store.git import Git
+from weft.store.gate import Gated
 
 LOOK = """
 import json, pathlib, sys
@@ -47,8 +46,8 @@ def command(tmp_path: Path) -> str:
 
 
 def check(root: Path, *words: str) -> Gated:
-    with Git(root) as opened:
-        return gate(opened, *words)
+    with Store(root) as store:
+        return store.gate(*words)
 
 
 def test_only_what_changed_is_evaluated(root: Path, branch: str, command: str, tmp_path: Path) -> None:

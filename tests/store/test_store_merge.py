@@ -15,8 +15,7 @@ import weft
 from weft.errors import BaseMismatchError, ConfigError, UnknownNameError, WeftError
 from weft.merge import merge as merge_adapters
 from weft.store import Store
-from weft.store.git import Git
-from weft.store.merge import Merged, merge
+from weft.store.merge import Merged
 from weft.store.three_way import alive
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...], bytes]]
@@ -60,8 +59,8 @@ def branch(root: Path, tmp_path: Path) -> Callable[..., str]:
 
 
 def run(root: Path, *revisions: str, **options: Any) -> Merged:
-    with Git(root) as opened:
-        return merge(opened, revisions, merge_adapters=merge_adapters, **options)
+    with Store(root) as store:
+        return store.merge(*revisions, merge_adapters=merge_adapters, **options)
 
 
 def out(root: Path, tmp_path: Path, name: str = "a", rev: str = "HEAD") -> Path:

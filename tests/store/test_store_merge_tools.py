@@ -19,7 +19,7 @@ from weft.merge import merge as merge_adapters
 from weft.store import Store
 from weft.store.git import Git
 from weft.store.merge import merge
-from weft.store.replay import Replayed, replay
+from weft.store.replay import Replayed
 
 KILLS = int(os.environ.get("WEFT_STORE_KILLS", "6"))
 WEFT = """
@@ -61,8 +61,8 @@ def weft(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[i
 
 
 def again(root: Path) -> Replayed:
-    with Git(root) as opened:
-        return replay(opened, merge_adapters)
+    with Store(root) as store:
+        return store.replay(merge_adapters)
 
 
 def test_the_command_line(forked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,10 @@ class World:
 
         Raises ConfigError when the world has fewer compositions.
         """
+        if count > _sequences():
+            raise ConfigError(
+                f"the letters world has fewer than {_sequences()} training tasks, {count} were asked for"
+            )
         tasks = [self._task(steps) for steps in islice(self._training(), count)]
         if len(tasks) < count:
             raise ConfigError(f"the letters world has {len(tasks)} training tasks, {count} were asked for")
@@ -206,6 +210,12 @@ def _compositions(size: int) -> list[tuple[Step, ...]]:
             and all(step[0].kind == o.kind and step[0].name != o.name for o, _ in steps)
         ]
     return partial
+
+
+@cache
+def _sequences() -> int:
+    """How many tasks there would be if every sequence of steps were one."""
+    return sum(len(_compositions(size)) for size in (1, 2, 3))
 
 
 def _alternating(
