@@ -141,7 +141,7 @@ def test_the_same_in_every_process(world: World) -> None:
 def test_unknown_names_and_too_many_tasks_are_refused(world: World) -> None:
     with pytest.raises(ConfigError, match=r"reverze.*did you mean reverse"):
         world.find("reverze")
-    with pytest.raises(ConfigError, match="fewer than .* training tasks, 1000000 were asked for"):
+    with pytest.raises(ConfigError, match=r"fewer than .* training tasks, 1000000 were asked for"):
         world.train(10**6)
 
 
