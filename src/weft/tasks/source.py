@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weft.config import Config
-from weft.errors import MissingFileError
+from weft.errors import MissingFileError, UnknownNameError
+from weft.files import nearest
 from weft.tasks.folder import load_tasks
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
@@ -67,6 +68,14 @@ class FolderSource(Config):
 
 
 Source = LettersSource | NaturalInstructionsSource | FolderSource
+
+
+def load_split(source: Source, name: str) -> tuple[Task, ...]:
+    """One split of a source. Raises UnknownNameError where it has none of that name."""
+    splits = load_splits(source)
+    if name not in splits:
+        raise UnknownNameError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
+    return splits[name]
 
 
 def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:

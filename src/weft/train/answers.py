@@ -81,6 +81,21 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
     return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
 
 
+def load_base(
+    name: str,
+    *,
+    dtype: str,
+    device: torch.device,
+    target_modules: str | Sequence[str],
+    attn_implementation: str,
+) -> Host:
+    """The frozen base of a training, with the attention that a recipe asks for."""
+    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
+    host = Host.from_pretrained(name, dtype=dtype, device=str(device), target_modules=modules)
+    language_model(host).set_attn_implementation(attn_implementation)
+    return host
+
+
 def language_model(host: Host) -> PreTrainedModel:
     """The host's module as what training on text needs. Raises ConfigError when it is something else."""
     if not isinstance(host.module, PreTrainedModel):

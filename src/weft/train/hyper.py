@@ -30,7 +30,7 @@ from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer, language_model
+from weft.train.answers import answer, load_base
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack
 from weft.train.run import Run, RunConfig
@@ -80,7 +80,13 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         )
     train, validation = splits["train"], splits[recipe.select_on]
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or _load(recipe, str(run.accelerator.device))
+        host = host or load_base(
+            recipe.base,
+            dtype="float32",
+            device=run.accelerator.device,
+            target_modules=recipe.target_modules,
+            attn_implementation=recipe.attn_implementation,
+        )
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
         samplers = samplers_by_category(
@@ -126,14 +132,6 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             if run.is_due("save", done):
                 run.save(done, network, optimizers, schedulers)
     return folder
-
-
-def _load(recipe: HyperRecipe, device: str) -> Host:
-    host = Host.from_pretrained(
-        recipe.base, dtype="float32", device=device, target_modules=recipe.target_modules
-    )
-    language_model(host).set_attn_implementation(recipe.attn_implementation)
-    return host
 
 
 def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwork:

@@ -21,7 +21,6 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from weft.adapters import save
@@ -30,8 +29,8 @@ from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
-from weft.tasks.source import Source, load_splits
-from weft.train.answers import language_model
+from weft.tasks.source import Source, load_split
+from weft.train.answers import load_base
 from weft.train.learned import LearnedBank, backward, score
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
@@ -98,7 +97,13 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
     if per_task:
         tasks.sort(key=_length)  # neighbours share forwards, padded to the longest of them
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or _load(recipe, run.accelerator)
+        host = host or load_base(
+            recipe.base,
+            dtype=recipe.dtype,
+            device=run.accelerator.device,
+            target_modules=recipe.target_modules,
+            attn_implementation=recipe.attn_implementation,
+        )
         fitting = [_fit(task, host, recipe) for task in tasks]
         bank = LearnedBank(
             host.sites,
@@ -170,12 +175,7 @@ def _mean(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _choose(recipe: LoraRecipe) -> list[Task]:
-    splits = load_splits(recipe.data)
-    if recipe.split not in splits:
-        raise UnknownNameError(
-            f"no split {recipe.split!r}{nearest(recipe.split, splits)}; there are {', '.join(splits)}"
-        )
-    tasks = splits[recipe.split]
+    tasks = load_split(recipe.data, recipe.split)
     if not isinstance(recipe.tasks, tuple):
         if recipe.tasks is not None and not 1 <= recipe.tasks <= len(tasks):
             raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
@@ -189,18 +189,6 @@ def _choose(recipe: LoraRecipe) -> list[Task]:
 
 def _length(task: Task) -> float:
     return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
-
-
-def _load(recipe: LoraRecipe, accelerator: Accelerator) -> Host:
-    modules = recipe.target_modules
-    host = Host.from_pretrained(
-        recipe.base,
-        dtype=recipe.dtype,
-        device=str(accelerator.device),
-        target_modules=modules if isinstance(modules, str) else list(modules),
-    )
-    language_model(host).set_attn_implementation(recipe.attn_implementation)
-    return host
 
 
 def _fit(task: Task, host: Host, recipe: LoraRecipe) -> Task:

@@ -29,7 +29,7 @@ from weft.route.tree import Scope, leaf_name
 from weft.route.tree_losses import annealed, balance, hardening
 from weft.tasks import Encoded, hash_tasks
 from weft.tasks.source import Source
-from weft.train.answers import language_model, split_rows
+from weft.train.answers import language_model, load_base, split_rows
 from weft.train.learned import LearnedBank
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
@@ -145,7 +145,13 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
     """
     tasks = choose_tasks(recipe)
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or _load(recipe, run.accelerator)
+        host = host or load_base(
+            recipe.base,
+            dtype=recipe.dtype,
+            device=run.accelerator.device,
+            target_modules=recipe.target_modules,
+            attn_implementation=recipe.attn_implementation,
+        )
         draw_groups, test = tree_rows(recipe, host, tasks)
         learned = _Learned(recipe, host).to(host.device)
         [optimizer] = build_optimizers(recipe.optimizer, learned.named_parameters())
@@ -225,18 +231,6 @@ def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
     if accelerator.num_processes == 1:
         return tensor
     return cast(Tensor, accelerator.reduce(tensor, "sum"))
-
-
-def _load(recipe: TreeRecipe, accelerator: Accelerator) -> Host:
-    modules = recipe.target_modules
-    host = Host.from_pretrained(
-        recipe.base,
-        dtype=recipe.dtype,
-        device=str(accelerator.device),
-        target_modules=modules if isinstance(modules, str) else list(modules),
-    )
-    language_model(host).set_attn_implementation(recipe.attn_implementation)
-    return host
 
 
 def _tokens(host: Host, recipe: TreeRecipe) -> int:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from weft.errors import ConfigError, UnknownNameError
-from weft.files import nearest
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import Encoded, Row, Task, TaskSampler, render
-from weft.tasks.source import load_splits, load_texts
+from weft.tasks.source import load_split, load_texts
 
 if TYPE_CHECKING:
     from weft.train.tree import TreeRecipe
@@ -28,12 +27,7 @@ Groups = list[list[Encoded]]
 
 def choose_tasks(recipe: TreeRecipe) -> list[Task]:
     """The tasks of a recipe. Raises UnknownNameError for the split, ConfigError for more than it has."""
-    splits = load_splits(recipe.data)
-    if recipe.split not in splits:
-        raise UnknownNameError(
-            f"no split {recipe.split!r}{nearest(recipe.split, splits)}; there are {', '.join(splits)}"
-        )
-    tasks = splits[recipe.split]
+    tasks = load_split(recipe.data, recipe.split)
     if recipe.tasks is not None and recipe.tasks > len(tasks):
         raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
     return list(tasks[: recipe.tasks])

@@ -6,8 +6,7 @@ from cyclopts import Parameter
 
 from weft.cli.flags import Flag
 from weft.cli.store import Place, say
-from weft.store.gate import gate as check
-from weft.store.git import Git
+from weft.store import Store
 
 
 def gate(
@@ -31,8 +30,8 @@ def gate(
         store: A folder in the store.
         json: Print JSON.
     """
-    with Git(store) as git:
-        found = check(git, revision, evaluate)
+    with Store(store) as opened:
+        found = opened.gate(revision, evaluate)
     line = f"{revision} passes: {', '.join(found.changed) or 'no adapter'} changed"
     if found.removed:
         line += f"; removes {', '.join(found.removed)}"

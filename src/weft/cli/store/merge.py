@@ -9,8 +9,7 @@ from weft.cli.flags import Flag
 from weft.cli.merge import MethodFlags
 from weft.cli.store import Message, Place, say
 from weft.errors import ConfigError
-from weft.store.git import Git
-from weft.store.merge import merge as merge_revisions
+from weft.store import Store
 from weft.store.plan_merge import FAIL, OURS, THEIRS
 
 if TYPE_CHECKING:
@@ -57,10 +56,9 @@ def merge(
     elif given or weights:
         flag = next(iter(given), "weights")
         raise ConfigError(f"--{flag} is for a method; --on-conflict is {on_conflict}")
-    with Git(store) as git:
-        done = merge_revisions(
-            git,
-            revisions,
+    with Store(store) as opened:
+        done = opened.merge(
+            *revisions,
             name=name,
             message=message,
             on_conflict=policy,

@@ -14,17 +14,16 @@ def verify(*, replay: Flag = False, store: Place = ".", json: Flag = False) -> N
         store: A folder in the store.
         json: Print JSON.
     """
+    again = None
     with Store(store) as opened:
         found = opened.verify()
         root = opened.root
-    problems, facts, lines = list(found.problems), found._asdict(), []
-    if replay:
-        from weft.cli.store.merge import one_thread
-        from weft.store.git import Git
-        from weft.store.replay import replay as run_again
+        if replay:
+            from weft.cli.store.merge import one_thread
 
-        with Git(store) as git:
-            again = run_again(git, one_thread())
+            again = opened.replay(one_thread())
+    problems, facts, lines = list(found.problems), found._asdict(), []
+    if again is not None:
         facts |= {"replayed": again.merges, "gone": again.gone}
         problems += again.problems
         facts["problems"] = tuple(problems)
