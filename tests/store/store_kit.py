@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,15 @@ def commit_tree(root: Path, change: Mapping[tuple[str, ...], bytes | Entry | Non
         commit = opened.run("commit-tree", "-p", head, "-m", "made by hand", tree).decode().strip()
         opened.run("update-ref", "HEAD", commit)
     return commit
+
+
+def run_beside(program: str, *words: object, **options: Any) -> subprocess.Popen[str]:
+    """Start a program of store_loop.py in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("store_loop.py")), program, *map(str, words)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )

@@ -161,15 +161,15 @@ def test_limits_come_before_reading(
                     store.add(folder, "b", message="x") if module is folders else store.checkout(
                         "a", tmp_path / "out"
                     )
-        from weft.store import checkout
+        from weft.store import checkout, pointer
 
-        for limit, value, says in (
-            ("MAX_ADAPTER", 100, "bytes of tensors, at most 100"),
-            ("MAX_TENSOR", 50, "at most 50 are read"),
-            ("MAX_TEXT", 3, "at most 3 are read"),
+        for module, limit, value, says in (
+            (pointer, "MAX_ADAPTER", 100, "bytes of tensors, at most 100"),
+            (pointer, "MAX_TENSOR", 50, "at most 50 are read"),
+            (checkout, "MAX_TEXT", 3, "at most 3 are read"),
         ):
             with monkeypatch.context() as patch:
-                patch.setattr(checkout, limit, value)
+                patch.setattr(module, limit, value)
                 with pytest.raises(AdapterFormatError, match=says):
                     store.checkout("a", tmp_path / "out")
         store.checkout("a", tmp_path / "out")  # and all is well without them
@@ -252,7 +252,7 @@ def test_a_store_of_another_base_does_not_verify(root: Path, tmp_path: Path) -> 
         store.add(write_folder(tmp_path / "in", lora(), {"weft_base": "weft1-1"}), "a", message="x")
         commit_tree(root, {("weft-store.json",): b'{"format": 1, "base": "weft1-2"}'})
         commit_tree(root, {(*A, "README.md"): b"seen anew"})
-        assert any("weft1-1, the store to weft1-2" in problem for problem in store.verify().problems)
+        assert any("weft1-1, this store to weft1-2" in problem for problem in store.verify().problems)
 
 
 def test_constants_are_what_the_text_says() -> None:

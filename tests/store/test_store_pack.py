@@ -1,3 +1,4 @@
+import random
 import subprocess
 import tempfile
 from pathlib import Path
@@ -74,3 +75,21 @@ def test_a_cut_tree_is_refused() -> None:
     for cut in (whole[:-1], whole[:8], b"100644a\0" + bytes(20)):
         with pytest.raises(ValueError, match="damaged tree"):
             parse_tree(cut, 20, "x")
+
+
+def test_what_shrinks_is_deflated(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    noise = chance.randbytes(100_000)
+    halves = bytes(b for low in noise[:50_000] for b in (low, 0x3C + low % 3))
+    git(tmp_path, "init", "-q", ".")
+    made = Objects("sha1")
+    data = {"noise": noise, "bfloat16": halves, "zeros": bytes(100_000)}
+    oids = {name: made.add("blob", content) for name, content in data.items()}
+    install_pack(made, tmp_path / ".git/objects/pack")
+    (index,) = (tmp_path / ".git/objects/pack").glob("*.idx")
+    rows = [line.split() for line in git(tmp_path, "verify-pack", "-v", str(index)).splitlines()]
+    stored = {row[0]: int(row[3]) for row in rows if len(row) == 5}
+    shrunk = {name for name, oid in oids.items() if stored[oid] < 0.9 * 100_000}
+    assert shrunk == {"bfloat16", "zeros"}
+    with Git(tmp_path) as opened:
+        assert list(opened.read_all(list(oids.values()), "blob", 100_000)) == list(data.values())

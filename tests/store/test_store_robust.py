@@ -1,35 +1,15 @@
-"""Many at once, killed in between, and a disk that is full."""
+"""Many at once, and a disk that is full."""
 
 import os
-import random
 import resource
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from store_kit import contents, git, is_clean, key, lora, tensor, write_folder
+from store_kit import contents, git, is_clean, lora, run_beside, write_folder
 
 from weft.errors import SaveError, WeftError
 from weft.store import GitError, Store
-
-LOOP = str(Path(__file__).with_name("store_loop.py"))
-CONTRIBUTORS = int(os.environ.get("WEFT_STORE_CONTRIBUTORS", "6"))
-PUSHES = int(os.environ.get("WEFT_STORE_PUSHES", "3"))
-KILLS = int(os.environ.get("WEFT_STORE_KILLS", "12"))
-
-
-def start(*words: object, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, LOOP, *map(str, words)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        **options,  # pyright: ignore[reportArgumentType, reportCallIssue]
-    )
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> None:
@@ -38,52 +18,12 @@ def finish(processes: list[subprocess.Popen[str]]) -> None:
         assert process.returncode == 0, said
 
 
-def test_contributors_to_one_bare_repository(root: Path, tmp_path: Path) -> None:
-    """Half of them have an adapter each, the others edit layers of one adapter, each its own."""
-    layers = CONTRIBUTORS
-    with Store(root) as store:
-        store.add(write_folder(tmp_path / "start", lora(layers=layers)), "shared", message="start")
-    git(tmp_path, "clone", "-q", "--bare", str(root), "hub")
-    processes, final = [], lora(layers=layers)
-    for who in range(CONTRIBUTORS):
-        clone = tmp_path / f"clone-{who}"
-        git(tmp_path, "clone", "-q", str(tmp_path / "hub"), clone.name)
-        own, folders = who % 2 == 0, []
-        for push in range(PUSHES):
-            value = tensor(10 * who + push, 2, 4)
-            tensors = lora(push + who) if own else lora(layers=layers) | {key(who): value}
-            folders.append(write_folder(tmp_path / f"in-{who}-{push}", tensors))
-            if not own:
-                final[key(who)] = value
-        processes.append((who, own, folders, clone))
-    # Those who share push once, on the start's other layers: a rebase merges them tensor by tensor.
-    running = [
-        start("contribute", clone, f"own-{who}" if own else "shared", *(folders if own else folders[-1:]))
-        for who, own, folders, clone in processes
-    ]
-    finish(running)
-    with Store(tmp_path / "hub") as store:
-        found = store.verify()
-        assert found.problems == ()
-        store.checkout("shared", tmp_path / "out")
-        expected = write_folder(tmp_path / "expected", final)
-        assert contents(tmp_path / "out") == contents(expected)
-        pushed = {row.message for row in store.log()}
-        for who, own, folders, _ in processes:
-            if own:
-                assert {f"clone-{who} {push}" for push in range(PUSHES)} <= pushed
-                store.checkout(f"own-{who}", tmp_path / "out")
-                assert contents(tmp_path / "out") == contents(folders[-1])
-            else:
-                assert f"clone-{who} 0" in pushed
-
-
 @pytest.mark.parametrize("bare", [False, True])
 def test_many_add_to_one_repository(bare: bool, root: Path, folder: Path, tmp_path: Path) -> None:
     if bare:
         git(tmp_path, "clone", "-q", "--bare", str(root), "bare")
         root = tmp_path / "bare"
-    finish([start("add", root, 3, f"by{who}", folder) for who in range(4)])
+    finish([run_beside("add", root, 3, f"by{who}", folder) for who in range(4)])
     with Store(root) as store:
         assert len(store.list()) == 12
         assert len(store.log()) == 13
@@ -116,40 +56,6 @@ def test_another_committer_in_between_loses_nothing(
     assert is_clean(root)
 
 
-@pytest.mark.parametrize("whole_group", [False, True])
-def test_killed_at_any_moment(whole_group: bool, root: Path, tmp_path: Path) -> None:
-    """The history verifies and the folder is one version or the other, whole."""
-    one = write_folder(tmp_path / "1", lora(1, layers=60, width=64))
-    two = write_folder(tmp_path / "2", lora(2, layers=60, width=64))
-    out = tmp_path / "out"
-    chance = random.Random(int(whole_group))
-    for _ in range((KILLS + 1) // 2):
-        process = start("loop", root, out, one, two)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "go\n", process.communicate()[1]
-        time.sleep(chance.uniform(0, 0.3))
-        if whole_group:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.communicate()  # git, where it still runs, holds the pipes until it is done
-        if whole_group:
-            # What git leaves behind when git is killed, and how its own message says to go on.
-            for lock in (root / ".git").rglob("*.lock"):
-                lock.unlink()
-            git(root, "reset", "-q", "--hard")
-            git(root, "clean", "-qfd")
-        if out.exists():
-            assert contents(out) in (contents(one), contents(two))
-        with Store(root) as store:
-            assert store.verify().problems == ()
-            store.add(one, "b", message="after")
-            store.remove("b", message="after")
-            if any(row.name == "a" for row in store.list()):
-                store.checkout("a", tmp_path / "checked")
-                assert contents(tmp_path / "checked") in (contents(one), contents(two))
-
-
 def limited(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
@@ -158,7 +64,7 @@ def limited(size: int) -> None:
 def test_a_full_disk_in_add(layers: int, root: Path, tmp_path: Path) -> None:
     big = write_folder(tmp_path / "big", lora(layers=layers, width=600))
     head = git(root, "rev-parse", "HEAD")
-    process = start("add", root, 1, "x", big, preexec_fn=lambda: limited(20_000))
+    process = run_beside("add", root, 1, "x", big, preexec_fn=lambda: limited(20_000))
     _, said = process.communicate(timeout=150)
     assert process.returncode == 1
     last = said.strip().splitlines()[-1]

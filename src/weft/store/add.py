@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weft.errors import BaseMismatchError, ConfigError, UnknownNameError
+from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.store.edit import Change, edit
+from weft.store.fits import check_modules
 from weft.store.folder import exact_header, take_apart
 from weft.store.git import Git
 from weft.store.layout import (
@@ -20,11 +21,13 @@ from weft.store.layout import (
     check_apart,
     check_name,
 )
-from weft.store.manifest import Manifest, check_lineage, manifest_bytes, store_bytes
+from weft.store.manifest import Manifest, check_lineage, manifest_bytes
 from weft.store.objects import FILE, TREE, Entry, Objects
-from weft.store.stored import adapters_at, base_at, manifest_of, open_tree
+from weft.store.pointer import BLOBS_OVER, SETTING, move_out
+from weft.store.store_file import Modules, StoreFile, store_bytes
+from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, store_at
 
-_BASE = "weft_base"
+BASE = "weft_base"
 """Where `weft.save` states the base, in the metadata of the safetensors."""
 
 
@@ -41,8 +44,20 @@ class Added(NamedTuple):
     """Files of the folder that no adapter has; they were not taken in."""
 
 
-def init(folder: str | os.PathLike[str], base: str | None) -> None:
-    """Make a store in a folder, in a new git repository or in the one that is there. Raises ConfigError."""
+def init(
+    folder: str | os.PathLike[str],
+    base: str | None,
+    modules: Modules | None = None,
+    blobs: str | os.PathLike[str] | None = None,
+    blobs_over: int = BLOBS_OVER,
+) -> None:
+    """Make a store in a folder, in a new git repository or in the one that is there. Raises ConfigError.
+
+    With `blobs`, tensors of more than `blobs_over` bytes will lie in that folder.
+    """
+    if blobs_over < 0:
+        raise ConfigError(f"the size from which tensors lie apart cannot be {blobs_over} bytes")
+    file = StoreFile(base, modules=modules, blobs_over=None if blobs is None else blobs_over)
     Git.create(Path(folder))
     with Git(folder) as git:
         head = git.resolve("HEAD")
@@ -52,13 +67,15 @@ def init(folder: str | os.PathLike[str], base: str | None) -> None:
         def plan(objects: Objects, tree: str | None) -> Change:
             entries = git.tree(tree, tree) if tree else {}
             change: dict[tuple[str, ...], Entry | None] = {
-                (STORE,): Entry(FILE, objects.add("blob", store_bytes(base)))
+                (STORE,): Entry(FILE, objects.add("blob", store_bytes(file)))
             }
             if ATTRIBUTES not in entries:
                 change[(ATTRIBUTES,)] = Entry(FILE, objects.add("blob", ATTRIBUTES_TEXT.encode()))
             return change
 
         edit(git, plan, "Start a store of adapters")
+        if blobs is not None:
+            git.run("config", SETTING, str(Path(blobs).absolute()))
 
 
 def add(
@@ -71,17 +88,17 @@ def add(
     """Take an adapter in under a name; commit it with a message, stage it without one.
 
     The lineage stays what it was unless one is given. Raises what `take_apart` raises, ConfigError for a bad
-    name or lineage, and BaseMismatchError for an adapter of another base than the store's.
+    name or lineage, and BaseMismatchError or ShapeError for an adapter of another base than the store's.
     """
     check_name(name)
     check_lineage(lineage or {})
     head = git.commit_of("HEAD")
-    store_base = base_at(git, head)
+    store = store_at(git, head)
     parts = take_apart(path)
     metadata = parts.header.metadata
-    named = (metadata or {}).get(_BASE)
-    if store_base and named and named != store_base:
-        raise BaseMismatchError(f"{os.fspath(path)} belongs to base {named}, this store to {store_base}")
+    named = (metadata or {}).get(BASE)
+    store.check_base(named, os.fspath(path))
+    check_modules({spec.name: spec.shape for spec in parts.header.specs}, store.modules, os.fspath(path))
     header = exact_header(parts.header)
     written = 0
 
@@ -94,9 +111,10 @@ def add(
             old = open_tree(git, name, known[name])
             if lineage is None:
                 former = manifest_of(git, old).lineage
-        manifest = Manifest(named or store_base, former or {}, metadata, header)
+        manifest = Manifest(named or store.base, former or {}, metadata, header)
         fresh = Objects(git.algorithm)
-        tensors = {file: Entry(FILE, fresh.add("blob", data)) for file, data in parts.tensors.items()}
+        files = move_out(git, parts.tensors, store.blobs_over)
+        tensors = {file: Entry(FILE, fresh.add("blob", data)) for file, data in files.items()}
         held = set(old.tensors.values()) if old else set()
         held |= git.existing([oid for oid in fresh.content if oid not in held])
         new = {oid: blob for oid, blob in fresh.content.items() if oid not in held}

@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from weft.errors import AdapterFormatError
 from weft.files import replace_folder
 from weft.store.folder import check_target, put_together
 from weft.store.git import Git
 from weft.store.header import strict_json
-from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_ADAPTER, MAX_TENSOR, MAX_TEXT, TENSORS, WEIGHTS
+from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_TEXT, TENSORS, WEIGHTS
 from weft.store.manifest import parse_manifest
+from weft.store.pointer import read_tensors
 from weft.store.stored import Stored, stored_at
 
 
@@ -33,15 +33,9 @@ def contents(git: Git, stored: Stored) -> dict[str, list[bytes]]:
     """The files of the PEFT folder of a stored adapter, each as pieces to be written in turn."""
     where = f"{ADAPTERS}/{stored.name}"
     git.fetch(git.missing(stored.tree))
-    oids = list(stored.tensors.values())
-    sizes = git.sizes(oids)
-    if sum(sizes) > MAX_ADAPTER:
-        raise AdapterFormatError(f"{where} has {sum(sizes)} bytes of tensors, at most {MAX_ADAPTER} are read")
     texts = dict(zip(stored.texts, git.read_all(list(stored.texts.values()), "blob", MAX_TEXT), strict=True))
     manifest = parse_manifest(texts.pop(MANIFEST), f"{where}/{MANIFEST}")
     strict_json(texts[CONFIG], f"{where}/{CONFIG}")
-    blobs = git.read_all(oids, "blob", MAX_TENSOR)
-    header, tensors, _ = put_together(
-        zip(stored.tensors, blobs, strict=True), manifest.metadata, manifest.header, f"{where}/{TENSORS}"
-    )
+    blobs = read_tensors(git, stored.tensors, f"{where}/{TENSORS}")
+    header, tensors, _ = put_together(blobs, manifest.metadata, manifest.header, f"{where}/{TENSORS}")
     return {WEIGHTS: [header, *tensors], **{file: [data] for file, data in texts.items()}}

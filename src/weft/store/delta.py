@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, count, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from weft.store.checkout import contents
 from weft.store.folder import Parts, take_apart
 from weft.store.git import Git
 from weft.store.layout import CONFIG, file_of
+from weft.store.pieces import piece_file
 from weft.store.sides import Sides
 from weft.store.stored import Stored, manifest_of
 from weft.store.three_way import alive
@@ -32,9 +33,9 @@ MergeAdapters = Callable[..., Adapter]
 """`weft.merge.merge`: (method, adapters, weights=..., **options) -> adapter."""
 _ANCESTOR = "task_arithmetic"
 
-Halves = tuple[str | None, str | None]
+Halves = tuple[tuple[str, ...], tuple[str, ...]]
 State = tuple[Halves, str] | None
-"""A module of one side: ids of lora_A, lora_B and the config; None where the side lacks it."""
+"""A module of one side: ids of lora_A and lora_B, by pieces, and of the config; None where it lacks it."""
 
 
 class Joined(NamedTuple):
@@ -67,8 +68,8 @@ def join(
             (a, b): tuple(_state(one, path) for one in sides.bases[left[a], left[b]])
             for a, b in combinations(range(len(left)), 2)
         }
-        count = alive(states, before)
-        distinct = {states[a]: left[a] for a in reversed(count)}
+        in_question = alive(states, before)
+        distinct = {states[a]: left[a] for a in reversed(in_question)}
         if len(distinct) == 1:
             k = next(iter(distinct.values()))
             if path in modules.get(k, {}):
@@ -125,8 +126,13 @@ def _load(git: Git, stored: Stored, name: str) -> Adapter:
 def _state(stored: Stored | None, path: str) -> State:
     if stored is None:
         return None
-    a, b = (stored.tensors.get(file_of(f"base_model.model.{path}.lora_{half}.weight")) for half in "AB")
-    return None if a is None and b is None else ((a, b), stored.texts[CONFIG])
+    a, b = (_pieces(stored, file_of(f"base_model.model.{path}.lora_{half}.weight")) for half in "AB")
+    return None if not a and not b else ((a, b), stored.texts[CONFIG])
+
+
+def _pieces(stored: Stored, file: str) -> tuple[str, ...]:
+    files = (piece_file(file, number) for number in count())
+    return tuple(takewhile(bool, (stored.tensors.get(piece, "") for piece in files)))
 
 
 def _splice(
@@ -136,10 +142,10 @@ def _splice(
     found = []
     for half in (0, 1):
         values = [state and state[0][half] for state in states]
-        count = alive(values, {pair: tuple(s and s[0][half] for s in ss) for pair, ss in before.items()})
-        if len({values[k] for k in count}) > 1 or values[count[0]] is None:
+        left = alive(values, {pair: tuple(s and s[0][half] for s in ss) for pair, ss in before.items()})
+        if len({values[k] for k in left}) > 1 or not values[left[0]]:
             return None
-        found.append(count[0])
+        found.append(left[0])
     return found[0], found[1]
 
 

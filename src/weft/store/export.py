@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft.files import replace_folder
 from weft.store.checkout import contents
@@ -13,7 +13,19 @@ from weft.store.git import Git
 from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CARD, CONFIG
 from weft.store.manifest import Manifest
+from weft.store.pieces import count_tensors
 from weft.store.stored import manifest_of, stored_at
+
+
+class Upload(NamedTuple):
+    """What is uploaded of one version."""
+
+    name: str
+    commit: str
+    manifest: Manifest
+    files: Mapping[str, list[bytes]]
+    """Each as pieces to be written in turn."""
+    wrote_card: bool
 
 
 def export(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") -> bool:
@@ -22,19 +34,24 @@ def export(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") 
     Its files are those of `checkout`, and errors too.
     """
     check_target(Path(out))
+    made = upload(git, name, rev)
+    with replace_folder(out) as folder:
+        for file, parts in made.files.items():
+            with (folder / file).open("wb") as handle:
+                handle.writelines(parts)
+    return made.wrote_card
+
+
+def upload(git: Git, name: str, rev: str = "HEAD") -> Upload:
+    """The files of `checkout`, and a card. Errors as there."""
     commit = git.commit_of(rev)
     stored = stored_at(git, commit, name)
-    files = contents(git, stored)
+    files, manifest = contents(git, stored), manifest_of(git, stored)
     has_card = CARD in files
     if not has_card:
         config = strict_json(b"".join(files[CONFIG]), f"{ADAPTERS}/{name}/{CONFIG}")
-        text = card(name, commit, manifest_of(git, stored), config, len(stored.tensors))
-        files[CARD] = [text.encode()]
-    with replace_folder(out) as folder:
-        for file, parts in files.items():
-            with (folder / file).open("wb") as handle:
-                handle.writelines(parts)
-    return not has_card
+        files[CARD] = [card(name, commit, manifest, config, count_tensors(stored.tensors)).encode()]
+    return Upload(name, commit, manifest, files, not has_card)
 
 
 def card(name: str, commit: str, manifest: Manifest, config: Mapping[str, Any], tensors: int) -> str:

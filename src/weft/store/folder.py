@@ -21,6 +21,7 @@ from weft.store.layout import (
     check_tensor,
     file_of,
 )
+from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
 
 
 class Parts(NamedTuple):
@@ -82,10 +83,14 @@ def put_together(
     `text` is the header that the file had. Where the tensors no longer fit it (a merge changed their shapes)
     the usual header is written, and the last value is False. Raises AdapterFormatError.
     """
-    data: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    read: dict[str, tuple[str, Values]] = {}
     for file, blob in blobs:
         name, dtype, shape, raw = read_tensor(file, blob, source)
-        data[name] = dtype, shape, raw
+        read[file] = name, Values(dtype, shape, raw)
+    data: dict[str, Values] = {}
+    for files in pieces_of(read, source).values():
+        name = read[files[0]][0]
+        data[name] = join(name, [read[file][1] for file in files], source)
     header = build(((name, dtype, shape) for name, (dtype, shape, _) in data.items()), metadata)
     exact = True
     if text is not None:
@@ -109,9 +114,10 @@ def read_tensor(file: str, blob: bytes, folder: object) -> tuple[str, str, tuple
     if len(header.specs) != 1 or header.metadata is not None:
         raise AdapterFormatError(f"{source} should hold one tensor and no metadata")
     name, dtype, shape, _, _ = header.specs[0]
-    if file_of(name) != file:
+    whole, number = split_file(file)
+    if file_of(name) != whole:
         raise AdapterFormatError(
-            f"{source} holds the tensor {name!r:.80}, which belongs into {file_of(name)}"
+            f"{source} holds the tensor {name!r:.80}, which belongs into {piece_file(file_of(name), number)}"
         )
     raw = blob[8 + len(header.text) :]
     _check(name, dtype, shape, raw, source)

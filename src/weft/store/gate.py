@@ -43,7 +43,7 @@ def gate(git: Git, revision: str, command: str | None = None) -> Gated:
     ConfigError for one on no branch or tag, for a wrong command, and for an evaluation that fails, and
     MissingFileError for a program that is not there.
     """
-    words = [] if command is None else _words(command)
+    words = [] if command is None else command_words(command)
     head, commit = git.commit_of("HEAD"), git.commit_of(revision)
     if not git.run("for-each-ref", "--count=1", "--contains", commit).strip():
         raise ConfigError(f"{revision} is on no branch or tag, so `verify` would not see it; make one")
@@ -61,11 +61,12 @@ def gate(git: Git, revision: str, command: str | None = None) -> Gated:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / name
             checkout(git, name, folder, commit)
-            _evaluate(name, [word.replace(_FOLDER, str(folder)) for word in words])
+            evaluate(name, words, folder)
     return Gated(commit, tuple(changed), tuple(removed), _elsewhere(git, before, commit))
 
 
-def _words(command: str) -> list[str]:
+def command_words(command: str) -> list[str]:
+    """The words of a command, one of them with `{}` for a folder. Raises ConfigError."""
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -75,7 +76,9 @@ def _words(command: str) -> list[str]:
     return words if any(_FOLDER in word for word in words) else [*words, _FOLDER]
 
 
-def _evaluate(name: str, words: list[str]) -> None:
+def evaluate(name: str, command: list[str], folder: Path) -> None:
+    """Run a command on a folder. Raises ConfigError unless it exits with 0, and MissingFileError."""
+    words = [word.replace(_FOLDER, str(folder)) for word in command]
     try:
         status = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=_STDERR).returncode
     except OSError as error:

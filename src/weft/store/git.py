@@ -53,6 +53,7 @@ class Git:
         self._options: list[str] = [part for option in _SAFE for part in ("-c", option)]
         self._reader: subprocess.Popen[bytes] | None = None
         self._sizer: subprocess.Popen[bytes] | None = None
+        self._unread = 0
         self._secured = False
         self.signs = False
         self._at = Path(folder).absolute()
@@ -79,6 +80,17 @@ class Git:
         if not (folder / ".git").exists():
             environment = {key: value for key, value in os.environ.items() if key not in _PLACES}
             _start(["git", "init", "--quiet", "--initial-branch=main"], folder, environment)
+
+    @staticmethod
+    def clone(url: str, folder: Path, filter: bool) -> str:
+        """`git clone` without a checkout, with `filter` without contents; what git says. Raises GitError."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        environment = {key: value for key, value in os.environ.items() if key not in _PLACES}
+        environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+        words = ["git", *(part for option in _SAFE for part in ("-c", option)), "clone", "--no-checkout"]
+        words += ["--filter=blob:none"] if filter else []
+        _, said = _start([*words, "--", url, str(folder)], folder.parent, environment)
+        return said.decode("utf-8", "replace")
 
     def run(self, *words: str, stdin: bytes | IO[bytes] = b"", ok: Sequence[int] = (0,)) -> bytes:
         """Run one git command; what it prints. Raises GitError for an exit status that is not `ok`."""
@@ -127,9 +139,12 @@ class Git:
 
     def read_all(self, oids: Sequence[str], kind: str, limit: int) -> Iterator[bytes]:
         """Objects in order, each checked against its id; errors as `read`."""
+        if self._unread:  # whoever asked last has stopped in the middle
+            self._end_readers()
         process = self._reader = self._reader or self._serve("--batch")
         for first in range(0, len(oids), _AT_ONCE):
             some = oids[first : first + _AT_ONCE]
+            self._unread = len(some)
             _send(process, some)
             for oid in some:
                 found, _, size = _answer(process, oid)
@@ -140,10 +155,12 @@ class Git:
                     self._end_readers()
                     raise AdapterFormatError(f"object {oid} has {size} bytes, at most {limit} are read")
                 assert process.stdout is not None
-                data = process.stdout.read(size + 1)[:size]
+                data = process.stdout.read(size)
+                process.stdout.read(1)
                 if object_id(kind, data, self.algorithm) != oid:
                     self._end_readers()
                     raise AdapterFormatError(f"object {oid} is damaged: its content has another hash")
+                self._unread -= 1
                 yield data
 
     def sizes(self, oids: Sequence[str]) -> list[int]:
@@ -276,6 +293,7 @@ class Git:
                     with suppress(OSError):
                         pipe.close()
         self._reader = self._sizer = None
+        self._unread = 0
 
 
 def _send(process: subprocess.Popen[bytes], names: Sequence[str]) -> None:

@@ -107,7 +107,7 @@ def build(
             "shape": list(spec.shape),
             "data_offsets": [spec.begin, spec.end],
         }
-    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text = _encoder.encode(fields).encode()
     return Header(text + b" " * (-len(text) % _ALIGNMENT), tuple(specs), metadata)
 
 
@@ -120,7 +120,7 @@ def strict_json(text: bytes, source: object) -> dict[str, Any]:
     """A JSON object in UTF-8 without repeated keys, NaN or broken characters. Raises AdapterFormatError."""
     try:
         decoded = text.decode()
-        values = json.loads(decoded, object_pairs_hook=_once, parse_constant=_no_constant)
+        values = _decoder.decode(decoded)
         # An escaped half of a character parses, and cannot be written again.
         if "\\u" in decoded:
             json.dumps(values, ensure_ascii=False).encode()
@@ -169,3 +169,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
+
+
+# Made once: `json.loads` and `json.dumps` make theirs anew for every tensor.
+_decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)

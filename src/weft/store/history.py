@@ -1,19 +1,27 @@
 """The versions of a store or of one adapter, and who signed them."""
 
+import re
 from typing import NamedTuple
 
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, check_name
 
+_UNTRUSTED = "good, key not trusted"
 _SIGNATURES = {
     "G": "good",
-    "U": "good, key not trusted",
+    "U": _UNTRUSTED,
     "X": "good, expired",
     "Y": "good, key expired",
     "R": "good, key revoked",
     "B": "bad",
     "E": "cannot be checked",
     "N": "none",
+}
+_TAGS = {
+    "BADSIG": "bad",
+    "EXPSIG": _SIGNATURES["X"],
+    "EXPKEYSIG": _SIGNATURES["Y"],
+    "REVKEYSIG": _SIGNATURES["R"],
 }
 _FIELDS = ("%H", "%aI", "%an", "%s", "%G?")
 
@@ -70,8 +78,16 @@ def tags(git: Git) -> dict[str, str]:
 
 
 def _tag_state(git: Git, name: str) -> str:
-    # The exit status does not tell a bad signature from a missing key.
+    # The exit status does not tell a bad signature from a missing key. GnuPG's words begin lines of their
+    # own. Of SSH, git says for whom a signature is good, or only with which key.
     said = git.ask("verify-tag", "--raw", "--", name)
-    if "GOODSIG" in said or 'Good "git" signature' in said:
-        return "good"
-    return "bad" if "BADSIG" in said or "incorrect signature" in said.lower() else "cannot be checked"
+    words = set(re.findall(r"^\[GNUPG:\] (\w+)", said, re.MULTILINE))
+    for word, state in _TAGS.items():
+        if word in words:
+            return state
+    if "GOODSIG" in words:
+        return _UNTRUSTED if words & {"TRUST_UNDEFINED", "TRUST_NEVER"} else "good"
+    if "incorrect signature" in said.lower():
+        return "bad"
+    told = re.search('^Good "git" signature (for|with) ', said, re.MULTILINE)
+    return "cannot be checked" if told is None else "good" if told[1] == "for" else _UNTRUSTED

@@ -5,7 +5,8 @@
     adapters/<name>/adapter.json                  the manifest
     adapters/<name>/adapter_config.json           as it came in
     adapters/<name>/README.md                     as it came in, where there was one
-    adapters/<name>/tensors/<tensor>.safetensors  one tensor each
+    adapters/<name>/tensors/<tensor>.safetensors  one tensor each; +1, +2: what was stacked onto it
+    accepted/<base>/<name>/...                    adapters that a version of the base was made of
 
 Nothing here changes when only numbers change, except the files of those tensors: equal tensors are one blob
 to git, and edits of different tensors merge.
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import is_name
 
-STORE, ATTRIBUTES, ADAPTERS = "weft-store.json", ".gitattributes", "adapters"
+STORE, ATTRIBUTES, ADAPTERS, ACCEPTED = "weft-store.json", ".gitattributes", "adapters", "accepted"
 MANIFEST, TENSORS = "adapter.json", "tensors"
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 PICKLE = "adapter_model.bin"
@@ -79,7 +80,7 @@ def tensor_of(file: str) -> str:
 
 def layer_of(tensor: str) -> str:
     """The module that a tensor adapts: its name without PEFT's prefix and `lora_A.weight`."""
-    return re.sub(r"\.lora_[A-Za-z_]+(\.[a-z]+)?$", "", tensor.removeprefix("base_model.model."))
+    return re.sub(r"\.lora_[A-Za-z_]+(\.[a-z]+)?(\+\d+)?$", "", tensor.removeprefix("base_model.model."))
 
 
 def check_tensor(name: str, shape: tuple[int, ...], source: object) -> None:

@@ -1,6 +1,6 @@
-"""The two JSON files of a store: what it is, and what each adapter is beyond its tensors.
+"""`adapter.json`: what an adapter is beyond its tensors.
 
-Neither holds anything that changes when only numbers change, so edits of different tensors merge.
+Nothing in it changes when only numbers change, so edits of different tensors merge.
 """
 
 import json
@@ -39,12 +39,12 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     }
     if manifest.header is not None:
         values["header"] = manifest.header
-    return _text(values)
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def parse_manifest(data: bytes, source: object) -> Manifest:
     """Check the bytes of an `adapter.json`. Raises AdapterFormatError."""
-    values = _versioned(data, source, {"base", "lineage", "metadata", "header"})
+    values = versioned(data, source, {"base", "lineage", "metadata", "header"})
     base, lineage, metadata = values.get("base"), values.get("lineage", {}), values.get("metadata")
     header = values.get("header")
     if not isinstance(lineage, dict) or lineage.keys() - set(LINEAGE):
@@ -73,20 +73,8 @@ def check_lineage(lineage: Mapping[str, Any]) -> None:
         raise ConfigError(f"the lineage cannot be written as JSON: {error}") from error
 
 
-def store_bytes(base: str | None) -> bytes:
-    """The file `weft-store.json` of a store for one base, or for any with None."""
-    return _text({"format": FORMAT, "base": base})
-
-
-def parse_store(data: bytes, source: object) -> str | None:
-    """Base that a `weft-store.json` names. Raises AdapterFormatError."""
-    base = _versioned(data, source, {"base"}).get("base")
-    if base is not None and not isinstance(base, str):
-        raise AdapterFormatError(f"{source}: the base should be a text, it is {base!r:.40}")
-    return base
-
-
-def _versioned(data: bytes, source: object, known: set[str]) -> dict[str, Any]:
+def versioned(data: bytes, source: object, known: set[str]) -> dict[str, Any]:
+    """The keys of a JSON file. Raises AdapterFormatError for another format or an unknown key."""
     values = strict_json(data, source)
     if values.get("format") != FORMAT:
         raise AdapterFormatError(
@@ -96,7 +84,3 @@ def _versioned(data: bytes, source: object, known: set[str]) -> dict[str, Any]:
     if unknown:
         raise AdapterFormatError(f"{source} has the unknown key {unknown[0]!r:.40}")
     return values
-
-
-def _text(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

@@ -14,8 +14,9 @@ from weft.store.edit import replaced
 from weft.store.git import Git, GitError
 from weft.store.layout import ADAPTERS, check_name
 from weft.store.objects import Objects
-from weft.store.plan_merge import FAIL, Plan, Policy, plan_merge
-from weft.store.stored import base_at
+from weft.store.plan_merge import Plan, plan_merge
+from weft.store.policy import Policy, by_rules
+from weft.store.stored import store_at
 from weft.store.three_way import histories, three_way
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def merge(
     *,
     name: str | None = None,
     message: str | None = None,
-    on_conflict: str = FAIL,
+    on_conflict: str | None = None,
     weights: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     merge_adapters: "MergeAdapters | None" = None,
@@ -56,7 +57,8 @@ def merge(
 
     With a name only that adapter is merged; the commit then has HEAD alone as its parent, for the rest of the
     revisions is still to be merged. `on_conflict` is `fail`, `ours`, `theirs`, or a method of `weft.merge`
-    with its options; weights are one for each parent, HEAD first; `merge_adapters` is `weft.merge.merge`.
+    with its options; None is what the rules of HEAD's store say, else `fail`. Weights are one for each
+    parent, HEAD first; `merge_adapters` is `weft.merge.merge`.
 
     Raises ConfigError for a conflict under `fail` (every one named), for what no policy can decide, and for
     edits in the way; BaseMismatchError; UnknownNameError for a revision; what the method raises; and GitError
@@ -69,12 +71,24 @@ def merge(
     message = f"Merge {', '.join(revisions)}" if message is None else message.strip()
     if not message:
         raise ConfigError("the message of a commit cannot be empty")
-    policy = Policy(on_conflict, None if weights is None else tuple(map(float, weights)), options or {})
+    given_weights = None if weights is None else tuple(map(float, weights))
+    if on_conflict is None and options:
+        raise ConfigError(f"{next(iter(options))} is for a method; name it with on_conflict")
+    told = None if on_conflict is None else Policy(on_conflict, given_weights, options or {})
     git.secure()
     end = time.monotonic() + _PATIENCE
     for attempt in range(_TRIES):
         head = git.commit_of("HEAD")
-        base_at(git, head)
+        file = store_at(git, head)
+        if (
+            told is None
+            and given_weights
+            and not any(Policy(rule.on_conflict).is_method for rule in file.merge)
+        ):
+            raise ConfigError(
+                "weights are for a method, and neither on_conflict nor a rule of the store names one"
+            )
+        policies = by_rules(file, given_weights) if told is None else lambda _: told
         given = list(dict.fromkeys((head, *map(git.commit_of, revisions))))
         apart = git.run("merge-base", "--independent", *given).decode().split()
         if apart == [head]:
@@ -85,7 +99,7 @@ def merge(
         else:
             parents = tuple(c for c in given if c in apart or c == head)
             objects = Objects(git.algorithm)
-            plan = plan_merge(git, objects, parents, policy, merge_adapters, name)
+            plan = plan_merge(git, objects, parents, policies, merge_adapters, name)
             change = plan.change
             if name is not None and not change:
                 return Merged(None, (head,), (), (), 0.0)

@@ -7,7 +7,7 @@ conflicts   `fail`, `ours` (the first parent that changed it), `theirs` (the las
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from weft.errors import ConfigError
 from weft.store.folder import exact_header
@@ -16,32 +16,17 @@ from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, TENSORS, check_a
 from weft.store.manifest import LINEAGE, Manifest, manifest_bytes
 from weft.store.merge_manifest import MergedManifest, merge_manifests
 from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.pointer import move_out
+from weft.store.policy import FAIL, OURS, THEIRS, Policies, Policy
 from weft.store.sides import Sides, check_bases, misfit, sides_of_adapter
-from weft.store.stored import adapters_at
+from weft.store.stored import adapters_at, store_at
 from weft.store.three_way import Changes, Conflict, Path, histories, three_way
 
 if TYPE_CHECKING:
     from weft.store.delta import MergeAdapters
 
-FAIL, OURS, THEIRS = "fail", "ours", "theirs"
 _NAMED = 8
 """Conflicts that an error names; it counts the others."""
-
-
-class Policy(NamedTuple):
-    """What to do about tensors that several sides changed."""
-
-    on_conflict: str = FAIL
-    """`fail`, `ours`, `theirs`, or a method of `weft.merge`."""
-    weights: tuple[float, ...] | None = None
-    """One for each parent, HEAD first; those of the sides in question are used."""
-    options: Mapping[str, Any] = {}
-    """Of the method."""
-
-    @property
-    def is_method(self) -> bool:
-        """Whether numbers are merged."""
-        return self.on_conflict not in (FAIL, OURS, THEIRS)
 
 
 class Plan(NamedTuple):
@@ -59,30 +44,29 @@ def plan_merge(
     git: Git,
     objects: Objects,
     commits: Sequence[str],
-    policy: Policy,
+    policies: Policies,
     merge_adapters: "MergeAdapters | None" = None,
     name: str | None = None,
 ) -> Plan:
     """Decide about everything, or about one adapter; new files go to `objects`.
 
-    Raises ConfigError for what the policy does not decide (each conflict named) and for weights of another
+    Raises ConfigError for what its policy does not decide (each conflict named) and for weights of another
     number, BaseMismatchError, AdapterFormatError for content that is no adapter, and what the method raises.
     """
-    if policy.weights is not None and len(policy.weights) != len(commits):
-        raise ConfigError(
-            f"{len(policy.weights)} weights for {len(commits)} parents; give one for each, HEAD first"
-        )
+    weights = policies("").weights
+    if weights is not None and len(weights) != len(commits):
+        raise ConfigError(f"{len(weights)} weights for {len(commits)} parents; give one for each, HEAD first")
     sides = histories(git, commits)
     parts = _by_adapter(three_way(git, sides, (ADAPTERS, name) if name else ()))
     rest = parts.pop("", Changes({}, ()))
     opened = {adapter: sides_of_adapter(git, sides, adapter) for adapter in sorted(parts)}
     check_bases(git, sides, opened)
-    plans = [_choose(git, commits, rest, policy)]
+    plans = [_choose(git, commits, rest, policies(""))]
     for adapter, its in opened.items():
-        plans.append(_plan_adapter(git, objects, its, parts[adapter], policy, merge_adapters))
+        plans.append(_plan_adapter(git, objects, its, parts[adapter], policies(adapter), merge_adapters))
     undecided = [conflict for plan in plans for conflict in plan.undecided]
     if undecided:
-        raise ConfigError(_told(undecided, policy))
+        raise ConfigError(_told(undecided, policies(undecided[0].adapter)))
     change = {path: entry for plan in plans for path, entry in plan.change.items()}
     gone = {adapter for adapter in parts if change.get((ADAPTERS, adapter), rest) is None}
     check_apart({*adapters_at(git, git.tree_of(commits[0])), *parts} - gone, ADAPTERS)
@@ -187,7 +171,8 @@ def _by_method(
     card = clean.get((ADAPTERS, its.name, CARD))
     if card is not None:
         entries[CARD] = card
-    tensors = {file: Entry(FILE, objects.add("blob", data)) for file, data in parts.tensors.items()}
+    files = move_out(git, parts.tensors, store_at(git, its.commits[0]).blobs_over)
+    tensors = {file: Entry(FILE, objects.add("blob", data)) for file, data in files.items()}
     entries[TENSORS] = Entry(TREE, objects.add_tree(tensors))
     return Entry(TREE, objects.add_tree(entries)), lost
 

@@ -12,7 +12,8 @@ from weft.store.git import Git
 from weft.store.history import versions
 from weft.store.layout import ADAPTERS, CONFIG, TENSORS
 from weft.store.objects import TREE, Objects
-from weft.store.plan_merge import Policy, plan_merge
+from weft.store.plan_merge import plan_merge
+from weft.store.policy import Policy
 from weft.store.stored import Stored, adapters_at, manifest_of, open_tree
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def _compare(
     if not policy.is_method:
         return f"its recipe names {policy.on_conflict}, which is no method"
     objects = Objects(git.algorithm)
-    made = plan_merge(git, objects, commits, policy, merge_adapters, name).change.get((ADAPTERS, name))
+    made = plan_merge(git, objects, commits, lambda _: policy, merge_adapters, name).change.get(
+        (ADAPTERS, name)
+    )
     if made is None or made.mode != TREE:
         return "its recipe merges nothing"
     entries = git.parse(objects.content[made.oid][1], name)

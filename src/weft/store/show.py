@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from weft.store.git import Git
 from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CONFIG, MAX_TEXT
+from weft.store.pieces import count_tensors
 from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, stored_at
 
 
@@ -38,7 +39,8 @@ def list_adapters(git: Git, rev: str = "HEAD") -> list[Listed]:
     base_at(git, commit)
     trees = adapters_at(git, git.tree_of(commit))
     return [
-        Listed(name, len(open_tree(git, name, trees[name]).tensors), trees[name]) for name in sorted(trees)
+        Listed(name, count_tensors(open_tree(git, name, trees[name]).tensors), trees[name])
+        for name in sorted(trees)
     ]
 
 
@@ -50,5 +52,5 @@ def show(git: Git, name: str, rev: str = "HEAD") -> Shown:
     manifest = manifest_of(git, stored)
     config = strict_json(git.read(stored.texts[CONFIG], "blob", MAX_TEXT), f"{ADAPTERS}/{name}/{CONFIG}")
     size = sum(git.sizes(list(stored.tensors.values())))
-    tensors = len(stored.tensors)
+    tensors = count_tensors(stored.tensors)
     return Shown(name, commit, manifest.base, tensors, size, config, manifest.metadata, manifest.lineage)

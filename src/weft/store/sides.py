@@ -7,9 +7,10 @@ from weft.errors import BaseMismatchError
 from weft.store.folder import read_tensor
 from weft.store.git import Git
 from weft.store.header import strict_json
-from weft.store.layout import ADAPTERS, CONFIG, MAX_TENSOR, MAX_TEXT, TENSORS, layer_of
+from weft.store.layout import ADAPTERS, CONFIG, MAX_TEXT, TENSORS, layer_of
 from weft.store.manifest import Manifest
-from weft.store.stored import Stored, adapters_at, base_at, manifest_of, open_tree
+from weft.store.pointer import read_tensors
+from weft.store.stored import Stored, adapters_at, manifest_of, open_tree, store_at
 from weft.store.three_way import Bases, Histories, alive
 
 
@@ -63,11 +64,13 @@ def sides_of_adapter(git: Git, histories: Histories, name: str) -> Sides:
 
 def check_bases(git: Git, histories: Histories, adapters: Mapping[str, Sides]) -> None:
     """Raise BaseMismatchError where stores, or versions of one adapter that count, name different bases."""
-    stores = {base: commit for commit in histories.commits if (base := base_at(git, commit))}
-    if len(stores) > 1:
+    files = {commit: store_at(git, commit) for commit in histories.commits}
+    stores = {file.base: commit for commit, file in files.items() if file.base}
+    # One of them may have accepted adapters since: its base is a later version of the others'.
+    store = max(files.values(), key=lambda file: len(file.bases))
+    if not stores.keys() <= set(store.bases):
         told = ", ".join(f"{commit[:12]} for {base}" for base, commit in sorted(stores.items()))
         raise BaseMismatchError(f"stores of different bases cannot be merged: {told}")
-    of_store = next(iter(stores), None)
     for name, sides in adapters.items():
         found = {}
         for k in sides.alive():
@@ -77,9 +80,9 @@ def check_bases(git: Git, histories: Histories, adapters: Mapping[str, Sides]) -
                 found[base] = sides.commits[k]
         if len(found) > 1:
             told = ", ".join(f"{commit[:12]} has {base}" for base, commit in sorted(found.items()))
-            raise BaseMismatchError(f"{name} belongs to different bases, which cannot be merged: {told}")
-        if of_store and found and of_store not in found:
-            raise BaseMismatchError(f"{name} belongs to base {next(iter(found))}, the store to {of_store}")
+            how = "; `weft store rebase` it first" if found.keys() <= set(store.bases) else ""
+            raise BaseMismatchError(f"{name} belongs to different bases, which cannot be merged: {told}{how}")
+        store.check_base(next(iter(found), None), name)
 
 
 def _stored(git: Git, commit: str, name: str) -> Stored | None:
@@ -96,11 +99,12 @@ def misfit(git: Git, name: str, config: str, tensors: Mapping[str, str]) -> str 
     values = strict_json(git.read(config, "blob", MAX_TEXT), f"{ADAPTERS}/{name}/{CONFIG}")
     wanted = None if values.get("rank_pattern") else values.get("r")
     ranks: dict[str, dict[str, int]] = {}
-    for file, blob in zip(tensors, git.read_all(list(tensors.values()), "blob", MAX_TENSOR), strict=True):
+    for file, blob in read_tensors(git, tensors, where):
         tensor, _, shape, _ = read_tensor(file, blob, where)
         for half, axis in ((".lora_A.weight", 0), (".lora_B.weight", -1)):
             if tensor.endswith(half) and shape:
-                ranks.setdefault(layer_of(tensor), {})[half] = shape[axis]
+                found = ranks.setdefault(layer_of(tensor), {})
+                found[half] = found.get(half, 0) + shape[axis]
     for layer, found in ranks.items():
         if len(found) < 2 or len({*found.values(), wanted} - {None}) > 1:
             told = " and ".join(f"{half[1:7]} of rank {rank}" for half, rank in found.items())

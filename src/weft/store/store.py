@@ -12,14 +12,18 @@ from weft.store.diff import Difference, diff, sides_of
 from weft.store.export import export
 from weft.store.git import Git
 from weft.store.history import Version, log
+from weft.store.pointer import BLOBS_OVER
 from weft.store.show import Listed, Shown, list_adapters, show
 from weft.store.verify import Verified, verify
 
 if TYPE_CHECKING:
+    from weft.store.accept import Accepted, Derive
     from weft.store.delta import MergeAdapters
     from weft.store.gate import Gated
     from weft.store.merge import Merged
+    from weft.store.rebase import Combine, Rebased
     from weft.store.replay import Replayed
+    from weft.store.store_file import Modules
     from weft.store.values import ValueChange
 
 
@@ -31,12 +35,22 @@ class Store:
         self._git = Git(folder)
 
     @classmethod
-    def init(cls, folder: str | os.PathLike[str] = ".", *, base: str | None = None) -> "Store":
+    def init(
+        cls,
+        folder: str | os.PathLike[str] = ".",
+        *,
+        base: str | None = None,
+        modules: "Modules | None" = None,
+        blobs: str | os.PathLike[str] | None = None,
+        blobs_over: int = BLOBS_OVER,
+    ) -> "Store":
         """Make a store, in a new git repository or in the one that is there, and open it.
 
-        `base` is the fingerprint of the base that every adapter must fit. Raises ConfigError for a store.
+        `base` is the fingerprint of the base that every adapter must fit, `modules` the sizes of its linear
+        modules. With `blobs`, tensors of more than `blobs_over` bytes lie in that folder, and git holds
+        pointers to them. Raises ConfigError for a store.
         """
-        init(folder, base)
+        init(folder, base, modules, blobs, blobs_over)
         return cls(folder)
 
     @property
@@ -59,6 +73,23 @@ class Store:
         """
         return add(self._git, path, name, message, lineage)
 
+    def stack(
+        self,
+        parent: str,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        message: str | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Added:
+        """Take in a PEFT folder that begins with an adapter's ranks: only its new columns are stored.
+
+        Raises ShapeError where it is not the parent with new columns, to the bit, and what `add` raises.
+        """
+        from weft.store.stack import stack
+
+        return stack(self._git, parent, path, name, message, lineage)
+
     def remove(self, name: str, *, message: str | None = None) -> str | None:
         """Take an adapter out; its history stays. Id of the commit, None when it was staged."""
         return remove(self._git, name, message)
@@ -74,6 +105,12 @@ class Store:
     def export(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> bool:
         """`checkout`, with a model card where there is none; whether one was written."""
         return export(self._git, name, out, rev)
+
+    def export_oci(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> str:
+        """Write an OCI image layout, as registries take it; digest of its manifest."""
+        from weft.store.oci import export_oci
+
+        return export_oci(self._git, name, out, rev)
 
     def log(self, name: str | None = None, *, rev: str = "HEAD") -> list[Version]:
         """Versions of one adapter or of all, newest first."""
@@ -106,7 +143,7 @@ class Store:
         *revisions: str,
         name: str | None = None,
         message: str | None = None,
-        on_conflict: str = "fail",
+        on_conflict: str | None = None,
         weights: Sequence[float] | None = None,
         options: Mapping[str, Any] | None = None,
         merge_adapters: "MergeAdapters | None" = None,
@@ -130,6 +167,46 @@ class Store:
         from weft.store.replay import replay
 
         return replay(self._git, merge_adapters)
+
+    def accept(
+        self,
+        *names: str,
+        derive: "Derive",
+        weights: Sequence[float] | None = None,
+        command: str | None = None,
+        message: str | None = None,
+    ) -> "Accepted":
+        """Fold adapters into the base and commit the recipe; see `weft.store.accept.accept`."""
+        from weft.store.accept import accept
+
+        return accept(self._git, names, derive, weights=weights, command=command, message=message)
+
+    def write_base(
+        self,
+        out: str | os.PathLike[str],
+        derive: "Derive",
+        *,
+        version: str | None = None,
+        rev: str = "HEAD",
+    ) -> str:
+        """Derive a version of the base into a folder; its fingerprint."""
+        from weft.store.accept import write_base
+
+        return write_base(self._git, Path(out), derive, version, rev)
+
+    def rebase(
+        self,
+        name: str,
+        *,
+        combine: "Combine",
+        onto: str | None = None,
+        rank: int | None = None,
+        message: str | None = None,
+    ) -> "Rebased":
+        """Bring an adapter to another version of the base; see `weft.store.rebase.rebase`."""
+        from weft.store.rebase import rebase
+
+        return rebase(self._git, name, combine, onto=onto, rank=rank, message=message)
 
     def gate(self, revision: str, command: str | None = None) -> "Gated":
         """Check a contribution, and run a command on every adapter that it changes."""

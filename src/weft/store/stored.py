@@ -7,9 +7,21 @@ from weft.errors import AdapterFormatError, MissingFileError, UnknownNameError
 from weft.files import nearest
 from weft.store.git import Git
 from weft.store.header import MAX_TENSORS
-from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, MAX_TEXT, STORE, SUFFIX, TENSORS, check_name
-from weft.store.manifest import Manifest, parse_manifest, parse_store
+from weft.store.layout import (
+    ACCEPTED,
+    ADAPTERS,
+    CARD,
+    CONFIG,
+    MANIFEST,
+    MAX_TEXT,
+    STORE,
+    SUFFIX,
+    TENSORS,
+    check_name,
+)
+from weft.store.manifest import Manifest, parse_manifest
 from weft.store.objects import FILES, TREE, Entry
+from weft.store.store_file import Step, StoreFile, parse_store
 
 _ROW = 300 + 40
 """Most bytes of a tree's entry: a file name of 255, mode, id."""
@@ -24,13 +36,33 @@ class Stored(NamedTuple):
     tensors: Mapping[str, str]
 
 
-def base_at(git: Git, commit: str) -> str | None:
-    """Base of the store at a commit. Raises MissingFileError where the commit holds no store."""
+def store_at(git: Git, commit: str) -> StoreFile:
+    """What the store at a commit says about itself. Raises MissingFileError where it holds no store."""
     entry = git.tree(git.tree_of(commit), commit).get(STORE)
     if entry is None:
         raise MissingFileError(f"{git.root} has no {STORE} at {commit[:12]}; `weft store init` makes a store")
     _regular(entry, STORE)
     return parse_store(git.read(entry.oid, "blob", MAX_TEXT), STORE)
+
+
+def base_at(git: Git, commit: str) -> str | None:
+    """Base of the store at a commit. Raises MissingFileError where the commit holds no store."""
+    return store_at(git, commit).base
+
+
+def accepted_at(git: Git, tree: str, file: StoreFile) -> list[tuple[Step, list[Stored]]]:
+    """The adapters that every version of the base was made of. Raises AdapterFormatError for other ones."""
+    found = []
+    folders = _below(git, git.tree(tree, tree), ACCEPTED) if file.accepted else {}
+    for step in file.accepted:
+        here = _below(git, folders, step.base)
+        for part in step.adapters:
+            if here.get(part.name) != Entry(TREE, part.tree):
+                raise AdapterFormatError(
+                    f"{ACCEPTED}/{step.base}/{part.name} is not the adapter that {STORE} speaks of"
+                )
+        found.append((step, [open_tree(git, part.name, part.tree) for part in step.adapters]))
+    return found
 
 
 def adapters_at(git: Git, tree: str) -> dict[str, str]:
@@ -93,6 +125,11 @@ def _adapter_tree(name: str, entry: Entry) -> str:
     if entry.mode != TREE:
         raise AdapterFormatError(f"{ADAPTERS}/{name} is {_kind(entry)}, expected a folder")
     return entry.oid
+
+
+def _below(git: Git, entries: Mapping[str, Entry], name: str) -> Mapping[str, Entry]:
+    entry = entries.get(name)
+    return git.tree(entry.oid, name) if entry is not None and entry.mode == TREE else {}
 
 
 def _regular(entry: Entry, where: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from weft.errors import AdapterFormatError, MissingFileError, WeftError
+from weft.store.fits import check_modules
 from weft.store.folder import read_tensor
 from weft.store.git import Git
 from weft.store.header import strict_json
@@ -17,20 +18,23 @@ from weft.store.layout import (
     ATTRIBUTES,
     CONFIG,
     MANIFEST,
-    MAX_ADAPTER,
-    MAX_TENSOR,
     MAX_TEXT,
     STORE,
     TENSORS,
     check_apart,
 )
-from weft.store.manifest import parse_manifest, parse_store
+from weft.store.manifest import parse_manifest
 from weft.store.objects import FILES
-from weft.store.stored import Stored, adapters_at, open_tree
+from weft.store.pieces import joined_shape, pieces_of
+from weft.store.pointer import read_tensors
+from weft.store.store_file import StoreFile, parse_store
+from weft.store.stored import Stored, accepted_at, adapters_at, open_tree
 
 _CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}
 _BROKEN = ("error", "missing", "broken", "fatal", "bad")
 _MOST = 1000
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Verified(NamedTuple):
@@ -85,8 +89,9 @@ class _Walk:
         self.missing = set(git.missing("--all"))
         self.stores = 0
         self.roots: set[str] = set()
-        self.adapters: set[tuple[str, str]] = set()
-        self.tensors: set[tuple[str, str]] = set()
+        self.adapters: dict[tuple[str, str], tuple[str | None, Shapes] | None] = {}
+        self.fitted: set[tuple[str, str, str]] = set()
+        self.tensors: dict[tuple[str, str], tuple[str, str, tuple[int, ...]]] = {}
 
     def commit(self, oid: str) -> None:
         """Check the tree of a commit; one without a store file is something else, and passed over."""
@@ -100,50 +105,72 @@ class _Walk:
             if STORE not in entries:
                 return
             self.stores += 1
-            base = None
+            file = StoreFile()
             if entries[STORE].mode not in FILES:
                 raise AdapterFormatError(f"{STORE} is no file")
             if entries[STORE].oid not in self.missing:
-                base = parse_store(self.git.read(entries[STORE].oid, "blob", MAX_TEXT), STORE)
+                file = parse_store(self.git.read(entries[STORE].oid, "blob", MAX_TEXT), STORE)
             if ATTRIBUTES in entries and entries[ATTRIBUTES].oid not in self.missing:
                 _check_attributes(self.git.read(entries[ATTRIBUTES].oid, "blob", MAX_TEXT))
             found = adapters_at(self.git, root)
             check_apart(found, ADAPTERS)
+            folded = accepted_at(self.git, root, file)
         except WeftError as error:
             self.problems.append(f"{where}: {error}")
             return
+        for step, adapters in folded:
+            for stored in adapters:
+                self.fit(where, stored, StoreFile(step.parent, modules=file.modules), step.parent)
         for name, tree in found.items():
-            if (name, tree) not in self.adapters:
-                self.adapters.add((name, tree))
-                try:
-                    self.adapter(open_tree(self.git, name, tree), base)
-                except WeftError as error:
-                    self.problems.append(f"{where}: {error}")
+            try:
+                self.fit(where, open_tree(self.git, name, tree), file, entries[STORE].oid)
+            except WeftError as error:
+                self.problems.append(f"{where}: {error}")
 
-    def adapter(self, stored: Stored, base: str | None) -> None:
-        """Check one version of an adapter; tensors that were seen under the same name are well."""
+    def fit(self, where: str, stored: Stored, file: StoreFile, of: str) -> None:
+        """Check a version of an adapter once, and that it fits what each store says about its base."""
+        key = stored.name, stored.tree
+        if (*key, of) in self.fitted:
+            return
+        self.fitted.add((*key, of))
+        try:
+            if key not in self.adapters:
+                self.adapters[key] = None
+                self.adapters[key] = self.adapter(stored)
+            facts = self.adapters[key]
+            if facts is not None:
+                file.check_base(facts[0], f"{ADAPTERS}/{stored.name}")
+                check_modules(facts[1], file.modules, f"{ADAPTERS}/{stored.name}")
+        except WeftError as error:
+            self.problems.append(f"{where}: {error}")
+
+    def adapter(self, stored: Stored) -> tuple[str | None, Shapes]:
+        """Base and shapes of a version of an adapter; tensors that were seen under the same name are well."""
         where = f"{ADAPTERS}/{stored.name}"
+        base = None
         here = {file: oid for file, oid in stored.texts.items() if oid not in self.missing}
         texts = dict(zip(here, self.git.read_all(list(here.values()), "blob", MAX_TEXT), strict=True))
         if MANIFEST in texts:
-            manifest = parse_manifest(texts[MANIFEST], f"{where}/{MANIFEST}")
-            if base and manifest.base and base != manifest.base:
-                raise AdapterFormatError(f"{where} belongs to base {manifest.base}, the store to {base}")
+            base = parse_manifest(texts[MANIFEST], f"{where}/{MANIFEST}").base
         if CONFIG in texts:
             strict_json(texts[CONFIG], f"{where}/{CONFIG}")
         check_apart(stored.tensors, f"{where}/{TENSORS}")
-        fresh = [
-            (file, oid)
+        pieces = pieces_of(stored.tensors, f"{where}/{TENSORS}")
+        fresh = {
+            file: oid
             for file, oid in stored.tensors.items()
             if oid not in self.missing and (file, oid) not in self.tensors
-        ]
-        oids = [oid for _, oid in fresh]
-        total = sum(self.git.sizes(oids))
-        if total > MAX_ADAPTER:
-            raise AdapterFormatError(f"{where} has {total} bytes of tensors, at most {MAX_ADAPTER} are read")
-        for row, blob in zip(fresh, self.git.read_all(oids, "blob", MAX_TENSOR), strict=True):
-            read_tensor(row[0], blob, f"{where}/{TENSORS}")
-            self.tensors.add(row)
+        }
+        for file, blob in read_tensors(self.git, fresh, f"{where}/{TENSORS}"):
+            self.tensors[file, fresh[file]] = read_tensor(file, blob, f"{where}/{TENSORS}")[:3]
+        shapes = {}
+        for files in pieces.values():
+            read = [self.tensors.get((file, stored.tensors[file])) for file in files]
+            whole = [values for values in read if values is not None]
+            if len(whole) == len(files):  # the others lie in the remote
+                name = whole[0][0]
+                shapes[name] = joined_shape(name, [values[1:] for values in whole], where)[1]
+        return base, shapes
 
 
 def _hashes(git: Git) -> list[str]:

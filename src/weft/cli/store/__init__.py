@@ -11,6 +11,7 @@ from weft.cli.flags import Flag
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json
 from weft.store import Store
+from weft.store.pointer import BLOBS_OVER
 
 # The table printer is imported by those who print a table: adding an adapter should take no longer than git.
 
@@ -37,21 +38,47 @@ Revision = Annotated[str, Parameter(name="--rev")]
 
 
 # Imported when they are called, as the verbs are.
-for _verb in ("merge", "verify", "gate", "merge_driver"):
+for _verb in (
+    "stack",
+    "accept",
+    "rebase",
+    "merge",
+    "verify",
+    "gate",
+    "merge_driver",
+    "filter_process",
+    "textconv",
+    "clone",
+    "export",
+):
     store.command(f"weft.cli.store.{_verb}:{_verb}", name=_verb.replace("_", "-"))
+store.command("weft.cli.store.accept:base", name="base")
 
 
 @store.command
-def init(folder: str = ".", /, *, base: str | None = None, json: Flag = False) -> None:
+def init(
+    folder: str = ".",
+    /,
+    *,
+    base: str | None = None,
+    blobs: str | None = None,
+    blobs_over: int | None = None,
+    json: Flag = False,
+) -> None:
     """Make a store, in a new git repository or in the one that is there.
 
     Args:
         folder: Where.
         base: The base that every adapter must fit: a folder, a model that ships with Weft, or a fingerprint.
+        blobs: A second place, for large tensors: a folder that all share. Git then holds pointers to them.
+        blobs_over: Bytes from which a tensor is large; 1 MiB unless given.
         json: Print JSON.
     """
-    fingerprint = None if base is None else _fingerprint(base)
-    with Store.init(folder, base=fingerprint) as made:
+    if blobs_over is not None and blobs is None:
+        raise ConfigError("--blobs-over is for a second place; name it with --blobs")
+    fingerprint, modules = (None, None) if base is None else _facts_of(base)
+    over = BLOBS_OVER if blobs_over is None else blobs_over
+    with Store.init(folder, base=fingerprint, modules=modules, blobs=blobs, blobs_over=over) as made:
         facts = {"store": str(made.root), "base": fingerprint}
     say(facts, f"made a store in {facts['store']}", json)
 
@@ -78,7 +105,7 @@ def add(
         store: A folder in the store.
         json: Print JSON.
     """
-    told = None if lineage is None else _read_lineage(lineage)
+    told = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:
         added = opened.add(path, name, message=message, lineage=told)
     outcome = (
@@ -106,23 +133,6 @@ def checkout(
     with Store(store) as opened:
         opened.checkout(name, out, rev=rev)
     say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
-
-
-@store.command
-def export(name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
-    """Write an adapter as a folder for the hub, with a model card where it has none.
-
-    Args:
-        name: The adapter.
-        out: The folder; a former adapter there is replaced.
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
-    """
-    with Store(store) as opened:
-        card = opened.export(name, out, rev=rev)
-    facts = {"name": name, "out": str(Path(out).absolute()), "wrote_card": card}
-    say(facts, f"wrote {out}" + (" and a model card for it" if card else ""), json)
 
 
 @store.command
@@ -236,21 +246,26 @@ def _rows(rows: Sequence[Any], json: bool) -> None:
         print_rows(listed)
 
 
-def _read_lineage(path: str) -> dict[str, Any]:
+def read_lineage(path: str) -> dict[str, Any]:
+    """The keys and values in a JSON file. Raises ConfigError, MissingFileError."""
     told = read_json(Path(path))
     if not isinstance(told, dict):
         raise ConfigError(f"{path} should hold keys and values, it holds {told!r:.40}")
     return told
 
 
-def _fingerprint(base: str) -> str:
+def _facts_of(base: str) -> tuple[str, dict[str, tuple[int, int]] | None]:
+    """Fingerprint of a base and the sizes of its linear modules, which a fingerprint alone does not tell."""
     if base.startswith("weft1-"):
-        return base
+        return base, None
     from weft.cli.model import open_host
     from weft.files import resolve
+    from weft.host import sites_of
 
     if resolve(base) is None:
         raise MissingFileError(
             f"no base at {base}; give a folder, a model that ships with Weft, or a fingerprint"
         )
-    return open_host(base).fingerprint
+    host = open_host(base)
+    sites = sites_of(host.module, ".*")
+    return host.fingerprint, {site.path: (site.in_features, site.out_features) for site in sites}

@@ -1,7 +1,7 @@
 """`weft store merge`: branches into one, unattended."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -10,10 +10,11 @@ from weft.cli.merge import MethodFlags
 from weft.cli.store import Message, Place, say
 from weft.errors import ConfigError
 from weft.store import Store
-from weft.store.plan_merge import FAIL, OURS, THEIRS
+from weft.store.policy import FAIL, OURS, THEIRS
 
 if TYPE_CHECKING:
     from weft.store.delta import MergeAdapters
+    from weft.types import Adapter
 
 _UNTOLD = MethodFlags()
 
@@ -21,7 +22,7 @@ _UNTOLD = MethodFlags()
 def merge(
     *revisions: str,
     name: Annotated[str | None, Parameter(name=("--name", "-n"))] = None,
-    on_conflict: str = FAIL,
+    on_conflict: str | None = None,
     weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
     options: MethodFlags = _UNTOLD,
     message: Message = None,
@@ -41,21 +42,22 @@ def merge(
     Args:
         revisions: Branches, tags or commits.
         name: Merge this adapter alone. The rest stays to be merged, so the commit has one parent.
-        on_conflict: fail, ours, theirs, or a method: concat, svd, linear, ties, ...
+        on_conflict: fail, ours, theirs, or a method: concat, svd, linear, ties, ... What the rules of the
+            store say (key `merge` of weft-store.json) unless given, and fail where they say nothing.
         weights: One for each parent, HEAD first.
         options: What the method can be told.
         message: Message of the commit.
         store: A folder in the store.
         json: Print JSON.
     """
-    policy = on_conflict.replace("-", "_")
+    policy = None if on_conflict is None else on_conflict.replace("-", "_")
     given = {key: value for key, value in vars(options).items() if value is not None}
-    merger = None
-    if policy not in (FAIL, OURS, THEIRS):
+    merger = late_merger
+    if policy is not None and policy not in (FAIL, OURS, THEIRS):
         merger = merger_for(policy, given)
-    elif given or weights:
+    elif given or (weights and policy is not None):
         flag = next(iter(given), "weights")
-        raise ConfigError(f"--{flag} is for a method; --on-conflict is {on_conflict}")
+        raise ConfigError(f"--{flag} is for a method; --on-conflict is {on_conflict or FAIL}")
     with Store(store) as opened:
         done = opened.merge(
             *revisions,
@@ -72,7 +74,7 @@ def merge(
         changed = ", ".join(done.adapters) or "no adapter"
         line = f"HEAD is now {done.commit[:12]}, {changed} changed"
         if done.decided:
-            line += f"; {len(done.decided)} conflicts decided by {on_conflict}"
+            line += f"; {len(done.decided)} conflicts decided by {on_conflict or 'the rules of the store'}"
         if done.lost:
             line += f", relative error of the cut rank {done.lost:.2g}"
     say(done._asdict(), line, json)
@@ -93,6 +95,12 @@ def merger_for(method: str, options: Mapping[str, object]) -> "MergeAdapters":
         if option not in known:
             raise ConfigError(f"{method} has no option {option}{nearest(option, known)}")
     return one_thread()
+
+
+def late_merger(method: str, *words: Any, **options: Any) -> "Adapter":
+    """`weft.merge.merge` for methods that the rules of the store name: loaded where a conflict needs it."""
+    merger = merger_for(method, {key: value for key, value in options.items() if key != "weights"})
+    return merger(method, *words, **options)
 
 
 def one_thread() -> "MergeAdapters":

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from weft.store.driver import merge_file
+from weft.store.driver import merge_file, policy_at
 
 
-def merge_driver(ancestor: Path, ours: Path, theirs: Path, path: str, /) -> None:
+def merge_driver(
+    ancestor: Path, ours: Path, theirs: Path, path: str, /, *, on_conflict: str | None = None
+) -> None:
     """Merge one file for git: adapter.json key by key, tensors exactly.
 
     Exits with 1 and one line for a conflict. To configure:
@@ -18,5 +20,6 @@ def merge_driver(ancestor: Path, ours: Path, theirs: Path, path: str, /) -> None
         ours: File with our version (%A); the result is written to it.
         theirs: File with their version (%B).
         path: Where the file lies in the repository (%P).
+        on_conflict: fail, ours or theirs; what the rules of the store say unless given.
     """
-    merge_file(ancestor, ours, theirs, path)
+    merge_file(ancestor, ours, theirs, path, on_conflict or policy_at(".", path))

@@ -1,0 +1,44 @@
+"""`weft store stack`: an adapter as another one and new columns."""
+
+from weft.cli.flags import Flag
+from weft.cli.store import Message, Name, Place, read_lineage, say
+from weft.store import Store
+
+
+def stack(
+    parent: str,
+    path: str,
+    /,
+    *,
+    name: Name,
+    message: Message = None,
+    lineage: str | None = None,
+    store: Place = ".",
+    json: Flag = False,
+) -> None:
+    """Take in an adapter that begins with another one's ranks; only its new columns are stored.
+
+    Such an adapter comes of training new columns while those of the parent are
+    frozen. For example:
+
+        weft store stack reverse ../wider --name reverse-wide -m "Two more columns"
+
+    Args:
+        parent: The adapter in the store that it begins with.
+        path: A PEFT folder, whose first ranks are the parent's to the bit.
+        name: Name of the adapter in the store; the parent's own makes its next version.
+        message: Message of the commit; staged without one.
+        lineage: A JSON file with recipe, data, metrics, licence, author: any of them.
+        store: A folder in the store.
+        json: Print JSON.
+    """
+    told = None if lineage is None else read_lineage(lineage)
+    with Store(store) as opened:
+        added = opened.stack(parent, path, name, message=message, lineage=told)
+    outcome = (
+        f"committed as {added.commit[:12]}" if added.commit else "staged" if message is None else "unchanged"
+    )
+    line = f"{name}: {outcome}, {parent} with {added.written} new pieces in {added.tensors} tensors"
+    if added.left_out:
+        line += f"; not stored: {', '.join(added.left_out)}"
+    say(added._asdict(), line, json)

@@ -1,0 +1,107 @@
+"""An adapter of one version of the base, re-expressed on another: the same function of the same input.
+
+    W2 = W1 + D,  D = sum_k w_k s_k B_k A_k          from the recipe of the version
+    W1 + s B A = W2 + (s B A - D)                    [B, -D's] [A; D's]: exact, the ranks add up
+
+Exact up to the rounding of W2 itself, which is kept in the number type of the base. On request the rank is
+cut again, and what that loses is told.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from weft.errors import ConfigError
+from weft.store.accept import foldings, version_of, write_folders
+from weft.store.edit import Change, edit
+from weft.store.folder import exact_header, take_apart
+from weft.store.git import Git
+from weft.store.layout import ADAPTERS, CARD, MANIFEST, TENSORS
+from weft.store.manifest import Manifest, manifest_bytes
+from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.pointer import move_out
+from weft.store.stored import accepted_at, adapters_at, manifest_of, store_at, stored_at
+
+Combine = Callable[[Sequence[Path], Sequence[float], Path, str, int | None], float]
+"""(folders, weights, out, base, rank): the weighted sum of adapters as a folder; error of the cut rank."""
+
+
+class Rebased(NamedTuple):
+    """What a `rebase` did."""
+
+    name: str
+    commit: str | None
+    before: str
+    """Fingerprint of the base that it belonged to."""
+    base: str
+    lost: float
+    """Relative error of the rank that was cut, of all sites together; 0 where none was."""
+
+
+def rebase(
+    git: Git,
+    name: str,
+    combine: Combine,
+    *,
+    onto: str | None = None,
+    rank: int | None = None,
+    message: str | None = None,
+) -> Rebased:
+    """Bring an adapter of HEAD from its version of the base to another, the last one unless named.
+
+    The base may be a later or an earlier one. The recipe goes into the lineage, metrics go out of it.
+
+    Raises UnknownNameError for an adapter or a version, ConfigError for an adapter that is there already or
+    of no known version, a rank below 1, and what `combine` raises. In each case nothing has changed.
+    """
+    if rank is not None and rank < 1:
+        raise ConfigError(f"an adapter needs a rank of at least 1, got {rank}")
+    head = git.commit_of("HEAD")
+    file = store_at(git, head)
+    target = version_of(file, onto)
+    stored = stored_at(git, head, name)
+    old = manifest_of(git, stored)
+    if old.base is None or old.base not in file.bases:
+        raise ConfigError(f"{name} belongs to base {old.base}, which is no version of this store's")
+    begin, end = file.bases.index(old.base), file.bases.index(target)
+    if begin == end:
+        raise ConfigError(f"{name} belongs to base {target} already")
+    steps = accepted_at(git, git.tree_of(head), file)[min(begin, end) : max(begin, end)]
+    with tempfile.TemporaryDirectory() as place:
+        folders, weights = list(write_folders(git, [stored], Path(place))), [1.0]
+        for step in foldings(git, steps, Path(place) / "steps"):
+            folders += step.folders
+            weights += [-weight if begin < end else weight for weight in step.weights]
+        out = Path(place) / "out" / name
+        lost = combine(folders, weights, out, target, rank)
+        parts = take_apart(out)
+    files = move_out(git, parts.tensors, file.blobs_over)
+    lineage = {key: value for key, value in old.lineage.items() if key != "metrics"}
+    lineage["recipe"] = {
+        "rebase": name,
+        "from": old.base,
+        "onto": target,
+        "rank": rank,
+        "lost": lost,
+        "weft": version("weft"),
+        "torch": version("torch"),
+    }
+    lineage["parents"] = [{"name": name, "tree": stored.tree}]
+    manifest = Manifest(target, lineage, parts.header.metadata, exact_header(parts.header))
+
+    def plan(objects: Objects, tree: str | None) -> Change:
+        known = adapters_at(git, tree) if tree else {}
+        if known.get(name) != stored.tree:
+            raise ConfigError(f"{name} changed in between; rebase it again")
+        texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
+        whole = {text: Entry(FILE, objects.add("blob", data)) for text, data in texts.items()}
+        if CARD in stored.texts:  # in the words of its author
+            whole[CARD] = Entry(FILE, stored.texts[CARD])
+        tensors = {text: Entry(FILE, objects.add("blob", data)) for text, data in files.items()}
+        whole[TENSORS] = Entry(TREE, objects.add_tree(tensors))
+        return {(ADAPTERS, name): Entry(TREE, objects.add_tree(whole))}
+
+    commit = edit(git, plan, f"Rebase {name} onto {target}" if message is None else message)
+    return Rebased(name, commit, old.base, target, lost)
