@@ -1,20 +1,30 @@
-"""Cue -> vector: sentence encoders, the base's own states, one-hot, learned; joined, and cached on disk."""
+"""Cue -> vector: sentences, the base's states and Fisher, adapters, one-hot, learned; joined, cached."""
 
+from weft.embed.adapters import cosines, inner_products
 from weft.embed.cache import Cached
+from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
 from weft.embed.load import EncoderConfig, build_encoder
 from weft.embed.onehot import OneHot
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates
+from weft.embed.task2vec import Task2Vec, asymmetric_distances, distances, task2vec
 
 __all__ = [
     "Cached",
     "EncoderConfig",
     "HostStates",
+    "InputEmbedding",
     "Joined",
     "Learned",
     "OneHot",
     "SentenceEncoder",
+    "Task2Vec",
+    "asymmetric_distances",
     "build_encoder",
+    "cosines",
+    "distances",
+    "inner_products",
+    "task2vec",
 ]

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from weft.config import Config, parse_config
+from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
 from weft.embed.onehot import OneHot
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates, Pool, Template
+from weft.embed.task2vec import Task2Vec
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.types import AbstractEncoder
@@ -33,6 +35,24 @@ class HostStatesConfig(Config):
     layers: list[int] | None = None
     pool: Pool = "mean+last"
     template: Template = "plain"
+
+
+class InputsConfig(Config):
+    """Mean input embedding of the base, of a description or of examples."""
+
+    kind: Literal["inputs"]
+    base: str = ""
+    """The base to load when no host is given."""
+
+
+class Task2VecConfig(Config):
+    """Fisher information of the base's neurons on examples."""
+
+    kind: Literal["task2vec"]
+    base: str = ""
+    """The base to load when no host is given."""
+    samples: PositiveInt = 1
+    seed: int = 0
 
 
 class OneHotConfig(Config):
@@ -58,7 +78,13 @@ class JoinedConfig(Config):
 
 
 EncoderConfig = Annotated[
-    SentenceConfig | HostStatesConfig | OneHotConfig | LearnedConfig | JoinedConfig,
+    SentenceConfig
+    | HostStatesConfig
+    | InputsConfig
+    | Task2VecConfig
+    | OneHotConfig
+    | LearnedConfig
+    | JoinedConfig,
     Field(discriminator="kind"),
 ]
 
@@ -68,7 +94,7 @@ class _Holder(Config):
 
 
 def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | None = None) -> AbstractEncoder:
-    """Make the encoder that a config describes; `host` serves `host_states`, else its base is loaded.
+    """Make the encoder that a config describes; those that need a base take `host`, or load it.
 
     Raises ConfigError for an unknown kind or key, MissingFileError for a model that is not there.
     """
@@ -77,13 +103,21 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
         case SentenceConfig():
             return SentenceEncoder(parsed.name)
         case HostStatesConfig():
-            if host is None and not parsed.base:
-                raise ConfigError("host_states needs a host, or the name of a base to load")
-            base = Host.from_pretrained(parsed.base) if host is None else host
+            base = _host(parsed, host)
             return HostStates(base, layers=parsed.layers, pool=parsed.pool, template=parsed.template)
+        case InputsConfig():
+            return InputEmbedding(_host(parsed, host))
+        case Task2VecConfig():
+            return Task2Vec(_host(parsed, host), samples=parsed.samples, seed=parsed.seed)
         case OneHotConfig():
             return OneHot(parsed.names)
         case LearnedConfig():
             return Learned(parsed.names, parsed.dim)
         case JoinedConfig():
             return Joined([build_encoder(part, host=host) for part in parsed.encoders])
+
+
+def _host(config: HostStatesConfig | InputsConfig | Task2VecConfig, host: Host | None) -> Host:
+    if host is None and not config.base:
+        raise ConfigError(f"{config.kind} needs a host, or the name of a base to load")
+    return Host.from_pretrained(config.base) if host is None else host

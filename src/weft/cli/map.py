@@ -1,0 +1,100 @@
+"""`weft map`: a picture of a library of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from weft.cli.flags import Flag
+from weft.cli.kinds import adapters_in
+from weft.cli.screen import print_json, print_pairs
+from weft.errors import ConfigError, MissingFileError
+from weft.files import replace_file, resolve, to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from weft.types import Adapter
+
+
+def map_library(
+    library: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("map.png"),
+    by: Literal["adapter", "description"] = "adapter",
+    json: Flag = False,
+) -> None:
+    """Draw a library of adapters: which are alike, in which clusters.
+
+    Writes a picture, and beside it a .json: place, cluster and three nearest ones of each
+    adapter. For example:
+
+        weft map weft/letters-adapters -o letters.png
+
+    Args:
+        library: A folder of adapter folders.
+        output: Picture to write, a PNG; the numbers go beside it.
+        by: What is compared: the changes that adapters make, or the descriptions that they were made for.
+        json: Print the JSON as well.
+    """
+    # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
+    if output.suffix != ".png":
+        raise ConfigError(f"the picture is a PNG, {output} should end in .png")
+    place = resolve(library)
+    folders = [] if place is None else adapters_in(place)
+    if not folders:
+        raise MissingFileError(f"no adapter folders in {library}")
+
+    from weft.adapters import load
+    from weft.adapters.card import base_model
+    from weft.embed import cosines
+    from weft.plot import draw_map, lay_out, to_dict
+
+    adapters = [load(folder) for folder in folders]
+    cosine_KK = cosines(adapters) if by == "adapter" else _described(adapters)
+    laid = lay_out([adapter.name for adapter in adapters], cosine_KK.numpy())
+    base = base_model(adapters[0]) or adapters[0].base
+    what = "what they change" if by == "adapter" else "their descriptions"
+    title = f"{len(adapters)} adapters{f' of {base}' if base else ''}, by {what}"
+    facts = {"library": library, "base": base, "by": by, **to_dict(laid)}
+    draw_map(laid, output, title=title)
+    replace_file(output.with_suffix(".json"), to_json(facts))
+    if json:
+        print_json(facts)
+        return
+    print_pairs(
+        {
+            "picture": output,
+            "numbers": output.with_suffix(".json"),
+            **{
+                f"around {cluster['centre']}": [
+                    adapter["name"]
+                    for adapter in facts["adapters"]
+                    if adapter["cluster"] == cluster["cluster"]
+                ]
+                for cluster in facts["clusters"]
+            },
+        }
+    )
+
+
+def _described(adapters: Sequence[Adapter]) -> Tensor:
+    """Cosines of the sentence vectors of what adapters were made for."""
+    from torch.nn.functional import normalize
+
+    from weft.embed import SentenceEncoder
+    from weft.types import Description
+
+    texts = [adapter.provenance.get("cue") or adapter.provenance.get("description") for adapter in adapters]
+    missing = [a.name for a, text in zip(adapters, texts, strict=True) if not isinstance(text, str)]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} adapters have no description in their provenance, {missing[0]} is one; "
+            "map them by adapter"
+        )
+    e_KD = normalize(SentenceEncoder().encode([Description(str(text)) for text in texts]).double(), dim=-1)
+    return e_KD @ e_KD.mT

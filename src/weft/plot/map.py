@@ -1,0 +1,273 @@
+"""The map of a library: what lies near what, in two dimensions.
+
+Places are by t-SNE (van der Maaten and Hinton 2008) of the distances 1 - cosine. It keeps neighbours together
+and says nothing of how far groups are apart; adapters of different tasks are nearly orthogonal, and a plane
+that kept all distances (PCA, MDS) would show noise. It starts at the two main directions and draws nothing by
+chance. Clusters are Ward's, on the unit vectors, as many as have the best silhouette.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from weft.errors import ShapeError
+from weft.plot.page import figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NEAREST = 3
+_MOST_CLUSTERS = 10  # as many colours as can be told apart
+_PERPLEXITY = 6.0  # about so many neighbours pull on an adapter
+_LONGEST = 32  # letters of a label
+_COLOURS = (
+    *("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#5a5a5a", "#a6a61a", "#17becf"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LibraryMap:
+    """K adapters in the plane, each side of it from -1 to 1, with their clusters and cosines."""
+
+    names: tuple[str, ...]
+    cosine_KK: Float[np.ndarray, "K K"]
+    place_K2: Float[np.ndarray, "K 2"]
+    cluster_K: Int[np.ndarray, " K"]
+    """Numbered from 0, the largest first."""
+
+    @property
+    def centres(self) -> tuple[int, ...]:
+        """For each cluster the adapter that is nearest to all of its others."""
+        return tuple(
+            int(members[self.cosine_KK[np.ix_(members, members)].sum(1).argmax()])
+            for members in (np.flatnonzero(self.cluster_K == c) for c in range(self.cluster_K.max() + 1))
+        )
+
+    @property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """For each adapter the three others (or fewer) with the largest cosine, nearest first."""
+        others_KK = np.where(np.eye(len(self.names), dtype=bool), np.inf, -self.cosine_KK)
+        count = min(NEAREST, len(self.names) - 1)
+        return tuple(map(tuple, others_KK.argsort(1, kind="stable")[:, :count].tolist()))
+
+    @property
+    def kept(self) -> float:
+        """Share of the adapters whose nearest one is also among the three nearest in the plane."""
+        far_KK = np.square(self.place_K2[:, None] - self.place_K2).sum(-1)
+        np.fill_diagonal(far_KK, np.inf)
+        near = far_KK.argsort(1, kind="stable")[:, :NEAREST]
+        return float(np.mean([n[0] in row for n, row in zip(self.neighbours, near, strict=True)]))
+
+
+def lay_out(names: Sequence[str], cosine_KK: Float[np.ndarray, "K K"]) -> LibraryMap:
+    """Place and cluster adapters by the cosines of every two.
+
+    Raises ShapeError for fewer than two, names that do not fit, NaN, an adapter without direction (its cosine
+    to itself is 0), and a library where all are equal.
+    """
+    count = len(names)
+    if cosine_KK.shape != (count, count):
+        raise ShapeError(f"{count} names for cosines of shape {list(cosine_KK.shape)}")
+    if count < 2:
+        raise ShapeError(f"a map needs at least two adapters, the library has {count}")
+    if not np.isfinite(cosine_KK).all():
+        raise ShapeError("a cosine is NaN or infinite, so nothing can be placed by it")
+    nowhere = np.flatnonzero(cosine_KK.diagonal() < 0.5)
+    if len(nowhere):
+        raise ShapeError(f"{names[nowhere[0]]} changes nothing, so it has no place on a map; leave it out")
+    if cosine_KK.min() > 1 - 1e-9:
+        raise ShapeError(f"all {count} adapters are equal, there is nothing to tell apart on a map")
+    cosine_KK = cosine_KK.astype(np.float64).clip(-1, 1)
+    return LibraryMap(tuple(names), cosine_KK, _places(cosine_KK), _clusters(cosine_KK))
+
+
+def _distances(cosine_KK: np.ndarray) -> np.ndarray:
+    distance_KK = (1 - (cosine_KK + cosine_KK.T) / 2).clip(min=0)
+    np.fill_diagonal(distance_KK, 0.0)
+    return distance_KK
+
+
+def _vectors(gram_KK: np.ndarray) -> np.ndarray:
+    """Vectors with these inner products, their main directions last; each sign is set by its largest part."""
+    square_K, direction_KK = np.linalg.eigh((gram_KK + gram_KK.T) / 2)
+    largest_K = direction_KK[np.abs(direction_KK).argmax(0), np.arange(len(gram_KK))]
+    return direction_KK * np.sign(largest_K) * np.sqrt(square_K.clip(min=0))
+
+
+def _places(cosine_KK: np.ndarray) -> np.ndarray:
+    from sklearn.manifold import TSNE
+
+    count = len(cosine_KK)
+    centred_KK = np.eye(count) - 1 / count
+    start_K2 = _vectors(centred_KK @ cosine_KK @ centred_KK)[:, -2:]
+    start_K2 = 1e-4 * start_K2 / start_K2.std()
+    network = TSNE(
+        metric="precomputed",
+        init=start_K2.astype(np.float32),
+        perplexity=min(_PERPLEXITY, (count - 1) / 2),
+        method="exact" if count <= 1000 else "barnes_hut",
+        random_state=0,
+    )
+    place_K2 = network.fit_transform(_distances(cosine_KK)).astype(np.float64)
+    place_K2 -= place_K2.mean(0)
+    # Along its main direction, and as wide as high: a picture is then full.
+    place_K2 = place_K2 @ np.linalg.svd(place_K2, full_matrices=False)[2].T
+    place_K2 -= (place_K2.max(0) + place_K2.min(0)) / 2
+    return place_K2 / np.abs(place_K2).max(0).clip(min=1e-9)
+
+
+def _clusters(cosine_KK: np.ndarray) -> np.ndarray:
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.metrics import silhouette_score
+
+    count = len(cosine_KK)
+    vectors_KD, distance_KK = _vectors(cosine_KK), _distances(cosine_KK)
+    best, chosen_K = -np.inf, np.zeros(count, dtype=np.int64)
+    for clusters in range(2, min(_MOST_CLUSTERS, count // 3) + 1):
+        found_K = AgglomerativeClustering(clusters, linkage="ward").fit_predict(vectors_KD)
+        score = silhouette_score(distance_KK, found_K, metric="precomputed")
+        if score > best:
+            best, chosen_K = score, found_K
+    order = np.argsort(-np.bincount(chosen_K), kind="stable")
+    return order.argsort()[chosen_K]
+
+
+def draw_map(library: LibraryMap, path: str | os.PathLike[str], *, title: str) -> None:
+    """Write the picture as a PNG. Raises MissingExtraError without matplotlib, SaveError."""
+    scale = max(1.0, (len(library.names) / 40) ** 0.5)
+    drawn, axes = figure(11 * scale, 8.5 * scale)
+    axes.grid(False)
+    _draw_points(axes, library)
+    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=34, parse_math=False)
+    told = (
+        "Near means alike. A line leads from each adapter to its most similar one, thicker the more alike."
+        f"\nFor {library.kept:.0%} of them, that one is also among the {NEAREST} nearest in this picture. "
+        "Distances between groups mean nothing."
+    )
+    corner = {"xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points"}
+    axes.annotate(told, (0.0, 1.0), fontsize=9, color="#555555", va="bottom", **corner)
+    drawn.draw_without_rendering()  # so that the labels know their room
+    _draw_labels(axes, library, drawn.dpi / 72)
+    save_figure(drawn, path)
+
+
+def _draw_points(axes: Axes, library: LibraryMap) -> None:
+    place_K2 = library.place_K2
+    nearest_K = np.array([found[0] for found in library.neighbours])
+    cosine_K = library.cosine_KK[np.arange(len(nearest_K)), nearest_K]
+    strength_K = cosine_K.clip(min=0) / max(float(cosine_K.max()), 1e-9)
+    for k, near in enumerate(nearest_K):
+        axes.plot(*place_K2[[k, near]].T, color="#bbbbbb", linewidth=0.3 + 2.2 * strength_K[k], zorder=1)
+    for cluster, centre in enumerate(library.centres):
+        mine_K = library.cluster_K == cluster
+        label = f"around {_short(library.names[centre])} ({mine_K.sum()})"
+        axes.scatter(
+            *place_K2[mine_K].T, s=60, color=_COLOURS[cluster], edgecolors="white", zorder=3, label=label
+        )
+    legend = axes.legend(
+        title="clusters, by their most central adapter",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.01),
+        ncols=4,
+        fontsize=9,
+        title_fontsize=9,
+        frameon=False,
+        handletextpad=0.1,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    axes.set(xticks=[], yticks=[], xlim=(-1.2, 1.2), ylim=(-1.1, 1.1))
+    axes.spines[:].set(visible=True, color="#dddddd")
+
+
+def _draw_labels(axes: Axes, library: LibraryMap, unit: float) -> None:
+    """Each label where it covers the least of what is there before it, the crowded points first.
+
+    `unit` is the pixels of one typographic point.
+    """
+    from matplotlib.patheffects import withStroke
+
+    pixel_K2 = axes.transData.transform(library.place_K2)
+    nearest_K = [found[0] for found in library.neighbours]
+    along = np.linspace(0.1, 0.9, 12)[:, None, None]
+    lines_N2 = (along * pixel_K2 + (1 - along) * pixel_K2[nearest_K]).reshape(-1, 2)
+    taken = [*_squares(pixel_K2, 5 * unit), *_squares(lines_N2, 2 * unit)]
+    frame = axes.get_window_extent().padded(-4 * unit)
+    room_K = np.square(pixel_K2[:, None] - pixel_K2).sum(-1)
+    np.fill_diagonal(room_K, np.inf)
+    for k in room_K.min(1).argsort(kind="stable"):
+        colour = _COLOURS[library.cluster_K[k]]
+        text = axes.annotate(
+            _short(library.names[k]),
+            (library.place_K2[k, 0], library.place_K2[k, 1]),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=9,
+            color=colour,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            parse_math=False,
+            zorder=4,
+        )
+        size = text.get_window_extent()
+        best, end, least = np.zeros(4), np.zeros(2), np.inf
+        for distance in (8, 14, 22, 32, 44):
+            for angle in np.arange(16) * np.pi / 8:
+                x, y = np.cos(angle), np.sin(angle)
+                near = pixel_K2[k] + unit * distance * np.array([x, y])
+                corner = near + np.array([(x - 1) / 2 * size.width, (y - 1) / 2 * size.height])
+                box = np.concatenate([corner, corner + np.array([size.width, size.height])])
+                outside = max(0.0, frame.x0 - box[0], box[2] - frame.x1, frame.y0 - box[1], box[3] - frame.y1)
+                cost = _overlap(box, np.array(taken)) + size.height * outside + 0.3 * unit**2 * distance
+                if cost < least:
+                    best, end, least = box, near, cost
+        taken.append(best)
+        text.set_position(tuple((best[:2] - pixel_K2[k]) / unit))
+        if np.hypot(*(end - pixel_K2[k])) > 10 * unit:
+            leader_22 = axes.transData.inverted().transform([pixel_K2[k], end])
+            axes.plot(*leader_22.T, color=colour, linewidth=0.6, zorder=2)
+
+
+def _squares(centre_N2: np.ndarray, half: float) -> np.ndarray:
+    return np.concatenate([centre_N2 - half, centre_N2 + half], 1)
+
+
+def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
+    width = np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0])
+    height = np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1])
+    return float((width.clip(min=0) * height.clip(min=0)).sum())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def to_dict(library: LibraryMap) -> dict[str, Any]:
+    """JSON values: every adapter with place, cluster and nearest ones, every cluster with centre and size."""
+    sizes = np.bincount(library.cluster_K).tolist()
+    return {
+        "nearest_kept": library.kept,
+        "clusters": [
+            {"cluster": c, "centre": library.names[centre], "size": sizes[c]}
+            for c, centre in enumerate(library.centres)
+        ],
+        "adapters": [
+            {
+                "name": name,
+                "x": float(library.place_K2[k, 0]),
+                "y": float(library.place_K2[k, 1]),
+                "cluster": int(library.cluster_K[k]),
+                "nearest": [
+                    {"name": library.names[j], "cosine": float(library.cosine_KK[k, j])}
+                    for j in library.neighbours[k]
+                ],
+            }
+            for k, name in enumerate(library.names)
+        ],
+    }
