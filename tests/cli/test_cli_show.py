@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_cli import DESCRIPTIONS, Tiny
 
 from tiny_models import make_bank
 from weft.cli import main
+from weft.embed import OneHot
 from weft.host import Host
-from weft.route import Tree, TreeGate, full, save_tree
+from weft.route import Classifier, Tree, TreeGate, full, save_tree
 from weft.tasks import Row, Task, save_task
 
 
@@ -44,6 +46,14 @@ def test_a_tree(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     facts = shown(capsys, str(tmp_path / "tree"))
     assert (facts["kind"], facts["leaves"], facts["shared"]) == ("tree", ["0", "1"], False)
     assert (facts["sites"], facts["seed"]) == (14, 3)
+
+
+def test_a_router(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    router = Classifier(OneHot(("x", "y")), ["first", "second"], torch.ones(2, 2), torch.zeros(2))
+    router.save_pretrained(tmp_path / "router", base="weft1-0", provenance={"seed": 3})
+    facts = shown(capsys, str(tmp_path / "router"))
+    assert (facts["kind"], facts["base"], facts["adapters"]) == ("classifier", "weft1-0", ["first", "second"])
+    assert facts["seed"] == 3
 
 
 def test_a_base(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,32 +4,14 @@ import math
 
 import pytest
 import torch
+from route_library import TASKS, Letters
 from torch import nn
 
 from tiny_models import make_bank
 from weft.embed import SentenceEncoder
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.route import Blend, Nearest
-from weft.types import AbstractEncoder, Bank, Dense, Description, Mixture, Rows
-
-TASKS = {
-    "reverse": "write the word backwards",
-    "upper": "turn the text into capital letters",
-    "count": "count how many letters there are",
-}
-
-
-class Letters(AbstractEncoder):
-    """How often each letter occurs."""
-
-    dim = 26
-    identity = "letters"
-
-    def config(self):
-        return {}
-
-    def encode(self, cues):
-        return torch.tensor([[float(c.text.count(chr(97 + i))) for i in range(26)] for c in cues])
+from weft.types import Bank, Dense, Description, Mixture, Rows
 
 
 def cosine(x, y):
@@ -176,7 +158,7 @@ def test_a_blend_takes_new_adapters_by_their_label(bank):
     before = blend.weights(["abc"], list(TASKS)[:2])
     with pytest.raises(ConfigError, match="adapter count has no label"):
         blend.route("abc", bank)
-    blend.labels["count"] = TASKS["count"]
+    blend.add("count", TASKS["count"])
     after = blend.weights(["abc"], list(TASKS))
     torch.testing.assert_close(after[:, :2] / after[:, :2].sum(), before)
     with pytest.raises(ShapeError, match="empty"):

@@ -15,7 +15,7 @@ from weft import adapters
 from weft.errors import BaseMismatchError, ConfigError, SaveError, ShapeError, UnknownNameError, WeightsError
 from weft.route import Tree, TreeGate, export_leaves, full, grow, load_tree, prune, save_tree
 from weft.route.paths import check_leaves, nodes_of
-from weft.route.tree_losses import annealed, balance, counts, hardening
+from weft.route.tree_losses import annealed, balance, counts, even_start, hardening
 from weft.types import Bank, Dense, Mixture, Rows, Site, Tokens
 
 H = 32
@@ -187,17 +187,37 @@ def test_losses_equal_loops():
 
     weight = torch.rand(2, 5, 4, generator=rng, dtype=torch.float64)
     weight /= weight.sum(-1, keepdim=True)
-    share = [sum(weight[b, t, k] for b in range(2) for t in range(5) if mask[b, t]) / 7 for k in range(4)]
-    mean = sum(share) / 4
-    want = sum((s - mean) ** 2 for s in share) / 4 / mean**2
-    torch.testing.assert_close(balance(weight, mask), want)
-    assert float(balance(torch.eye(4)[None])) == pytest.approx(0, abs=1e-6)
-    assert float(balance(torch.eye(4)[:1].expand(3, 4)[None])) == pytest.approx(3)
-
     index = torch.tensor([[0, 3, 3, 1, 0], [2, 3, 0, 0, 0]])
+    places = [(b, t) for b in range(2) for t in range(5) if mask[b, t]]
+    soft = [sum(weight[b, t, k] for b, t in places) / 7 for k in range(4)]
+    hard = [sum(int(index[b, t]) == k for b, t in places) / 7 for k in range(4)]
+    want = 4 * sum(s * h for s, h in zip(soft, hard, strict=True)) - 1
+    torch.testing.assert_close(balance(weight, index, mask), want)
+    assert float(balance(torch.eye(4)[None], torch.arange(4)[None])) == pytest.approx(0, abs=1e-6)
+    assert float(balance(torch.eye(4)[:1].expand(3, 4)[None], torch.zeros(1, 3).long())) == pytest.approx(3)
+
     assert counts(index, 4).tolist() == [5, 1, 1, 3]
     assert counts(index, 4, mask).tolist() == [4, 1, 0, 2]
     assert [annealed(2.0, step, 10) for step in (0, 5, 10)] == [0, 1, 2]
+
+
+@given(st.lists(st.integers(0, 7), max_size=6), st.integers(1, 60), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_an_even_start_halves_what_arrives_at_every_node(choices, tokens, seed):
+    leaves = grown_paths(choices)
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(tokens, len(nodes_of(leaves)), generator=rng) + 1
+    logits = logits + even_start(logits, leaves)
+    for n, node in enumerate(nodes_of(leaves)):
+        turned = [0, 0]
+        for token in range(tokens):
+            path = ""
+            while path in nodes_of(leaves) and path != node:
+                path += "1" if logits[token, nodes_of(leaves).index(path)] >= 0 else "0"
+            if path == node:
+                turned[int(logits[token, n] >= 0)] += 1
+        assert abs(turned[0] - turned[1]) <= 1
+    assert even_start(torch.zeros(0, 3), full(2)).tolist() == [0, 0, 0]
 
 
 def logits_of(host, tree, ids_BT):

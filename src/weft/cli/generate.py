@@ -1,16 +1,29 @@
 """`weft generate`: prompts in, text out."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.cli.flags import Flag
 from weft.cli.model import ModelFlags, SamplingFlags, load_model
+from weft.cli.route import LibraryFlags, check_router, explained, open_router
 from weft.cli.screen import print_json
 from weft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from weft.host import Host
+    from weft.route import Library
+    from weft.route.load import Router
+    from weft.types import Adapter, Bank, Mixture
 
 
 def generate(
     *prompts: str,
     model: ModelFlags = ModelFlags(),  # noqa: B008
+    choice: LibraryFlags = LibraryFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
     stream: Flag = False,
     json: Flag = False,
@@ -18,23 +31,33 @@ def generate(
     """Answer prompts with a base model, under adapters or without.
 
     The chat template of the base is applied, where it has one. Answers come
-    one per line, in the order of the prompts. For example:
+    one per line, in the order of the prompts. With --library each prompt
+    chooses its own adapters. For example:
 
         weft generate "cab" --adapter out/
         weft generate "cab" "dab" --describe "sort the letters"
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
+        weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
 
     Args:
         prompts: What to answer; without any, every line of standard input is one.
         model: Which base, under which adapters.
+        choice: A library to choose adapters from.
         sampling: How the answers are drawn.
         stream: Print an answer while it grows.
         json: Print JSON.
     """
     if stream and json:
         raise ConfigError("--stream prints text while it grows, --json one document; choose one")
+    if choice.library is None and choice != LibraryFlags():
+        raise ConfigError("--router chooses from a library; give --library too")
     asked = list(prompts) or _lines()
-    host, adapters, mixture = load_model(model)
+    chosen = None
+    if choice.library is None:
+        host, adapters, mixture = load_model(model)
+    else:
+        requests = [model.describe or prompt for prompt in asked]
+        host, adapters, mixture, chosen = _load_library(model, choice, requests)
 
     from weft.engine import Engine
 
@@ -44,17 +67,65 @@ def generate(
     if stream:
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i
-            for piece in engine.stream(chat, mixture=mixture, **options):
+            own = mixture if chosen is None else chosen.mixture(mixture, i)
+            for piece in engine.stream(chat, mixture=own, **options):
                 print(piece, end="", flush=True)
             print()
         return
-    texts = engine.generate(chats, mixture=mixture, **options)
+    texts = engine.generate(chats, mixture=mixture if chosen is None else chosen.mixture(mixture), **options)
     if json:
-        results = [{"prompt": p, "text": text} for p, text in zip(asked, texts, strict=True)]
-        print_json({"base": host.name, "adapters": [a.name for a in adapters], "results": results})
+        results: list[dict[str, Any]] = [{"prompt": p, "text": t} for p, t in zip(asked, texts, strict=True)]
+        told: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
+        if chosen is not None:
+            told |= {"library": choice.library, "router": choice.router}
+            results = [{**result, "routed": own} for result, own in zip(results, chosen.told(), strict=True)]
+        print_json({**told, "results": results})
     else:
         for text in texts:
             print(text)
+
+
+class _Chosen(NamedTuple):
+    """A router, the library that it chooses from, and the requests, one per prompt."""
+
+    router: Router
+    library: Library
+    bank: Bank
+    requests: Sequence[str]
+
+    def mixture(self, under: Mixture | None, prompt: int | None = None) -> Mixture:
+        """What all prompts run under, or one of them: the adapters that are always on, and their choice."""
+        from weft.route import routed
+
+        requests = self.requests if prompt is None else [self.requests[prompt]]
+        mixture = routed(self.router, requests, self.bank)
+        return mixture if under is None else under + mixture
+
+    def told(self) -> list[dict[str, float] | None]:
+        """The weights of every prompt by adapter; None where a gate decides in the forward."""
+        from weft.types import Term
+
+        if isinstance(self.router, Term):
+            return [None] * len(self.requests)
+        return [
+            {fact["adapter"]: fact["weight"] for fact in result["adapters"]}
+            for result in explained(self.router, self.requests, self.library)
+        ]
+
+
+def _load_library(
+    model: ModelFlags, choice: LibraryFlags, requests: Sequence[str]
+) -> tuple[Host, list[Adapter], Mixture | None, _Chosen]:
+    """The base that a library is for, the adapters that are always on, and what chooses from the library."""
+    from weft.route import load_library
+
+    check_router(choice.router)
+    library = load_library(choice.library or "")
+    base = model.base or library.base_model or None
+    host, adapters, mixture = load_model(replace(model, base=base, describe=None))
+    bank = library.bank(host)
+    router = open_router(choice.router, library, bank, top_k=choice.router_top_k, host=host)
+    return host, adapters, mixture, _Chosen(router, library, bank, requests)
 
 
 def _lines() -> list[str]:

@@ -5,7 +5,10 @@ from typing import Literal
 
 from weft.files import read_json
 
-Kind = Literal["adapter", "hypernetwork", "tree", "base", "run", "task", "folder"]
+ROUTERS = ("blend", "classifier", "layers", "phatgoose", "smear", "top1", "xlora")
+"""What a router's config calls itself."""
+
+Kind = Literal["adapter", "hypernetwork", "tree", "router", "base", "run", "task", "folder"]
 
 
 def kind_of(folder: Path) -> Kind:
@@ -22,6 +25,8 @@ def kind_of(folder: Path) -> Kind:
             return "base"
         if config.get("kind") == "tree":
             return "tree"
+        if config.get("kind") in ROUTERS:
+            return "router"
         if "encoder" in config and "network" in config:
             return "hypernetwork"
     return "folder"

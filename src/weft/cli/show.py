@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(what: str, /, *, json: Flag = False) -> None:
-    """Say what something is: an adapter, a hypernetwork, a tree, a base, a run or a task.
+    """Say what something is: an adapter, a hypernetwork, a tree, a router, a base, a run or a task.
 
     For example:
 
@@ -39,6 +39,8 @@ def show(what: str, /, *, json: Flag = False) -> None:
                 facts = _hypernetwork(folder)
             case "tree":
                 facts = _tree(folder)
+            case "router":
+                facts = _router(folder)
             case "base":
                 facts = _base(folder)
             case "run":
@@ -87,6 +89,12 @@ def _tree(folder: Path) -> dict[str, Any]:
         "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
         **_flat(config["provenance"]),
     }
+
+
+def _router(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    told = {"kind": config["kind"], "base": config["base"], "adapters": config["names"]}
+    return told | _flat(config["provenance"])
 
 
 def _base(folder: Path) -> dict[str, Any]:

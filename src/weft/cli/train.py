@@ -8,7 +8,7 @@ from weft.cli.flags import Flag, Threads, set_threads
 from weft.cli.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.screen import print_json
 
-Kind = Literal["base", "lora", "hyper", "tree"]
+Kind = Literal["base", "lora", "hyper", "blend", "tree"]
 
 
 def train(
@@ -31,7 +31,8 @@ def train(
         weft train hyper recipes/letters/t2l.yaml --run.max-steps 100
 
     Args:
-        kind: A small base model, task adapters, a hypernetwork, or a tree of adapters.
+        kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, or a tree
+            of adapters.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         resume: Go on from the last checkpoint, or start again.
@@ -65,6 +66,10 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.hyper import HyperRecipe, train_hyper
 
             return HyperRecipe, train_hyper
+        case "blend":
+            from weft.train.blend import BlendRecipe, train_blend
+
+            return BlendRecipe, train_blend
         case "tree":
             from weft.train.tree import TreeRecipe, train_tree
 

@@ -2,11 +2,18 @@
 
 from weft.route.arrow import Arrow
 from weft.route.blend import Blend
+from weft.route.classifier import Classifier
+from weft.route.layers import LayerWeights, layers_of
+from weft.route.learn import learn
+from weft.route.library import Library, load_library
+from weft.route.live import LiveLibrary
+from weft.route.load import load_router, routed
 from weft.route.nearest import Nearest
 from weft.route.paths import full
 from weft.route.phatgoose import Phatgoose, PhatgooseTraining
 from weft.route.smear import Smear
 from weft.route.spectr import Spectr
+from weft.route.top1 import Top1
 from weft.route.tree import Tree, TreeGate
 from weft.route.tree_change import export_leaves, grow, prune
 from weft.route.tree_folder import load_tree, save_tree
@@ -15,18 +22,28 @@ from weft.route.xlora import XLora
 __all__ = [
     "Arrow",
     "Blend",
+    "Classifier",
+    "LayerWeights",
+    "Library",
+    "LiveLibrary",
     "Nearest",
     "Phatgoose",
     "PhatgooseTraining",
     "Smear",
     "Spectr",
+    "Top1",
     "Tree",
     "TreeGate",
     "XLora",
     "export_leaves",
     "full",
     "grow",
+    "layers_of",
+    "learn",
+    "load_library",
+    "load_router",
     "load_tree",
     "prune",
+    "routed",
     "save_tree",
 ]

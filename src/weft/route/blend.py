@@ -16,38 +16,61 @@ Departs from the paper in: one set of weights for all sites; keys from labels, n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weft.errors import ConfigError, ShapeError
-from weft.types import AbstractEncoder, AbstractRouter, Bank, Cue, Description, Mixture
+from weft.config import Config
+from weft.embed import EncoderConfig
+from weft.errors import ConfigError, ShapeError, UnknownNameError
+from weft.files import nearest
+from weft.host import Host
+from weft.route.router_folder import (
+    CONFIG,
+    check_base,
+    check_frozen,
+    open_encoder,
+    options_of,
+    read_router,
+    take,
+    write_router,
+)
+from weft.route.weigh import AbstractWeigher, as_cues, check_choice, top_weights
+from weft.types import AbstractEncoder, Cue
 
 
-class Blend(nn.Module, AbstractRouter):
-    """The network, and the labels of the library: `labels[name]` is the description of that adapter.
+class Blend(nn.Module, AbstractWeigher):
+    """The network, and the labels of the library: the description of each adapter by its name.
 
-    Raises ConfigError for an option out of range.
+    `top_k` keeps the best few, at weights that sum to 1; None keeps all. Raises ConfigError for an option out
+    of range.
     """
 
     def __init__(
         self,
         encoder: AbstractEncoder,
-        labels: dict[str, str],
+        labels: Mapping[str, str],
         *,
         hidden: int = 256,
         temperature: float = 0.1,
+        top_k: int | None = None,
         seed: int = 0,
     ) -> None:
-        if hidden < 1 or not 0 < temperature < float("inf"):
-            raise ConfigError(f"hidden is 1 or more and temperature above 0, got {hidden} and {temperature}")
+        check_choice(top_k, temperature)
+        if hidden < 1:
+            raise ConfigError(f"hidden is 1 or more, got {hidden}")
         super().__init__()
         # In a tuple, so that a frozen encoder is no part of the state.
         self._encoder = (encoder,)
-        self.labels = dict(labels)
+        self._labels: dict[str, str] = {}
+        self._vectors: dict[str, Tensor] = {}
+        self.top_k = top_k
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.first = nn.Linear(encoder.dim, hidden)
@@ -56,29 +79,125 @@ class Blend(nn.Module, AbstractRouter):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.key.weight)
         self.log_sharpness = nn.Parameter(torch.tensor(-math.log(temperature)))
+        for name, label in labels.items():
+            self.add(name, label)
+
+    @property
+    def encoder(self) -> AbstractEncoder:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What reads requests and labels; frozen."""
+        return self._encoder[0]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The description of every adapter by its name, in the order of their coming."""
+        return MappingProxyType(self._labels)
+
+    @torch.no_grad()
+    def add(self, name: str, label: str) -> None:
+        """Enter an adapter by its description; no other entry is touched, nothing is trained.
+
+        Raises ConfigError for a name that is there, CueError for an empty label, ShapeError for a label whose
+        vector is NaN.
+        """
+        if name in self._labels:
+            raise ConfigError(f"{name} has a label; remove it first, or choose another name")
+        [label_D] = self.encoder.encode(as_cues([label]))
+        if not torch.isfinite(label_D).all():
+            raise ShapeError(f"the vector of the label of {name} holds NaN or infinity")
+        self._vectors[name] = label_D
+        self._labels[name] = label
+
+    def remove(self, name: str) -> None:
+        """Take an adapter out. Raises UnknownNameError."""
+        if name not in self._labels:
+            raise UnknownNameError(f"no adapter {name!r} has a label{nearest(name, self._labels)}")
+        del self._labels[name], self._vectors[name]
 
     def encode(self, cues: Sequence[Cue | str]) -> Float[Tensor, "N D"]:
         """The encoder's unit vectors, on the network's device; text is a description."""
-        made = [Description(cue) if isinstance(cue, str) else cue for cue in cues]
-        return F.normalize(self._encoder[0].encode(made).to(self.log_sharpness), dim=-1)
+        return F.normalize(self.encoder.encode(as_cues(cues)).to(self.log_sharpness), dim=-1)
 
     def forward(self, e_BD: Float[Tensor, "B D"], label_KD: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
-        """Weights that sum to 1 per row, from vectors of requests and labels; differentiable."""
+        """Scores from vectors of requests and labels; differentiable."""
         query_BD = F.normalize(e_BD + self.last(F.silu(self.first(e_BD))), dim=-1)
         key_KD = F.normalize(label_KD + self.key(label_KD), dim=-1)
-        return (query_BD @ key_KD.mT * self.log_sharpness.exp()).softmax(-1)
+        return query_BD @ key_KD.mT * self.log_sharpness.exp()
 
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
-        """The same by name. Raises ShapeError for an empty library, ConfigError for a name without label."""
+        """Weights that sum to 1 per row, by name; differentiable.
+
+        Raises ShapeError for an empty library, ConfigError for a name without label or a `top_k` above the
+        library.
+        """
         if not names:
             raise ShapeError("there is no adapter to blend, the library is empty")
-        missing = [name for name in names if name not in self.labels]
+        missing = [name for name in names if name not in self._labels]
         if missing:
-            raise ConfigError(f"adapter {missing[0]} has no label; add it to labels")
-        return self(self.encode(requests), self.encode([self.labels[name] for name in names]))
+            raise ConfigError(f"adapter {missing[0]} has no label; add it")
+        label_KD = torch.stack([self._vectors[name] for name in names]).to(self.log_sharpness)
+        return top_weights(self(self.encode(requests), F.normalize(label_KD, dim=-1)), self.top_k)
 
-    @torch.no_grad()
-    def route(self, request: str, bank: Bank) -> Mixture:
-        """The blend for one request, on every row. Raises what `weights` raises."""
-        weight_BK = self.weights([request], bank.names)
-        return Mixture.dense(bank, weight_BK.to(next(iter(bank.a.values()), weight_BK)))
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        base: str = "",
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a blend that is there is replaced.
+
+        `base` is the fingerprint of the base that its library is for. Raises ConfigError for an encoder that
+        learns, SaveError when the disk refuses or the folder holds other files.
+        """
+        check_frozen(self.encoder)
+        options = {
+            "encoder": self.encoder.config(),
+            "encoder_identity": self.encoder.identity,
+            "labels": list(self._labels.values()),
+            "top_k": self.top_k,
+        }
+        write_router(
+            folder,
+            "blend",
+            self.state_dict(),
+            names=tuple(self._labels),
+            base=base,
+            options=options,
+            provenance=provenance,
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Blend:
+        """Read a folder, in evaluation mode; `host` is the base of the library, checked where given.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
+        that do not fit, or an encoder with other weights.
+        """
+        saved, tensors, file = read_router(folder, "blend")
+        check_base(saved, file, host.fingerprint if host else "")
+        options = options_of(_Options, saved, file)
+        if len(options.labels) != len(saved.names):
+            raise ConfigError(
+                f"{file.parent / CONFIG} holds {len(options.labels)} labels for {len(saved.names)} adapters"
+            )
+        encoder = open_encoder(options.encoder, options.encoder_identity, file, host)
+        hidden = max(len(tensors.get("first.bias", ())), 1)
+        shapes = {
+            "log_sharpness": (),
+            "first.weight": (hidden, encoder.dim),
+            "first.bias": (hidden,),
+            "last.weight": (encoder.dim, hidden),
+            "key.weight": (encoder.dim, encoder.dim),
+        }
+        state = dict(zip(shapes, take(file, tensors, shapes), strict=True))
+        labels = dict(zip(saved.names, options.labels, strict=True))
+        blend = cls(encoder, labels, hidden=hidden, top_k=options.top_k)
+        blend.load_state_dict(state)
+        return blend.eval().requires_grad_(False)
+
+
+class _Options(Config):
+    encoder: EncoderConfig
+    encoder_identity: str
+    labels: tuple[str, ...]
+    top_k: int | None

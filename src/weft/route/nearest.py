@@ -13,27 +13,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest as offer
-from weft.types import AbstractEncoder, AbstractRouter, Bank, Cue, Description, Mixture
+from weft.route.weigh import AbstractWeigher, check_choice, top_weights, unit_vectors
+from weft.types import AbstractEncoder, Cue
 
 
-class Nearest(AbstractRouter):
+class Nearest(AbstractWeigher):
     """An index of task embeddings by adapter name; adding and removing touch no other entry.
 
     `top_k` 1 takes the nearest adapter as it is, more blend by the softmax. Raises ConfigError for an option
     out of range.
     """
 
-    def __init__(self, encoder: AbstractEncoder, *, top_k: int = 1, temperature: float = 0.1) -> None:
-        if top_k < 1:
-            raise ConfigError(f"top_k is 1 or more, got {top_k}")
-        if not 0 < temperature < float("inf"):
-            raise ConfigError(f"a temperature is above 0 and finite, got {temperature}")
+    def __init__(self, encoder: AbstractEncoder, *, top_k: int | None = 1, temperature: float = 0.1) -> None:
+        check_choice(top_k, temperature)
         self.encoder = encoder
         self.top_k = top_k
         self.temperature = temperature
@@ -54,7 +51,7 @@ class Nearest(AbstractRouter):
             raise ConfigError(f"{name} is in the index; remove it first, or choose another name")
         if not cues:
             raise ConfigError(f"{name} needs at least one cue")
-        self._vectors[name] = _unit(_encode(self.encoder, cues).mean(0), name)
+        self._vectors[name] = _unit(unit_vectors(self.encoder, cues).mean(0), name)
 
     def remove(self, name: str) -> None:
         """Take an adapter out. Raises UnknownNameError."""
@@ -63,12 +60,11 @@ class Nearest(AbstractRouter):
         del self._vectors[name]
 
     @torch.no_grad()
-    def rank(self, request: Cue | str, names: Sequence[str] | None = None) -> list[tuple[str, float]]:
-        """All adapters (or these) with their cosine to the request, nearest first.
+    def cosines(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
+        """Of every request with every task of these names; the distance is 1 less the cosine.
 
-        Raises ShapeError for an empty index, UnknownNameError for a name that is not in it.
+        Raises ShapeError for no names, UnknownNameError for a name that is not in the index.
         """
-        names = self.names if names is None else names
         if not names:
             raise ShapeError("there is no adapter to choose from, the index is empty")
         for name in names:
@@ -76,29 +72,20 @@ class Nearest(AbstractRouter):
                 raise UnknownNameError(
                     f"no adapter {name!r} in the index{offer(name, self._vectors)}; add it first"
                 )
-        e_D = _encode(self.encoder, [request])[0]
-        cosine_K = (torch.stack([self._vectors[name] for name in names]) @ e_D).tolist()
+        return unit_vectors(self.encoder, requests) @ torch.stack([self._vectors[name] for name in names]).mT
+
+    def rank(self, request: Cue | str, names: Sequence[str] | None = None) -> list[tuple[str, float]]:
+        """All adapters (or these) with their cosine to the request, nearest first.
+
+        Equal cosines keep the order of the names. Raises what `cosines` raises.
+        """
+        names = self.names if names is None else names
+        cosine_K = self.cosines([request], names)[0].tolist()
         return sorted(zip(names, cosine_K, strict=True), key=lambda pair: -pair[1])
 
-    def route(self, request: str, bank: Bank) -> Mixture:
-        """The nearest of a bank's adapters, on every row. Raises what `rank` raises, and ConfigError."""
-        if self.top_k > len(bank):
-            raise ConfigError(f"top_k is {self.top_k}, a bank of {len(bank)} allows 1 to {len(bank)}")
-        best = self.rank(request, bank.names)[: self.top_k]
-        index = [bank.names.index(name) for name, _ in best]
-        if self.top_k == 1:
-            return Mixture.rows(bank, index)
-        weight_k = (torch.tensor([cosine for _, cosine in best]) / self.temperature).softmax(-1)
-        like = next(iter(bank.a.values())) if bank.a else weight_k
-        weight_BK = like.new_zeros(1, len(bank))
-        weight_BK[0, index] = weight_k.to(like)
-        return Mixture.dense(bank, weight_BK)
-
-
-def _encode(encoder: AbstractEncoder, cues: Sequence[Cue | str]) -> Float[Tensor, "N D"]:
-    """Unit vectors of cues, on the CPU."""
-    made = [Description(cue) if isinstance(cue, str) else cue for cue in cues]
-    return F.normalize(encoder.encode(made).float().cpu(), dim=-1)
+    def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
+        """Weights by nearness. Raises what `cosines` raises, ConfigError for a `top_k` above the library."""
+        return top_weights(self.cosines(requests, names), self.top_k, self.temperature)
 
 
 def _unit(e_D: Tensor, name: str) -> Tensor:

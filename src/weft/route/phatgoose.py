@@ -10,7 +10,9 @@ Departs from the paper in: an adapter that lacks a site is not chosen there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from weft.config import Config
 from weft.errors import ShapeError, UnknownNameError
+from weft.route.router_folder import check_count, options_of, read_gate, take, write_gate
 from weft.route.spectral import check_library, choose_top, present
 from weft.types import AbstractGate, Assignment, Bank, Site, TopK
 
@@ -83,3 +87,42 @@ class Phatgoose(AbstractGate):
         x_BTI = F.layer_norm(x_BTI.to(v_KI.dtype), (site.in_features,))
         score_BTK = x_BTI @ v_KI.mT * site.in_features**-0.5
         return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
+
+        `bank` is the library that it weighs. Raises ShapeError for a bank of another size, SaveError when the
+        disk refuses or the folder holds other files.
+        """
+        check_count(bank, len(next(iter(self.gates.values()))), "a PHATGOOSE")
+        options = {"top_k": self.top_k, "temperature": self.temperature}
+        write_gate(folder, "phatgoose", bank, self.gates, options=options, provenance=provenance)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Phatgoose:
+        """Read a folder for its own library, on the bank's device.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
+        lacks, ShapeError for another order or NaN in the bank, WeightsError for damage, NaN, or tensors that
+        do not fit.
+        """
+        saved, tensors, file = read_gate(folder, "phatgoose", bank)
+        options = options_of(_Options, saved, file)
+        shapes = {site.path: (len(bank), site.in_features) for site in bank.sites}
+        found = take(file, tensors, shapes)
+        gates = {s: v_KI.to(bank.a[s].device) for s, v_KI in zip(bank.sites, found, strict=True)}
+        gate = cls(bank, gates, top_k=options.top_k, temperature=options.temperature)
+        # As they were saved: to normalise once more would change their last digits.
+        gate.gates = {site.path: v_KI for site, v_KI in gates.items()}
+        return gate
+
+
+class _Options(Config):
+    top_k: int
+    temperature: float

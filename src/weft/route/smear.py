@@ -13,6 +13,9 @@ mean square, in place of one per layer reading its hidden states.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,8 +23,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from weft.config import Config
 from weft.errors import ConfigError
-from weft.types import AbstractGate, Assignment, Dense, Site
+from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site
 
 
 class Smear(AbstractGate):
@@ -64,3 +69,36 @@ class Smear(AbstractGate):
         if state is None:
             raise ConfigError("SMEAR decides on embeddings; give `running` the embeddings_BTH")
         return Dense(state)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
+
+        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
+        when the disk refuses or the folder holds other files.
+        """
+        check_count(bank, len(self.bias_K), "a SMEAR")
+        options = {"expert_dropout": self.expert_dropout}
+        write_gate(folder, "smear", bank, self.state_dict(), options=options, provenance=provenance)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Smear:
+        """Read a folder for its own library, in evaluation mode, on the bank's device.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
+        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
+        """
+        saved, tensors, file = read_gate(folder, "smear", bank)
+        options = options_of(_Options, saved, file)
+        weight_KH, bias_K = take(file, tensors, {"weight_KH": (len(bank), None), "bias_K": (len(bank),)})
+        gate = cls(len(bank), weight_KH.shape[1], expert_dropout=options.expert_dropout)
+        return filled(gate, {"weight_KH": weight_KH, "bias_K": bias_K}, bank)
+
+
+class _Options(Config):
+    expert_dropout: float

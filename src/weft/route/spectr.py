@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.errors import UnknownNameError
-from weft.route.spectral import check_library, choose_top, present, right_vectors
+from weft.route.spectral import check_library, choose_top, one_of, present, right_vectors
 from weft.types import AbstractGate, Assignment, Bank, Site
 
 
@@ -34,6 +34,17 @@ class Spectr(AbstractGate):
         self.temperature = temperature
         self.spectra = {site.path: _spectra(bank, site) for site in bank.sites}
         self.present = present(bank)
+
+    def update(self, bank: Bank, index: int) -> None:
+        """Look at adapter `index` again, after it came, went or changed in place; no other is touched.
+
+        Raises ShapeError for a bank of other sites or size, or NaN in that adapter.
+        """
+        one = one_of(bank, index, self.present)
+        for site, here in present(one).items():
+            self.present[site][index] = here[0]
+        for site in one.sites:
+            self.spectra[site.path][index] = _spectra(one, site)[0]
 
     def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
         """The best adapters of each token. Raises UnknownNameError for a site that the bank lacks."""

@@ -7,6 +7,8 @@ The small decompositions are of the size of the rank and run in float64, all ada
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -42,6 +44,27 @@ def check_library(bank: Bank, top_k: int, temperature: float = 1.0) -> None:
 def present(bank: Bank) -> dict[str, Bool[Tensor, " K"]]:
     """By module path, which adapters change it at all; the others hold zeros for it."""
     return {s.path: (bank.a[s].abs().amax((1, 2)) * bank.b[s].abs().amax((1, 2))) > 0 for s in bank.sites}
+
+
+def one_of(bank: Bank, index: int, present: Mapping[str, Tensor]) -> Bank:
+    """One adapter of the bank that a gate was made for, as a bank; `present` is what the gate knows of it.
+
+    Raises ShapeError for a bank of other sites or size, an index outside it, or NaN in that adapter.
+    """
+    if {site.path for site in bank.sites} != present.keys() or any(
+        len(here_K) != len(bank) for here_K in present.values()
+    ):
+        raise ShapeError("this bank has other sites or another size than the one that the gate was made for")
+    if not 0 <= index < len(bank):
+        raise ShapeError(f"adapters run from 0 to {len(bank) - 1} in this bank, got {index}")
+    one = Bank(
+        names=(bank.names[index],),
+        a={site: a_KRI[index : index + 1] for site, a_KRI in bank.a.items()},
+        b={site: b_KOR[index : index + 1] for site, b_KOR in bank.b.items()},
+        base=bank.base,
+    )
+    check_library(one, 1)
+    return one
 
 
 def choose_top(

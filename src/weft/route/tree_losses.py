@@ -1,19 +1,29 @@
-"""What trains a tree besides the task: harden the turns, keep the leaves in use; and what to watch.
+"""What trains a tree besides the task: an even start, hard turns, leaves in use; and what to watch.
 
     hardening = mean over tokens and nodes of  -p log p - (1 - p) log(1 - p)
-    balance   = CV^2 = K * sum_k u_k^2 - 1          u_k: mean weight of leaf k over the tokens
+    balance   = K * sum_k f_k u_k - 1      f_k: share of the tokens that hard descent sends to leaf k
+                                           u_k: mean weight of leaf k by soft descent
+    even start: the bias of a node is -median(v_n . x) over the tokens that arrive there by hard descent
 
 Hardening is that of Belcak and Wattenhofer 2023 (arXiv 2308.14711), section 3; its factor rises from 0
-over a training. Balance is the importance loss of Shazeer et al. 2017 (arXiv 1701.06538), equation 7: 0 when
-all leaves carry the same weight, K - 1 when one carries all.
+over a training. Balance is the loss of the Switch Transformer (Fedus et al. 2021, arXiv 2101.03961), equation
+4, with leaves as experts: soft shares can be even where hard ones are not, so hard shares say which leaf has
+too much and soft weights carry the gradient. The even start is our own: hyperplanes through the origin would
+begin with leaves of several times the mean load.
+
+Departs from the paper in: balance is less 1, so that it is 0 for even loads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from weft.route.paths import nodes_of
 
 
 def hardening(
@@ -27,13 +37,33 @@ def hardening(
 
 
 def balance(
-    weight_BTK: Float[Tensor, "B T K"], mask_BT: Bool[Tensor, "B T"] | None = None
+    weight_BTK: Float[Tensor, "B T K"],
+    index_BT: Int[Tensor, "B T"],
+    mask_BT: Bool[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared coefficient of variation of the leaves' shares, 0 to K - 1, over the tokens of the mask."""
+    """How uneven the hard loads are, weighed by soft shares: up to K - 1, over the tokens of the mask."""
     weight_MK = weight_BTK.flatten(0, 1) if mask_BT is None else weight_BTK[mask_BT]
     if not weight_MK.numel():
         return weight_MK.sum()
-    return weight_MK.mean(0).square().sum() * weight_MK.shape[1] - 1
+    tokens, leaves = weight_MK.shape
+    share_K = counts(index_BT, leaves, mask_BT) / tokens
+    return weight_MK.mean(0) @ share_K.to(weight_MK.dtype) * leaves - 1
+
+
+def even_start(logits_MN: Float[Tensor, "M N"], leaves: Sequence[str]) -> Float[Tensor, " N"]:
+    """What to add to the logits of M tokens so that each node sends half of what it gets either way.
+
+    Equal logits stay together; a node that gets nothing keeps its 0.
+    """
+    added_N = logits_MN.new_zeros(logits_MN.shape[1])
+    arrived = {"": logits_MN}
+    for n, node in enumerate(nodes_of(leaves)):  # level by level: what arrives is known
+        here_MN = arrived[node]
+        if len(here_MN):
+            added_N[n] = -here_MN[:, n].quantile(0.5)
+        right_M = here_MN[:, n] + added_N[n] >= 0
+        arrived[node + "1"], arrived[node + "0"] = here_MN[right_M], here_MN[~right_M]
+    return added_N
 
 
 def counts(

@@ -14,7 +14,9 @@ square; a linear classifier, whose weights are shared by the sites that follow a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,9 +24,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from weft.config import Config
 from weft.errors import ConfigError, ShapeError
 from weft.route.place import Decisions, follow
-from weft.types import AbstractGate, Assignment, Dense, Site, TopK
+from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site, TopK
 
 
 class XLora(AbstractGate):
@@ -70,15 +74,65 @@ class XLora(AbstractGate):
 
         return follow(state, self.layers, site, decide, x_BTI.device)
 
-    def _decide(self, x_BTH: Tensor, group: int) -> tuple[Tensor, Assignment]:
+    def logits(self, x_BTH: Float[Tensor, "B T H"], group: int) -> Float[Tensor, "B T K"]:
+        """Scores of all adapters over the temperature, by the `group`-th deciding layer, in float32.
+
+        Raises ShapeError for vectors of another length.
+        """
         dim = self.weight_LKH.shape[2]
         if x_BTH.shape[-1] != dim:
             raise ShapeError(f"the router reads {dim} features, this site has {x_BTH.shape[-1]}")
         with torch.autocast(x_BTH.device.type, enabled=False):
             x_BTH = F.rms_norm(x_BTH.float(), (dim,), eps=1e-6)
             logits_BTK = F.linear(x_BTH, self.weight_LKH[group].float(), self.bias_LK[group].float())
-            logits_BTK = logits_BTK / self.temperature
-            if self.top_k is None:
-                return logits_BTK, Dense(logits_BTK.softmax(-1))
-            best_BTk, index_BTk = logits_BTK.topk(self.top_k, dim=-1)
-            return logits_BTK, TopK(index_BTk, best_BTk.softmax(-1))
+            return logits_BTK / self.temperature
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
+
+        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
+        when the disk refuses or the folder holds other files.
+        """
+        check_count(bank, self.bias_LK.shape[1], "an X-LoRA")
+        options = {"layers": self.layers, "top_k": self.top_k, "temperature": self.temperature}
+        write_gate(folder, "xlora", bank, self.state_dict(), options=options, provenance=provenance)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> XLora:
+        """Read a folder for its own library, in evaluation mode, on the bank's device.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
+        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
+        """
+        saved, tensors, file = read_gate(folder, "xlora", bank)
+        options = options_of(_Options, saved, file)
+        layers, count = len(options.layers), len(bank)
+        shapes = {"weight_LKH": (layers, count, None), "bias_LK": (layers, count)}
+        weight_LKH, bias_LK = take(file, tensors, shapes)
+        gate = cls(
+            count,
+            weight_LKH.shape[2],
+            layers=options.layers,
+            top_k=options.top_k,
+            temperature=options.temperature,
+        )
+        return filled(gate, {"weight_LKH": weight_LKH, "bias_LK": bias_LK}, bank)
+
+    def _decide(self, x_BTH: Tensor, group: int) -> tuple[Tensor, Assignment]:
+        logits_BTK = self.logits(x_BTH, group)
+        if self.top_k is None:
+            return logits_BTK, Dense(logits_BTK.softmax(-1))
+        best_BTk, index_BTk = logits_BTK.topk(self.top_k, dim=-1)
+        return logits_BTK, TopK(index_BTk, best_BTk.softmax(-1))
+
+
+class _Options(Config):
+    layers: tuple[int, ...]
+    top_k: int | None
+    temperature: float

@@ -1,6 +1,7 @@
 """Training: one flat loop per thing that is trained, and the run folder that they share."""
 
 from weft.train.base import BaseRecipe, train_base
+from weft.train.blend import BlendRecipe, train_blend
 from weft.train.hyper import HyperRecipe, train_hyper
 from weft.train.lora import LoraRecipe, train_lora
 from weft.train.run import Run, RunConfig
@@ -8,12 +9,14 @@ from weft.train.tree import TreeRecipe, train_tree
 
 __all__ = [
     "BaseRecipe",
+    "BlendRecipe",
     "HyperRecipe",
     "LoraRecipe",
     "Run",
     "RunConfig",
     "TreeRecipe",
     "train_base",
+    "train_blend",
     "train_hyper",
     "train_lora",
     "train_tree",

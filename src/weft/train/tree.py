@@ -1,16 +1,19 @@
-"""Train a tree on a frozen base: leaves and routers together, soft at first, hard in the end.
+"""Train a tree on a frozen base: leaves and routers together by soft descent, then the leaves alone by hard.
 
     loss = CE(answer | prompt; base + sum_k w_k B_k A_k) + h(t) * hardening + a * balance
 
-with the soft descent of `route/tree.py` and the terms of `route/tree_losses.py`; h(t) rises in a straight
-line to `hardening` at the last step. Prompts carry the task's description, so that there is something to
-route by; rows of plain text can be mixed in, or be all there is.
+with the descents of `route/tree.py` and the terms of `route/tree_losses.py`. While descent is soft, h(t)
+rises in a straight line from 0 to `hardening` and the temperature falls, by the same factor in every step,
+to `final_temperature`. In the last `hard_ratio` of the steps descent is hard, the nodes stay as they are, and
+every leaf learns from its own tokens alone. Prompts carry the task's description, so that there is something
+to route by; rows of plain text can be mixed in, or be all there is.
 
 Departs from the fast feedforward paper (Belcak and Wattenhofer 2023, arXiv 2308.14711) in: the factor of
-hardening rises; a balance term (as Charalampopoulos et al. 2024, arXiv 2405.16836, have one).
+hardening rises and the temperature falls; hard steps at the end; an even start and a balance term (as
+Charalampopoulos et al. 2024, arXiv 2405.16836, have one).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -22,19 +25,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weft.config import Config
-from weft.errors import ConfigError
 from weft.host import Host
-from weft.route import Tree, TreeGate, full, save_tree
-from weft.route.tree import Scope, leaf_name
-from weft.route.tree_losses import annealed, balance, hardening
+from weft.route import TreeGate, save_tree
+from weft.route.tree import Scope
+from weft.route.tree_losses import annealed, even_start
 from weft.tasks import Encoded, hash_tasks
 from weft.tasks.source import Source
-from weft.train.answers import language_model, load_base, split_rows
-from weft.train.learned import LearnedBank
+from weft.train.answers import load_base, split_rows
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
-from weft.train.tree_answers import answer_under, evenness, heard, loads, measure, pad_id
-from weft.train.tree_rows import choose_tasks, tree_rows
+from weft.train.tree_answers import answer_under, evenness, heard, measure, pad_id, watch
+from weft.train.tree_learned import Learned, learned_tree
+from weft.train.tree_rows import Groups, choose_tasks, tree_rows
+from weft.types import AbstractGate
 
 
 class TreeRecipe(Config):
@@ -59,6 +62,8 @@ class TreeRecipe(Config):
     text_rows: int = Field(default=0, ge=0)
     """Rows of plain text per step."""
     text_length: int = Field(default=128, gt=1)
+    text_tokens: int | None = Field(default=None, gt=1)
+    """Read at most so many tokens of text; None is all."""
     text_prompt: int = Field(default=1, gt=0)
     """Tokens that a row of text begins with, outside the loss; a tree per sequence decides on them."""
     depth: int = Field(default=3, ge=0, le=6)
@@ -71,8 +76,12 @@ class TreeRecipe(Config):
     layers: tuple[int, ...] | Literal["all"] = (0,)
     """Layers that decide, with scope token; sites before the first of them stay the base."""
     temperature: float = Field(default=1.0, gt=0)
+    final_temperature: float = Field(default=0.3, gt=0)
+    """What it falls to while descent is soft."""
+    hard_ratio: float = Field(default=0.25, ge=0, le=1)
+    """Share of the steps, at the end, by hard descent."""
     hardening: float = Field(default=0.1, ge=0)
-    balance: float = Field(default=0.01, ge=0)
+    balance: float = Field(default=0.1, ge=0)
     region_leak: float = Field(default=0.0, ge=0, le=0.5)
     target_modules: str | tuple[str, ...] = "all-linear"
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
@@ -97,46 +106,6 @@ class TreeRecipe(Config):
         return self
 
 
-class _Learned(nn.Module):
-    """What is trained: nodes, leaves, and the shared leaf."""
-
-    def __init__(self, recipe: TreeRecipe, host: Host) -> None:
-        super().__init__()
-        seed = recipe.run.seed
-        model = language_model(host)
-        config = model.config.get_text_config()
-        layers = tuple(range(config.num_hidden_layers)) if recipe.layers == "all" else recipe.layers
-        paths = full(recipe.depth)
-        dim = config.hidden_size
-        if recipe.scope == "sequence":
-            dim = cast(nn.Embedding, model.get_input_embeddings()).embedding_dim
-        self.gate = TreeGate(
-            paths,
-            dim,
-            scope=recipe.scope,
-            layers=layers,
-            descent="soft",
-            temperature=recipe.temperature,
-            region_leak=recipe.region_leak,
-            seed=seed,
-        )
-        first = self.gate.layers[0] if recipe.scope == "token" else -1
-        sites = [site for site in host.sites if site.layer >= first]
-        if first not in {-1, *(site.layer for site in sites)}:
-            raise ConfigError(f"layer {first} decides first, and this base has no site in it")
-        scaling = recipe.lora_alpha / recipe.r
-        self.leaves = LearnedBank(sites, list(map(leaf_name, paths)), r=recipe.r, scaling=scaling, seed=seed)
-        self.shared: LearnedBank | None = None
-        if recipe.shared_r:
-            scaling = recipe.lora_alpha / recipe.shared_r
-            self.shared = LearnedBank(sites, ["shared"], r=recipe.shared_r, scaling=scaling, seed=seed)
-
-    def tree(self) -> Tree:
-        """The tree as it is now; what its gradients reach are the parameters."""
-        shared = None if self.shared is None else self.shared.part(0, 1)
-        return Tree(self.leaves.part(0, len(self.leaves.names)), self.gate, shared)
-
-
 def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns the tree folder, `output_dir/tree`. A `host` given replaces `base`.
 
@@ -153,31 +122,10 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
             attn_implementation=recipe.attn_implementation,
         )
         draw_groups, test = tree_rows(recipe, host, tasks)
-        learned = _Learned(recipe, host).to(host.device)
-        [optimizer] = build_optimizers(recipe.optimizer, learned.named_parameters())
-        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.run.max_steps)
-        start = run.restore(learned, [optimizer], [scheduler])
-        metrics: dict[str, float] = {}
-        for done in range(start + 1, recipe.run.max_steps + 1):
-            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            # Region leak: the same after a resume, and its own in each process.
-            torch.manual_seed(recipe.run.seed * 1_000_003 + draw)
-            factor = annealed(recipe.hardening, done, recipe.run.max_steps)
-            told = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
-            norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            if run.is_due("logging", done):
-                run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
-            if run.is_due("eval", done) and run.accelerator.is_main_process:
-                metrics = measure(host, learned.tree(), test, tokens=_tokens(host, recipe))
-                run.log(done, metrics)
-            if run.is_due("save", done):
-                run.save(done, learned, [optimizer], [scheduler])
+        learned = learned_tree(recipe, host).to(host.device)
+        metrics = fit(recipe, run, host, learned, draw_groups, test)
         folder = run.folder / "tree"
         if run.accelerator.is_main_process:
-            metrics = metrics or measure(host, learned.tree(), test, tokens=_tokens(host, recipe))
             provenance = {
                 "base_model": recipe.base,
                 "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
@@ -192,9 +140,73 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
     return folder
 
 
+def fit(
+    recipe: TreeRecipe,
+    run: Run,
+    host: Host,
+    learned: Learned,
+    draw_groups: Callable[[int], Groups],
+    test: Groups,
+) -> dict[str, float]:
+    """Train to the end of a recipe, from its last checkpoint; returns what `measure` finds then.
+
+    A gate that is no tree's has no schedule: its temperature and its descent stay as they are.
+    """
+    steps, tokens = recipe.run.max_steps, _tokens(host, recipe)
+    [optimizer] = build_optimizers(recipe.optimizer, learned.named_parameters())
+    [scheduler] = build_schedulers(recipe.optimizer, [optimizer], steps)
+    start = run.restore(learned, [optimizer], [scheduler])
+    if not start and isinstance(learned.gate, TreeGate):
+        _start_evenly(host, learned, learned.gate, draw_groups(0), tokens)
+    metrics: dict[str, float] = {}
+    for done in range(start + 1, steps + 1):
+        draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
+        # Region leak: the same after a resume, and its own in each process.
+        torch.manual_seed(recipe.run.seed * 1_000_003 + draw)
+        factor = _schedule(learned.gate, recipe, done)
+        told = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
+        norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if run.is_due("logging", done):
+            run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
+        if run.is_due("eval", done) and run.accelerator.is_main_process:
+            metrics = measure(host, learned.mixture(), test, tokens=tokens)
+            run.log(done, metrics)
+        if run.is_due("save", done):
+            run.save(done, learned, [optimizer], [scheduler])
+    _schedule(learned.gate, recipe, steps)
+    return metrics or measure(host, learned.mixture(), test, tokens=tokens)
+
+
+def _schedule(gate: AbstractGate, recipe: TreeRecipe, done: int) -> float:
+    """Set descent and temperature for the step that makes `done`; returns the factor of hardening."""
+    soft = recipe.run.max_steps - round(recipe.run.max_steps * recipe.hard_ratio)
+    factor = annealed(recipe.hardening, done, soft)
+    if isinstance(gate, TreeGate):
+        gate.descent = "soft" if done <= soft else "hard"
+        fallen = annealed(1.0, done, soft)
+        gate.temperature = recipe.temperature ** (1 - fallen) * recipe.final_temperature**fallen
+    return factor
+
+
+@torch.no_grad()
+def _start_evenly(host: Host, learned: Learned, gate: TreeGate, groups: Groups, tokens: int) -> None:
+    """Move the bias of every node to the median of the tokens that arrive there; B is 0 still."""
+    seen: list[list[Tensor]] = [[] for _ in gate.layers]
+    for packed, *_ in split_rows(groups, tokens=tokens, pad_id=pad_id(host)):
+        _, decisions = answer_under(host, learned.mixture(), packed)
+        heard_BT = heard(packed, gate.scope).to(host.device)
+        for group, decided in decisions.items():
+            seen[group].append(decided.logits[heard_BT])
+    for group, logits in enumerate(seen):
+        gate.bias_LN[group] += even_start(torch.cat(logits), gate.leaves)
+
+
 def _backward(
     host: Host,
-    learned: _Learned,
+    learned: Learned,
     groups: Sequence[Sequence[Encoded]],
     recipe: TreeRecipe,
     factor: float,
@@ -204,27 +216,24 @@ def _backward(
     forwards = list(split_rows(groups, tokens=_tokens(host, recipe), pad_id=pad_id(host)))
     asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
     asked = int(_sum(asked, accelerator))
-    gate = learned.gate
     told_3 = torch.zeros(3, device=host.device)
-    load_LK = torch.zeros(len(gate.layers), len(gate.leaves), dtype=torch.long, device=host.device)
+    load_LK: Tensor | int = 0
     for packed, *_ in forwards:
         with accelerator.autocast():
-            said, decisions = answer_under(host, learned.tree(), packed)
-        heard_BT = heard(packed, gate).to(host.device)
-        logits = [decided.logits for decided in decisions.values()]
+            said, decisions = answer_under(host, learned.mixture(), packed)
         # The terms of a forward count by its answer tokens, as its loss does.
         share = len(said.targets_N) / asked
         task = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
-        entropy = torch.stack([hardening(z_BTN, heard_BT) for z_BTN in logits]).mean() * share
-        uneven = torch.stack([balance(gate.weights_of(z_BTN), heard_BT) for z_BTN in logits]).mean() * share
-        accelerator.backward(task + factor * entropy + recipe.balance * uneven)
-        told_3 += torch.stack([task, entropy, uneven]).detach()
-        load_LK += loads(gate, decisions, heard_BT)
+        entropy, uneven, load = watch(learned.gate, decisions, packed)
+        accelerator.backward(task + share * (factor * entropy + recipe.balance * uneven))
+        told_3 += torch.stack([task, share * entropy, share * uneven]).detach()
+        load_LK = load_LK + load
     for parameter in learned.parameters():
         if parameter.grad is not None:
             parameter.grad = _sum(parameter.grad, accelerator)
     loss, entropy, uneven = _sum(told_3, accelerator).tolist()
-    return {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(_sum(load_LK, accelerator))}
+    load_LK = _sum(torch.as_tensor(load_LK), accelerator)
+    return {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
 
 
 def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:

@@ -10,12 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft.host import Host
-from weft.route import Tree, TreeGate
+from weft.route import TreeGate
 from weft.route.place import Decisions
-from weft.route.tree_losses import counts, hardening
+from weft.route.tree import Scope
+from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
 from weft.train.answers import Answers, answer, split_rows
 from weft.train.packing import Packed
+from weft.train.tree_switch import Switch
 from weft.types import AbstractGate, Assignment, Mixture, Site
 
 
@@ -30,30 +32,46 @@ class _Begun(AbstractGate):
         return self.gate.assign(x_BTI, site, self.state)
 
 
-def answer_under(host: Host, tree: Tree, packed: Packed) -> tuple[Answers, Decisions]:
-    """Run packed rows under a tree; also what it decided. A tree per sequence reads the prompts alone."""
+def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers, Decisions]:
+    """Run packed rows under a mixture; also what its first gate decided, if it decides by layer.
+
+    A gate that decides per sequence reads the prompts alone.
+    """
     told_BT = (packed.targets_BT >= 0).long()
     prompt_BT = told_BT.cumsum(1) - told_BT == 0  # no target stands before: its line is one row
-    mixture = tree.mixture
+    first, *others = mixture.terms
     states = host.prepare(packed.ids_BT.to(host.device), mixture, mask_BT=prompt_BT.to(host.device))
-    decisions: Decisions = states[tree.gate]
-    leaves, *shared = mixture.terms
-    begun = Mixture((replace(leaves, gate=_Begun(tree.gate, decisions)), *shared))
-    return answer(host, begun, packed), decisions
+    decided = states[first.gate]
+    begun = Mixture((replace(first, gate=_Begun(first.gate, decided)), *others))
+    return answer(host, begun, packed), decided if isinstance(decided, dict) else {}
 
 
-def heard(packed: Packed, gate: TreeGate) -> Bool[Tensor, "B T"]:
+def heard(packed: Packed, scope: Scope) -> Bool[Tensor, "B T"]:
     """The tokens whose decisions count: those that a target follows; one per line for a tree per sequence."""
-    if gate.scope == "sequence":
+    if scope == "sequence":
         return torch.ones(len(packed.ids_BT), 1, dtype=torch.bool)
     return (packed.targets_BT >= 0).flip(1).cumsum(1).flip(1) > 0
 
 
-def loads(gate: TreeGate, decisions: Decisions, heard_BT: Tensor) -> Int[Tensor, "L K"]:
-    """Tokens of every leaf by hard descent, for each layer that decides."""
-    return torch.stack(
-        [counts(gate.leaf_of(d.logits), len(gate.leaves), heard_BT) for d in decisions.values()]
-    )
+def watch(gate: AbstractGate, decisions: Decisions, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Hardening and balance, means over the layers that decide, and the loads [L, K] by hard descent.
+
+    By hard descent the first two carry no gradient. A gate that does not decide by layer has one leaf here.
+    """
+    zero = torch.zeros((), device=packed.ids_BT.device)
+    if not decisions:
+        return zero, zero, torch.ones(1, 1, dtype=torch.long)
+    assert isinstance(gate, TreeGate | Switch)
+    entropy, uneven, load = [], [], []
+    for decided in decisions.values():
+        logits = decided.logits if gate.descent == "soft" else decided.logits.detach()
+        heard_BT = heard(packed, gate.scope).to(logits.device)
+        index_BT = gate.leaf_of(logits)
+        if isinstance(gate, TreeGate):
+            entropy.append(hardening(logits / gate.temperature, heard_BT))
+        uneven.append(balance(gate.weights_of(logits), index_BT, heard_BT))
+        load.append(counts(index_BT, len(gate.leaves), heard_BT))
+    return torch.stack(entropy or [zero]).mean(), torch.stack(uneven).mean(), torch.stack(load)
 
 
 def evenness(load_LK: Int[Tensor, "L K"]) -> dict[str, float]:
@@ -63,39 +81,47 @@ def evenness(load_LK: Int[Tensor, "L K"]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(host: Host, tree: Tree, groups: Sequence[Sequence[Encoded]], *, tokens: int) -> dict[str, float]:
-    """What a tree reaches on rows, by soft and by hard descent, and how evenly hard descent uses its leaves.
+def measure(
+    host: Host, mixture: Mixture, groups: Sequence[Sequence[Encoded]], *, tokens: int
+) -> dict[str, float]:
+    """What a mixture reaches on rows, by soft and by hard descent, and how evenly the leaves are used.
 
     Losses are nats per answer token; `gap` is hard over soft loss, less 1; `followed` the share of answers, 0
     to 1, that greedy decoding would give with hard descent; `entropy` that of the turns, in nats.
-    `largest_load`, in units of the mean load, and `dead_leaves` are over every layer that decides.
+    `largest_load`, in units of the mean load, and `dead_leaves` are over every layer that decides. A gate
+    that is no tree's has one descent, whose loss stands for both.
     """
-    gate, loss = tree.gate, {"base": 0.0, "soft": 0.0, "hard": 0.0}
-    training, descent = gate.training, gate.descent
+    gate = mixture.terms[0].gate
+    training = gate.training
+    descent = gate.descent if isinstance(gate, TreeGate) else "hard"
     gate.eval()
-    places = right = rows = entropy = weight = 0
-    load_LK: Tensor | int = 0
+    loss = {"base": 0.0, "soft": 0.0, "hard": 0.0}
+    places = right = rows = 0
+    entropy, load_LK = 0.0, torch.zeros(1, 1, dtype=torch.long)
     for packed, *_ in split_rows(groups, tokens=tokens, pad_id=pad_id(host)):
-        said = answer(host, None, packed)
-        loss["base"] += _summed(said)
-        for kind in ("soft", "hard"):
-            gate.descent = kind
-            said, decisions = answer_under(host, tree, packed)
-            loss[kind] += _summed(said)
-        heard_BT = heard(packed, gate).to(host.device)
-        entropy += sum(float(hardening(d.logits, heard_BT)) for d in decisions.values()) * int(heard_BT.sum())
-        weight += len(decisions) * int(heard_BT.sum())
-        load_LK = load_LK + loads(gate, decisions, heard_BT)
+        loss["base"] += _summed(answer(host, None, packed))
+        if isinstance(gate, TreeGate):
+            gate.descent = "soft"
+            loss["soft"] += _summed(answer_under(host, mixture, packed)[0])
+            gate.descent = "hard"
+        said, decisions = answer_under(host, mixture, packed)
+        loss["hard"] += _summed(said)
+        turns, _, load = watch(gate, decisions, packed)
+        entropy += float(turns) * len(said.targets_N)
+        load_LK = load_LK + load
         correct, count = packed.count_right(said.logits_NV, said.targets_N)
         places, right, rows = places + len(said.targets_N), right + correct, rows + count
     gate.train(training)
-    gate.descent = descent
+    if isinstance(gate, TreeGate):
+        gate.descent = descent
+    else:
+        loss["soft"] = loss["hard"]
     return {
         **{f"{kind}/loss": total / places for kind, total in loss.items()},
         "gap": loss["hard"] / loss["soft"] - 1,
         "followed": right / rows,
-        "entropy": entropy / weight,
-        **evenness(torch.as_tensor(load_LK)),
+        "entropy": entropy / places,
+        **evenness(load_LK),
     }
 
 

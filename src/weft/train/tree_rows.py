@@ -19,8 +19,10 @@ from weft.tasks.source import load_split, load_texts
 if TYPE_CHECKING:
     from weft.train.tree import TreeRecipe
 
-_HELD_OUT = 0.05
-"""Share of the plain text, at its end, that is kept for evaluation."""
+_HELD_OUT = 20
+"""Of so many stretches of plain text the last is kept for evaluation, so that every source is measured."""
+_STRETCH = 8
+"""Rows of text that a stretch holds."""
 
 Groups = list[list[Encoded]]
 
@@ -41,8 +43,9 @@ def tree_rows(
     Rows of a group share lines; a tree per sequence decides once per line, so there each row is a group.
     """
     longest = recipe.max_length or host.window or sys.maxsize
-    text = _text(recipe, host, longest) if recipe.text_rows else torch.zeros(0, dtype=torch.long)
-    kept = int(len(text) * (1 - _HELD_OUT))
+    stretches_SL = _text(recipe, host, longest) if recipe.text_rows else torch.zeros(0, 0, dtype=torch.long)
+    is_held_S = torch.arange(len(stretches_SL)) % _HELD_OUT == _HELD_OUT - 1
+    seen_SL, held_SL = stretches_SL[~is_held_S], stretches_SL[is_held_S]
     sampler = None
     if recipe.tasks_per_batch:
         sampler = TaskSampler(
@@ -57,45 +60,57 @@ def tree_rows(
         told = description if recipe.describe else None
         return render(host.tokenizer, row, description=told, max_length=longest)
 
-    def cut(start: int) -> Encoded:
-        ids = text[start : start + recipe.text_length].tolist()
+    def cut(stretch_L: Tensor, start: int) -> Encoded:
+        ids = stretch_L[start : start + recipe.text_length].tolist()
         return Encoded(ids[: recipe.text_prompt], ids[recipe.text_prompt :])
 
     def grouped(groups: Groups) -> Groups:
-        return [[row] for group in groups for row in group] if recipe.scope == "sequence" else groups
+        return alone(groups) if recipe.scope == "sequence" else groups
 
     def draw_groups(draw: int) -> Groups:
         groups = [
             [encode(row, v.description) for row in v.rows] for v in (sampler.draw(draw) if sampler else ())
         ]
         chance = random.Random(f"{recipe.run.seed}/{draw}/text")
-        starts = [int(chance.random() * (kept - recipe.text_length)) for _ in range(recipe.text_rows)]
-        return grouped([*groups, *([cut(start)] for start in starts)])
+        for _ in range(recipe.text_rows):
+            stretch_L = seen_SL[chance.randrange(len(seen_SL))]
+            groups.append([cut(stretch_L, chance.randrange(len(stretch_L) - recipe.text_length + 1))])
+        return grouped(groups)
 
     # Spread evenly: a source may begin with its simplest tasks.
     apart = -(-len(tasks) // recipe.eval_tasks)
     measured = tasks[::apart] if sampler else ()
     test = [[encode(row, task.descriptions[0]) for row in task.test[: recipe.eval_rows]] for task in measured]
     if recipe.text_rows:
-        starts = range(kept, len(text) - recipe.text_length + 1, recipe.text_length)
-        test += [[cut(start)] for start in starts[: 16 * recipe.eval_rows]]
+        most = 16 * recipe.eval_rows
+        cuts = held_SL.reshape(-1, recipe.text_length)
+        apart = -(-len(cuts) // most)
+        test += [[cut(row_L, 0)] for row_L in cuts[::apart]]
     test = [group for group in test if group]
     if not test:
         raise ConfigError("there is no row to measure on; the tasks have no test rows")
     return draw_groups, grouped(test)
 
 
+def alone(groups: Groups) -> Groups:
+    """Every row a group of its own."""
+    return [[row] for group in groups for row in group]
+
+
 def _text(recipe: TreeRecipe, host: Host, longest: int) -> Tensor:
-    """The plain texts of the source as one line of token ids, each with its end."""
+    """The plain texts of the source as token ids, each with its end, in stretches [S, L]."""
     if recipe.text_length > longest:
         raise ConfigError(f"text_length is {recipe.text_length}, the base reads at most {longest} tokens")
     ids: list[int] = []
     for text in load_texts(recipe.data):
         ids += [*host.tokenizer.encode(text, add_special_tokens=False), host.tokenizer.eos_token_id]
-    least = int(recipe.text_length / _HELD_OUT) + 2
-    if len(ids) < least:
+        if recipe.text_tokens is not None and len(ids) >= recipe.text_tokens:
+            break
+    length = _STRETCH * recipe.text_length
+    if len(ids) < length * _HELD_OUT:
         raise ConfigError(
-            f"the plain text has {len(ids)} tokens, rows of {recipe.text_length} need {least}; "
-            "give data.texts more, or set text_rows to 0"
+            f"the plain text has {len(ids)} tokens, rows of {recipe.text_length} need "
+            f"{length * _HELD_OUT}; give data.texts more, or set text_rows to 0"
         )
-    return torch.tensor(ids)
+    stretches = len(ids) // length
+    return torch.tensor(ids[: stretches * length]).view(stretches, length)

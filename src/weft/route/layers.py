@@ -1,0 +1,103 @@
+"""Learned weights per layer: every adapter of a library counts in each layer by a number of its own.
+
+LoRA Soups (Prabhakar et al. 2024, arXiv 2410.13025), section 3, CAT: the adapters stay frozen, and with a few
+rows only the weights are learned. In layer l
+
+    y = W x + sum_k w_lk B_k A_k x        free: w_lk any number      softmax: w_l = softmax(z_l)
+
+The weights look at no token, so what was learned can be merged into one adapter per library afterwards.
+
+Departs from the paper in: sites outside the layers (an output head) have weights of their own; softmax is
+offered beside free weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from weft.config import Config
+from weft.errors import ConfigError, ShapeError
+from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site
+
+Kind = Literal["free", "softmax"]
+
+
+class LayerWeights(AbstractGate):
+    """A weight for each of K = `count` adapters in each of `layers`; learned, all equal to 1/K at first.
+
+    `layers` are the numbers of the bank's layers in rising order, -1 standing for sites outside them;
+    `layers_of(bank)` tells them. Raises ConfigError for no adapter, layers out of order, or an unknown kind.
+    """
+
+    def __init__(self, count: int, layers: Sequence[int], *, kind: Kind = "free") -> None:
+        if count < 1:
+            raise ConfigError(f"there is no adapter to weigh, got {count}")
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < -1:
+            raise ConfigError(f"layers are numbers from -1 in rising order, got {list(layers)}")
+        if kind not in ("free", "softmax"):
+            raise ConfigError(f"the kind of weights is free or softmax, got {kind!r}")
+        super().__init__()
+        self.layers = tuple(layers)
+        self.kind: Kind = kind
+        start = torch.full((len(layers), count), 1 / count if kind == "free" else 0.0)
+        self.value_LK = nn.Parameter(start)
+
+    @property
+    def weight_LK(self) -> Float[Tensor, "L K"]:
+        """The weights, with gradient."""
+        return self.value_LK if self.kind == "free" else self.value_LK.softmax(-1)
+
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """The weights of the site's layer, for every row. Raises ShapeError for a layer without weights."""
+        if site.layer not in self.layers:
+            raise ShapeError(
+                f"{site.path} lies in layer {site.layer}, these weights are for {list(self.layers)}"
+            )
+        return Dense(self.weight_LK[self.layers.index(site.layer)][None])
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
+
+        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
+        when the disk refuses or the folder holds other files.
+        """
+        check_count(bank, self.value_LK.shape[1], "a set of layer weights")
+        options = {"layers": self.layers, "kind": self.kind}
+        write_gate(folder, "layers", bank, self.state_dict(), options=options, provenance=provenance)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> LayerWeights:
+        """Read a folder for its own library, frozen, on the bank's device.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
+        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
+        """
+        saved, tensors, file = read_gate(folder, "layers", bank)
+        options = options_of(_Options, saved, file)
+        [value_LK] = take(file, tensors, {"value_LK": (len(options.layers), len(bank))})
+        gate = cls(len(bank), options.layers, kind=options.kind)
+        return filled(gate, {"value_LK": value_LK}, bank)
+
+
+def layers_of(bank: Bank) -> tuple[int, ...]:
+    """The layers that a bank changes, in rising order; -1 for sites outside the layers."""
+    return tuple(sorted({site.layer for site in bank.sites}))
+
+
+class _Options(Config):
+    layers: tuple[int, ...]
+    kind: Kind

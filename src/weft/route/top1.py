@@ -1,0 +1,99 @@
+"""Hard top-1: each token goes to one adapter at weight 1; the router learns by a straight-through gradient.
+
+    p = softmax(z)      forward   y = W x + B_i A_i x, i = argmax z
+                        backward  as if y = W x + sum_k p_k B_k A_k x
+
+with the logits z of `XLora`. Straight-through is Bengio et al. 2013 (arXiv 1308.3432); one expert per token
+is the Switch of Fedus et al. 2021 (arXiv 2101.03961), which scales the expert by p_i. An adapter that was
+trained at weight 1 is wrong at any other, so here the scale is exactly 1.
+
+Departs from Switch in: unit scale; every adapter has a say in the gradient, which costs all of them in
+training and one of them afterwards; no capacity limit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from weft.config import Config
+from weft.route.place import Decisions, follow
+from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.route.xlora import XLora
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site, Tokens
+
+
+def straight_through(logits_BTK: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
+    """Exactly 1 for the largest logit of each token and 0 for the others; the gradient is the softmax's."""
+    chance_BTK = logits_BTK.softmax(-1)
+    chosen_BTK = F.one_hot(logits_BTK.argmax(-1), logits_BTK.shape[-1]).to(logits_BTK)
+    # In this order nothing is rounded: the difference is 0 to the bit.
+    return chosen_BTK + (chance_BTK - chance_BTK.detach())
+
+
+class Top1(AbstractGate):
+    """One adapter per token, by the logits of an `XLora`, whose `top_k` plays no part.
+
+    While in training mode all adapters run, so that the gradient can tell what the others would have done.
+    """
+
+    def __init__(self, router: XLora) -> None:
+        super().__init__()
+        self.router = router
+
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Decisions:
+        """Make room for what the tokens decide."""
+        return {}
+
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """The adapter of every token, decided here or in an earlier layer."""
+
+        def decide(group: int) -> tuple[Tensor, Assignment]:
+            logits_BTK = self.router.logits(x_BTI, group)
+            if self.training:
+                return logits_BTK, Dense(straight_through(logits_BTK))
+            return logits_BTK, Tokens(logits_BTK.argmax(-1))
+
+        return follow(state, self.router.layers, site, decide, x_BTI.device)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
+
+        `bank` is the library that it chooses from. Raises ShapeError for a bank of another size or NaN,
+        SaveError when the disk refuses or the folder holds other files.
+        """
+        check_count(bank, self.router.bias_LK.shape[1], "a top-1")
+        options = {"layers": self.router.layers, "temperature": self.router.temperature}
+        write_gate(folder, "top1", bank, self.router.state_dict(), options=options, provenance=provenance)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Top1:
+        """Read a folder for its own library, in evaluation mode, on the bank's device.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
+        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
+        """
+        saved, tensors, file = read_gate(folder, "top1", bank)
+        options = options_of(_Options, saved, file)
+        layers, count = len(options.layers), len(bank)
+        shapes = {"weight_LKH": (layers, count, None), "bias_LK": (layers, count)}
+        weight_LKH, bias_LK = take(file, tensors, shapes)
+        router = XLora(count, weight_LKH.shape[2], layers=options.layers, temperature=options.temperature)
+        return cls(filled(router, {"weight_LKH": weight_LKH, "bias_LK": bias_LK}, bank)).eval()
+
+
+class _Options(Config):
+    layers: tuple[int, ...]
+    temperature: float

@@ -1,0 +1,278 @@
+"""Train a blend end to end: requests in, weights over a frozen library out, loss on the tasks' answers.
+
+    min_theta  E_task  CE(answer | prompt; base + sum_k w_k B_k A_k),  w = blend_theta(request, labels)
+
+with the network of `route/blend.py`. A request is the task's description, in a wording drawn afresh, or the
+prompt itself. Nobody tells the network which adapter is right: where no adapter fits, the loss says which
+mixture does best.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor
+
+from weft.config import Config
+from weft.embed import Cached, EncoderConfig, build_encoder
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.route import Blend, Library, load_library
+from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
+from weft.tasks.source import Source, load_split
+from weft.train.answers import answer, load_base, split_rows
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run, RunConfig
+from weft.types import Bank, Mixture
+
+
+class BlendRecipe(Config):
+    """`weft train blend RECIPE`; names as in `weft train lora` where they have one."""
+
+    run: RunConfig
+    base: str
+    """Embedded name, folder or hub id of the frozen base."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base and the library; the network is trained in float32."""
+    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    library: str
+    """A folder of adapter folders, or one that ships with Weft; every card needs a description, the label."""
+    data: Source = Field(discriminator="kind")
+    split: str = "train"
+    """Where the tasks come from: trained on their train rows, measured on their test rows."""
+    tasks: int | Literal["library"] | None = None
+    """The first so many, those that an adapter of the library is named after, or all."""
+    request: Literal["description", "prompt"] = "description"
+    """What the network reads: a wording of the task, or each row's own prompt."""
+    describe: bool = False
+    """Whether the base's prompts begin with the description too."""
+    encoder: EncoderConfig
+    encoder_cache: str = "runs/encoder-cache"
+    hidden: int = Field(default=256, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the softmax at the start; it is learned."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    tasks_per_batch: int = Field(default=32, gt=0)
+    rows_per_task: int = Field(default=4, gt=0)
+    tokens_per_forward: int | None = Field(default=None, gt=0)
+    """A step takes as many forwards as it needs; None is 2048 on a CPU, 16384 elsewhere."""
+    max_length: int | None = Field(default=None, gt=1)
+    """A longer row is an error; None is the window of the base."""
+    eval_tasks: int = Field(default=64, gt=0)
+    eval_rows: int = Field(default=4, gt=0)
+    """Rows of each task that it is measured on."""
+
+
+class _Group(NamedTuple):
+    """Rows that share one request, and the adapter that is named after their task, if any."""
+
+    request: str
+    rows: list[Encoded]
+    wanted: int | None
+
+
+def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns the router folder, `output_dir/blend`. A `host` given replaces `base`.
+
+    Raises MissingFileError for a library without adapters, ConfigError for an adapter without description, no
+    task or a folder of another recipe, BaseMismatchError and UnknownNameError for a library of another base,
+    UnknownNameError for a split that does not exist, PromptTooLongError for a row over `max_length`.
+    """
+    library = load_library(recipe.library)
+    labels = library.descriptions()
+    tasks = _choose(recipe, library)
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = host or load_base(
+            recipe.base,
+            dtype=recipe.dtype,
+            device=run.accelerator.device,
+            target_modules="all-linear",
+            attn_implementation=recipe.attn_implementation,
+        )
+        bank = library.bank(host)
+        encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
+        blend = Blend(
+            encoder, labels, hidden=recipe.hidden, temperature=recipe.temperature, seed=recipe.run.seed
+        ).to(host.device)
+        draw_groups, test = _rows(recipe, host, tasks, bank)
+        optimizers = build_optimizers(recipe.optimizer, blend.named_parameters())
+        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
+        start = run.restore(blend, optimizers, schedulers)
+        metrics: dict[str, float] = {}
+        for done in range(start + 1, recipe.run.max_steps + 1):
+            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
+            told = _backward(host, blend, bank, draw_groups(draw), _tokens(host, recipe), run.accelerator)
+            norm = torch.nn.utils.clip_grad_norm_(blend.parameters(), recipe.optimizer.max_grad_norm)
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+            if run.is_due("logging", done):
+                rate = schedulers[0].get_last_lr()[0]
+                run.log(done, {**told, "grad_norm": float(norm), "learning_rate": rate})
+            if run.is_due("eval", done) and run.accelerator.is_main_process:
+                metrics = measure(host, blend, bank, test, tokens=_tokens(host, recipe))
+                run.log(done, metrics)
+            if run.is_due("save", done):
+                run.save(done, blend, optimizers, schedulers)
+        folder = run.folder / "blend"
+        if run.accelerator.is_main_process:
+            metrics = metrics or measure(host, blend, bank, test, tokens=_tokens(host, recipe))
+            provenance = {
+                "base_model": recipe.base,
+                "library": recipe.library,
+                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
+                "seed": recipe.run.seed,
+                "data_hash": hash_tasks(tasks),
+                "metrics": metrics,
+            }
+            blend.save_pretrained(folder, base=host.fingerprint, provenance=provenance)
+        run.accelerator.wait_for_everyone()
+    return folder
+
+
+def _backward(
+    host: Host,
+    blend: Blend,
+    bank: Bank,
+    groups: Sequence[_Group],
+    tokens: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Add the gradient of one step, and say what it saw; over several processes the mean is over all."""
+    weight_GK = blend.weights([group.request for group in groups], bank.names)
+    # The forwards meet here, so that each frees its memory before the next one.
+    given_GK = weight_GK.detach().requires_grad_()
+    forwards = list(split_rows([group.rows for group in groups], tokens=tokens, pad_id=_pad_id(host)))
+    asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
+    asked = int(_sum(asked, accelerator))
+    loss = torch.zeros((), device=host.device)
+    for packed, start, end, index_B in forwards:
+        mixture = Mixture.dense(bank, given_GK[start:end][index_B.to(given_GK.device)])
+        with accelerator.autocast():
+            said = answer(host, mixture, packed)
+            part = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
+        accelerator.backward(part)
+        loss += part.detach()
+    assert given_GK.grad is not None
+    weight_GK.backward(given_GK.grad)
+    for parameter in blend.parameters():
+        if parameter.grad is not None:
+            parameter.grad = _sum(parameter.grad, accelerator)
+    return {"loss": float(_sum(loss, accelerator)), **_choices(weight_GK.detach(), groups)}
+
+
+@torch.no_grad()
+def measure(
+    host: Host, blend: Blend, bank: Bank, groups: Sequence[_Group], *, tokens: int
+) -> dict[str, float]:
+    """What a blend reaches on rows, and how it chooses.
+
+    Losses are nats per answer token, `base/loss` without any adapter; `followed` is the share of answers, 0
+    to 1, that greedy decoding would give; `routed` the share of requests, of tasks that an adapter is named
+    after, whose largest weight is that adapter's; `entropy` that of the weights, in nats.
+    """
+    weight_GK = blend.weights([group.request for group in groups], bank.names)
+    loss, base, places, right, total = 0.0, 0.0, 0, 0, 0
+    for packed, start, end, index_B in split_rows(
+        [group.rows for group in groups], tokens=tokens, pad_id=_pad_id(host)
+    ):
+        mixture = Mixture.dense(bank, weight_GK[start:end][index_B.to(weight_GK.device)])
+        said, plain = answer(host, mixture, packed), answer(host, None, packed)
+        loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
+        base += float(F.cross_entropy(plain.logits_NV.float(), plain.targets_N, reduction="sum"))
+        places += len(said.targets_N)
+        correct, count = packed.count_right(said.logits_NV, said.targets_N)
+        right, total = right + correct, total + count
+    return {
+        "test/loss": loss / places,
+        "base/loss": base / places,
+        "test/followed": right / total,
+        **{f"test/{name}": value for name, value in _choices(weight_GK, groups).items()},
+    }
+
+
+def _choices(weight_GK: Tensor, groups: Sequence[_Group]) -> dict[str, float]:
+    best = weight_GK.argmax(-1).tolist()
+    known = [k == group.wanted for k, group in zip(best, groups, strict=True) if group.wanted is not None]
+    entropy = -(weight_GK * weight_GK.clamp_min(1e-30).log()).sum(-1).mean()
+    return {**({"routed": sum(known) / len(known)} if known else {}), "entropy": float(entropy)}
+
+
+def _choose(recipe: BlendRecipe, library: Library) -> list[Task]:
+    tasks = list(load_split(recipe.data, recipe.split))
+    if recipe.tasks == "library":
+        tasks = [task for task in tasks if task.name in library.labels]
+    elif recipe.tasks is not None:
+        if not 1 <= recipe.tasks <= len(tasks):
+            raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
+        tasks = tasks[: recipe.tasks]
+    if not tasks:
+        raise ConfigError(
+            f"no task of the split {recipe.split} is named after an adapter of {recipe.library}"
+        )
+    return tasks
+
+
+def _rows(
+    recipe: BlendRecipe, host: Host, tasks: Sequence[Task], bank: Bank
+) -> tuple[Callable[[int], list[_Group]], list[_Group]]:
+    """The groups of a step, by its number, and those to measure on, in wordings not trained on."""
+    longest = recipe.max_length or host.window or sys.maxsize
+    places = {name: k for k, name in enumerate(bank.names)}
+    sampler = TaskSampler(
+        tasks,
+        tasks_per_batch=recipe.tasks_per_batch,
+        rows_per_task=recipe.rows_per_task,
+        seed=recipe.run.seed,
+    )
+
+    @lru_cache(maxsize=1 << 16)
+    def encode(row: Row, description: str | None) -> Encoded:
+        return render(host.tokenizer, row, description=description, max_length=longest)
+
+    def grouped(task: Task, description: str, rows: Sequence[Row]) -> list[_Group]:
+        encoded = [encode(row, description if recipe.describe else None) for row in rows]
+        wanted = places.get(task.name)
+        if recipe.request == "description":
+            return [_Group(description, encoded, wanted)]
+        return [_Group(row.prompt, [one], wanted) for row, one in zip(rows, encoded, strict=True)]
+
+    def draw_groups(draw: int) -> list[_Group]:
+        return [g for v in sampler.draw(draw) for g in grouped(v.task, v.description, v.rows)]
+
+    # Spread evenly: a source may begin with its simplest tasks.
+    test = [
+        group
+        for task in tasks[:: -(-len(tasks) // recipe.eval_tasks)]
+        if task.test
+        for group in grouped(
+            task, (task.unseen_descriptions or task.descriptions)[0], task.test[: recipe.eval_rows]
+        )
+    ]
+    if not test:
+        raise ConfigError("there is no row to measure on; the tasks have no test rows")
+    return draw_groups, test
+
+
+def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    if accelerator.num_processes == 1:
+        return tensor
+    return cast(Tensor, accelerator.reduce(tensor, "sum"))
+
+
+def _pad_id(host: Host) -> int:
+    # Padding is masked, so any token does where a tokenizer has none for it.
+    return host.tokenizer.pad_token_id or 0
+
+
+def _tokens(host: Host, recipe: BlendRecipe) -> int:
+    return recipe.tokens_per_forward or (2048 if host.device.type == "cpu" else 16384)

@@ -1,0 +1,102 @@
+"""What `weft experiment tree` found, as a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from weft.train.tree_compare import Outcome, TreeComparison
+
+_READING = (
+    "Perplexity is that of answer tokens (on plain text, of all tokens behind the first few) of rows that "
+    "were not trained on, by hard descent for a tree. All contestants of a corpus train on the same rows, in "
+    "the same order, at the same rank and at the same sites of one frozen base. `active`: learned parameters "
+    "that a token passes, one leaf and the nodes on the way to it. `FLOPs`: of training, by a formula "
+    "(src/weft/train/tree_compare.py); a tree computes all its leaves by soft descent. `time`: the median "
+    "step times the steps, on a machine that may have had other work. `gap`: hard over soft loss, less 1. "
+    "`load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves without a token."
+)
+
+
+def tree_page(
+    comparison: TreeComparison,
+    outcomes: Sequence[Outcome],
+    *,
+    picture: str,
+    command: str,
+    versions: Mapping[str, str],
+) -> str:
+    """The Markdown page."""
+    parts = [
+        "# A tree of LoRAs beside one LoRA and mixtures",
+        _READING,
+        f"![perplexity against four costs]({picture})",
+    ]
+    for corpus, recipe in comparison.corpora.items():
+        mine = [outcome for outcome in outcomes if outcome.corpus == corpus]
+        base = fmean(outcome.base_loss for outcome in mine)
+        parts += [
+            f"## {corpus}",
+            f"Base {recipe.base}, {mine[0].base:,} parameters per token in matrices; its perplexity is "
+            f"{math.exp(base):.3f} (loss {base:.4f}). {mine[0].tokens:,} tokens in {recipe.run.max_steps} "
+            f"steps. {_told_seeds(comparison.seeds)} Rows {mine[0].data_hash[:16]}.",
+            _table(mine),
+        ]
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = yaml.safe_dump(comparison.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    parts += ["## How it was made", f"Made with {told}.", f"```sh\n{command}\n```", f"```yaml\n{text}```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_dict(comparison: TreeComparison, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {
+        "recipe": comparison.model_dump(mode="json"),
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _told_seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One seed ({seeds[0]}): differences that another seed may turn round are not told apart."
+    return f"Means over seeds {', '.join(map(str, seeds))}; in brackets the least and the largest."
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    head = ["", "perplexity", "loss", "less than LoRA", "active", "total", "FLOPs", "time, s", "gap", "load"]
+    lines = [[*head, "dead"]]
+    single = {outcome.seed: outcome.loss for outcome in outcomes if outcome.kind == "lora"}
+    for name in dict.fromkeys(outcome.name for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.name == name]
+        gaps = [outcome.loss / outcome.soft_loss - 1 for outcome in mine]
+        is_tree = mine[0].kind == "tree"
+        lines.append(
+            [
+                name,
+                _spread([math.exp(outcome.loss) for outcome in mine], 3),
+                _spread([outcome.loss for outcome in mine], 4),
+                _spread([single[outcome.seed] - outcome.loss for outcome in mine], 4),
+                f"{mine[0].active:,}",
+                f"{mine[0].total:,}",
+                f"{fmean(outcome.flops for outcome in mine):.2e}",
+                f"{fmean(outcome.seconds for outcome in mine):.0f}",
+                f"{100 * fmean(gaps):+.2f} %" if is_tree else "",
+                f"{max(o.largest_load for o in mine):.2f}" if mine[0].kind in ("tree", "top-1") else "",
+                f"{max(o.dead_leaves for o in mine):.0f}" if mine[0].kind in ("tree", "top-1") else "",
+            ]
+        )
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    rows.insert(1, "|" + " --- |" * len(lines[0]))
+    return "\n".join(rows)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean = f"{fmean(values) + 0.0:.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
