@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from weft.adapters import cosine
-from weft.evaluate import cosines, mean_cosine
+from weft.embed import cosines
+from weft.evaluate import mean_cosine
 from weft.types import Bank
 
 

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from weft.errors import ConfigError
 from weft.tasks import render
 from weft.tasks.letters.operations import OPERATIONS, UNSEEN_PHRASES
+from weft.tasks.letters.phrases import MORE_PHRASES
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
 
@@ -153,3 +155,24 @@ def test_tokenizer_writes_words_whole_and_data_letter_by_letter(world: World) ->
     assert len(encoded.prompt_ids) == 3 + 1 + len(row.prompt) + 1
     for text in ("cab >", "the reverse of", "zzebra ÄÖ 漢字\n\t x", "  two  spaces"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_more_wordings_add_descriptions_and_change_nothing_else():
+    plain, more = World().train(200), World(more_wordings=5).train(200)
+    for one, other in zip(plain, more, strict=True):
+        assert other.descriptions[: len(one.descriptions)] == one.descriptions
+        assert len(one.descriptions) < len(other.descriptions) <= len(one.descriptions) + 5
+        assert replace(other, descriptions=one.descriptions) == one
+
+
+def test_no_phrase_that_is_kept_for_evaluation_is_among_more_phrases():
+    kept = {phrase for operation in OPERATIONS.values() for phrase in operation.phrases[-UNSEEN_PHRASES:]}
+    assert MORE_PHRASES.keys() == OPERATIONS.keys()
+    for name, phrases in MORE_PHRASES.items():
+        assert len(set(phrases)) == len(phrases) >= 10
+        assert not kept & set(phrases)
+        assert not set(OPERATIONS[name].phrases) & set(phrases)
+        # Every parameter is said, or the description would fit other tasks too.
+        for phrase in phrases:
+            for key in OPERATIONS[name].parameters[0]:
+                assert f"{{{key}}}" in phrase

@@ -122,3 +122,27 @@ def test_the_untrained_network_changes_nothing(tasks: Path, tmp_path: Path) -> N
 def test_an_unknown_split_is_refused(tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no split 'trein' \(did you mean train\?\)"):
         train_hyper(recipe(tasks, tmp_path / "run", select_on="trein"), host=tiny_host(tasks))
+
+
+def test_goes_on_from_another_run(tasks: Path, tmp_path: Path) -> None:
+    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+    start = HyperNetwork.from_pretrained(first, host=tiny_host(tasks))
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    other = recipe(tasks, tmp_path / "second", init=str(first), optimizer=still)
+    went_on = HyperNetwork.from_pretrained(train_hyper(other, host=tiny_host(tasks)), host=tiny_host(tasks))
+    for key, value in start.state_dict().items():
+        torch.testing.assert_close(went_on.state_dict()[key], value, rtol=0, atol=1e-6)
+    assert went_on.provenance["recipe"]["init"] == str(first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"network": {"head": {"kind": "L"}, "rank": 2, "latent": 32, "head_in": 32}}, "another network"),
+        ({"encoder": {"kind": "onehot", "names": ["a", "b"]}}, "take that encoder"),
+    ],
+)
+def test_a_start_that_does_not_fit(tasks: Path, tmp_path: Path, changes: dict[str, Any], match: str) -> None:
+    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+    with pytest.raises(ConfigError, match=match):
+        train_hyper(recipe(tasks, tmp_path / "second", init=str(first), **changes), host=tiny_host(tasks))

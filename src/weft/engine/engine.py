@@ -117,6 +117,7 @@ class Engine:
         )
         return self._pieces((step.tokens[0] for step in steps), options.stop)
 
+    @torch.no_grad()
     def nll(
         self, rows: Sequence[Encoded], *, mixture: Mixture | None = None, batch_size: int = 32
     ) -> Float[Tensor, " N"]:

@@ -14,7 +14,6 @@ from weft.types import Mixture
 IGNORE = -100
 
 
-@torch.no_grad()
 def nll(
     host: Host,
     ids_BT: Int[Tensor, "B T"],
@@ -23,7 +22,7 @@ def nll(
     *,
     mask_BT: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """Summed negative log-likelihood of every row's labels, in nats.
+    """Summed negative log-likelihood of every row's labels, in nats; differentiable.
 
     `labels_BT` is in Hugging Face's form: the ids of the completion in their own columns, -100 elsewhere; the
     first column cannot be predicted and does not count. Padding may be on either side. Gates that decide on

@@ -3,7 +3,7 @@
 from weft.evaluate.answer import Answer, Question, answer, ask
 from weft.evaluate.compare import Options, compare
 from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
-from weft.evaluate.diversity import cosines, mean_cosine
+from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
 from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
 from weft.evaluate.recipe import EvalRecipe, evaluate
@@ -17,6 +17,7 @@ from weft.evaluate.report import (
     to_text,
     write_report,
 )
+from weft.evaluate.retrieval import ranks, retrieval
 from weft.evaluate.wordings import Wordings, derangement, draw_wordings, gibberish
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
     "bootstrap",
     "build_conditions",
     "compare",
-    "cosines",
     "derangement",
     "draw_wordings",
     "evaluate",
@@ -48,6 +48,8 @@ __all__ = [
     "loss",
     "mean_cosine",
     "p_value",
+    "ranks",
+    "retrieval",
     "rouge_l",
     "task_means",
     "to_dict",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import Literal
 
-import torch
-import transformers
 from pydantic import Field, PositiveInt
 
-import weft
 from weft.adapters import check_fits, load
 from weft.config import Config
 from weft.errors import ConfigError, MissingFileError
 from weft.evaluate.compare import Options, compare
 from weft.evaluate.report import Report
+from weft.evaluate.tables import versions
 from weft.files import nearest, resolve
 from weft.host import Host
 from weft.hyper import HyperNetwork
@@ -86,12 +83,7 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
         base=recipe.base,
         fingerprint=host.fingerprint,
         recipe=recipe.model_dump(mode="json"),
-        versions={
-            "weft": weft.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions(),
         command=command,
         notes=_notes(recipe, hypernetworks, splits["train"]),
     )

@@ -13,6 +13,7 @@ import yaml
 from weft.errors import ConfigError
 from weft.evaluate.intervals import Interval
 from weft.evaluate.metrics import METRICS
+from weft.evaluate.tables import Cells, markdown_table, show_interval, text_table
 from weft.files import replace_file, to_json
 
 _METRIC_TITLES = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "loss": "loss"}
@@ -85,8 +86,8 @@ def to_text(report: Report) -> str:
     """The tables for a terminal; differences in exact match alone."""
     parts = []
     for split in report.splits:
-        parts += [_heading(split), _text_table(_result_cells(split))]
-        parts += [_text_table(_comparison_cells(split, METRICS[:1]))]
+        parts += [_heading(split), text_table(_result_cells(split))]
+        parts += [text_table(_comparison_cells(split, METRICS[:1]))]
         parts += _remarks(split)
     parts += [f"note: {note}" for note in report.notes]
     parts.append(_about(report))
@@ -99,7 +100,7 @@ def to_markdown(report: Report) -> str:
     for split in report.splits:
         heading = _heading(split)
         parts += [f"## {heading[0].upper()}{heading[1:]}"]
-        parts += [_markdown_table(_result_cells(split)), _markdown_table(_comparison_cells(split, METRICS))]
+        parts += [markdown_table(_result_cells(split)), markdown_table(_comparison_cells(split, METRICS))]
         parts += _remarks(split)
     parts += [f"Note: {note}" for note in report.notes]
     parts += ["## How it was made", _about(report)]
@@ -132,9 +133,6 @@ _READING = (
     "prompt in `base+description` alone; elsewhere all knowledge of the task is in the adapter."
 )
 
-Cells = Sequence[Sequence[str]]
-"""Rows of a table, the header first."""
-
 
 def _heading(split: SplitReport) -> str:
     title = _SPLIT_TITLES.get(split.name, split.name.replace("_", " "))
@@ -145,7 +143,7 @@ def _result_cells(split: SplitReport) -> Cells:
     cells = [["condition", *(_METRIC_TITLES[m] for m in METRICS), "tasks", "rows"]]
     for result in split.results:
         if result.metrics:
-            shown = [_show(result.metrics[m]) for m in METRICS]
+            shown = [show_interval(result.metrics[m]) for m in METRICS]
             cells.append([result.condition, *shown, str(result.tasks), str(result.rows)])
         else:
             cells.append([result.condition, "not available", *("" for _ in METRICS[1:]), "0", "0"])
@@ -158,8 +156,8 @@ def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     if len(metrics) > 1:
         cells[0][-3:-1] = [f"p ({main})", f"ratio ({main})"]
     for row in split.comparisons:
-        shown = [_show(row.differences[m], sign=True) for m in metrics]
-        ratio = "" if row.ratio is None else _show(row.ratio)
+        shown = [show_interval(row.differences[m], sign=True) for m in metrics]
+        ratio = "" if row.ratio is None else show_interval(row.ratio)
         cells.append([row.name, *shown, f"{row.p[METRICS[0]]:.4f}", ratio, str(row.tasks)])
     return cells
 
@@ -184,24 +182,3 @@ def _about(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     data = "; ".join(f"{split.name} {split.data_hash[:16]}" for split in report.splits)
     return f"Base {report.base} ({report.fingerprint}). Seeds {seeds}. Data {data}. Made with {versions}."
-
-
-def _show(value: Interval, *, sign: bool = False) -> str:
-    # + 0.0 makes of a negative zero a positive one
-    mean, low, high = (
-        f"{round(x, 3) + 0.0:{'+' if sign else ''}.3f}" for x in (value.mean, value.low, value.high)
-    )
-    return f"{mean} [{low}, {high}]"
-
-
-def _text_table(cells: Cells) -> str:
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _markdown_table(cells: Cells) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    lines.insert(1, "|" + " --- |" * len(cells[0]))
-    return "\n".join(lines)

@@ -37,6 +37,8 @@ class LettersSource(Config):
     """Compositions that follow the training tasks in the world's order."""
     train_rows: int = Field(default=64, gt=0)
     test_rows: int = Field(default=24, gt=0)
+    more_wordings: int = Field(default=0, ge=0)
+    """Descriptions per training task beside the 16 of every recipe, with more phrases per operation."""
 
 
 class NaturalInstructionsSource(Config):
@@ -84,7 +86,12 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
     Raises MissingFileError for files that are not there, ConfigError for damaged ones.
     """
     if isinstance(source, LettersSource):
-        world = World(seed=source.seed, train_rows=source.train_rows, test_rows=source.test_rows)
+        world = World(
+            seed=source.seed,
+            train_rows=source.train_rows,
+            test_rows=source.test_rows,
+            more_wordings=source.more_wordings,
+        )
         tasks = world.train(source.train_tasks + source.validation_tasks)
         return {
             "train": tuple(tasks[: source.train_tasks]),

@@ -49,6 +49,8 @@ class HyperRecipe(Config):
     encoder: EncoderConfig
     encoder_cache: str = "runs/encoder-cache"
     network: T2LConfig = T2LConfig()
+    init: str | None = None
+    """Folder of a hypernetwork of the same encoder and network to start from; drawn anew unless given."""
     target_modules: str | list[str] = "all-linear"
     attn_implementation: str = "sdpa"
     """As in transformers; on a CPU and short rows `eager` takes a quarter less time."""
@@ -136,7 +138,12 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
 
 def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwork:
     encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
-    network = build_t2l(recipe.network, host.sites, dim=encoder.dim)
+    start = None if recipe.init is None else HyperNetwork.from_pretrained(recipe.init, host=host)
+    network = start.network if start else build_t2l(recipe.network, host.sites, dim=encoder.dim)
+    if network.config != recipe.network or set(network.sites) != set(host.sites):
+        raise ConfigError(f"{recipe.init} has another network or other sites than this recipe; take its own")
+    if start and start.encoder.identity != encoder.identity:
+        raise ConfigError(f"{recipe.init} reads vectors of {start.encoder.identity}; take that encoder")
     provenance = {
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.run.seed,
@@ -144,7 +151,9 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
         "data_hash": hash_tasks(train),
     }
     hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)
-    hyper.fit_normaliser(hyper.encode([Description(text) for task in train for text in task.descriptions]))
+    e_ND = hyper.encode([Description(text) for task in train for text in task.descriptions])
+    if start is None:
+        hyper.fit_normaliser(e_ND)
     return hyper
 
 

@@ -6,7 +6,7 @@ effect, not only in name, from every task that can be trained on.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, permutations
@@ -14,6 +14,7 @@ from itertools import islice, permutations
 from weft.errors import ConfigError
 from weft.files import nearest
 from weft.tasks.letters.operations import ALPHABET, OPERATIONS, UNSEEN_PHRASES, VOWELS, Operation, Parameters
+from weft.tasks.letters.phrases import MORE_PHRASES
 from weft.tasks.task import Row, Task
 
 Step = tuple[Operation, Parameters]
@@ -51,6 +52,8 @@ class World:
     test_rows: int = 24
     wordings: int = 16
     """Descriptions written for a training task; a quarter as many again are kept unseen."""
+    more_wordings: int = 0
+    """Descriptions of a training task beside these, with the phrases of `MORE_PHRASES` as well."""
 
     def train(self, count: int) -> list[Task]:
         """The primitives and then compositions, in a fixed order: the first 600 of 1000 are those of 600.
@@ -152,10 +155,14 @@ class World:
         name = "+".join(_step_name(o, p) for o, p in steps)
         rng = random.Random(f"{self.seed} task {name}")
         rows = self._rows(steps, rng)
+        known = _distinct(rng, steps, self.wordings, _known)
+        unseen = _distinct(rng, steps, self.wordings // 4, _unseen)
+        # From a generator of their own, so that everything else is the same with them and without.
+        more = _distinct(random.Random(f"{self.seed} more {name}"), steps, self.more_wordings, _more)
         return Task(
             name=name,
-            descriptions=_distinct(rng, steps, self.wordings, unseen=False),
-            unseen_descriptions=_distinct(rng, steps, self.wordings // 4, unseen=True),
+            descriptions=(*known, *(text for text in more if text not in known)),
+            unseen_descriptions=unseen,
             train=tuple(rows[self.test_rows :]),
             test=tuple(rows[: self.test_rows]),
             category=("primitive", "pair", "triple")[len(steps) - 1],
@@ -255,23 +262,40 @@ def _input(rng: random.Random, kind: str, letters: str) -> str:
     return "".join(text)
 
 
-def _distinct(rng: random.Random, steps: tuple[Step, ...], count: int, *, unseen: bool) -> tuple[str, ...]:
+def _known(operation: Operation) -> tuple[str, ...]:
+    return operation.phrases[:-UNSEEN_PHRASES]
+
+
+def _more(operation: Operation) -> tuple[str, ...]:
+    return (*_known(operation), *MORE_PHRASES[operation.name])
+
+
+def _unseen(operation: Operation) -> tuple[str, ...]:
+    return operation.phrases[-UNSEEN_PHRASES:]
+
+
+Phrases = Callable[[Operation], tuple[str, ...]]
+
+
+def _distinct(
+    rng: random.Random, steps: tuple[Step, ...], count: int, phrases_of: Phrases
+) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for _ in range(20 * count):
-        found[_describe(rng, steps, unseen=unseen)] = None
+        found[_describe(rng, steps, phrases_of)] = None
         if len(found) == count:
             break
     return tuple(found)
 
 
-def _describe(rng: random.Random, steps: tuple[Step, ...], *, unseen: bool) -> str:
+def _describe(rng: random.Random, steps: tuple[Step, ...], phrases_of: Phrases) -> str:
     parts = []
     for i, (operation, parameters) in enumerate(steps):
-        phrases = operation.phrases[-UNSEEN_PHRASES:] if unseen else operation.phrases[:-UNSEEN_PHRASES]
+        phrases = phrases_of(operation)
         noun = rng.choice(_NOUNS) if i == 0 else rng.choice((*_NOUNS, "it", "the result"))
         text = rng.choice(phrases).format(s=noun, **parameters)
         parts.append(text.replace(" one letters", " letter").replace(" one characters", " character"))
     if len(parts) == 1:
         return parts[0]
-    joins = _UNSEEN_JOINS if unseen and rng.random() < 0.5 else _JOINS
+    joins = _UNSEEN_JOINS if phrases_of is _unseen and rng.random() < 0.5 else _JOINS
     return rng.choice(joins[len(parts)]).format(*parts)

@@ -1,0 +1,181 @@
+"""`weft experiment`: a question about adapters, answered by measuring."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from weft.cli.flags import Flag, Threads, set_threads
+from weft.cli.recipe import Overrides, print_recipe, read_recipe
+from weft.cli.screen import print_json
+from weft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from weft.evaluate.merging import MergingRecipe
+    from weft.evaluate.routing import RoutingRecipe
+    from weft.train.tree_compare import TreeComparison
+
+Kind = Literal["library", "merging", "tree"]
+
+
+def experiment(
+    kind: Kind,
+    recipe: Path,
+    /,
+    *overrides: Overrides,
+    threads: Threads = None,
+    dry_run: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Compare routers, merges, or trees of adapters, on the same rows.
+
+    Every key of the recipe can be set: --key VALUE, or key=VALUE. With the key
+    "output" the page is written, with JSON and a picture beside it. For
+    example:
+
+        weft experiment library recipes/letters/routing.yaml
+        weft experiment merging recipes/letters/merging.yaml
+        weft experiment tree recipes/letters/tree_compare.yaml
+
+    Args:
+        kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; or trees
+            beside one LoRA and mixtures, trained on the same tokens.
+        recipe: The recipe, a YAML file.
+        overrides: Keys of the recipe and their values.
+        threads: CPU threads; torch decides unless given.
+        dry_run: Print the whole recipe, and measure nothing.
+        json: Print JSON.
+    """
+    schema, run = _experiment(kind)
+    config = read_recipe(schema, recipe, overrides)
+    if dry_run:
+        print_recipe(config, json=json)
+        return
+    if config.output is not None and Path(config.output).suffix != ".md":
+        raise ConfigError(f"output is a .md file, with JSON and a picture beside it; got {config.output}")
+    set_threads(threads)
+    run(config, shlex.join(["weft", "experiment", kind, str(recipe), *overrides]), json)
+
+
+def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
+    """The recipe's schema, and what runs it."""
+    match kind:
+        case "library":
+            from weft.evaluate.routing import RoutingRecipe
+
+            return RoutingRecipe, _library
+        case "merging":
+            from weft.evaluate.merging import MergingRecipe
+
+            return MergingRecipe, _merging
+        case "tree":
+            from weft.train.tree_compare import TreeComparison
+
+            return TreeComparison, _tree
+
+
+def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
+    from weft.evaluate.embeddings import measure_embeddings
+    from weft.evaluate.routing import measure_routing
+    from weft.evaluate.routing_report import routing_page, summarise_ways
+    from weft.plot.bars import Bar, draw_bars
+
+    with _status() as tell:
+        library, found = measure_routing(recipe, tell)
+        retrieved = measure_embeddings(recipe, tell)
+    ways = summarise_ways(found, len(recipe.seeds))
+    pictures = (_picture(recipe.output), _picture(recipe.output, "-retrieval"))
+    page = routing_page(recipe, ways, retrieved, pictures=pictures, command=command)
+    values = {
+        "tasks": [task.name for task in library.tasks],
+        "ways": [asdict(way) for way in ways],
+        "retrieval": [asdict(one) for one in retrieved],
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    _give(page, values, recipe.output, json)
+    if recipe.output is not None:
+        folder = Path(recipe.output).parent
+        bars = [Bar(way.name, way.right.mean, way.right.low, way.right.high, way.sees) for way in ways]
+        draw_bars(bars, folder / pictures[0], label="exact match")
+        bars = [
+            Bar(
+                f"{one.embedding} ({one.request})",
+                one.top1.mean,
+                one.top1.low,
+                one.top1.high,
+                f"among {one.size}",
+            )
+            for one in retrieved
+        ]
+        draw_bars(bars, folder / pictures[1], label="top-1 accuracy")
+
+
+def _merging(recipe: MergingRecipe, command: str, json: bool) -> None:
+    from weft.evaluate.merging import measure_merging
+    from weft.evaluate.merging_report import differences, merging_page, points
+    from weft.plot.merging import draw_merging
+
+    with _status() as tell:
+        scores = measure_merging(recipe, tell)
+    found = points(scores)
+    picture = _picture(recipe.output)
+    page = merging_page(recipe, scores, picture=picture, command=command)
+    values = {
+        "points": [asdict(point) for point in found],
+        "differences": [asdict(difference) for difference in differences(scores)],
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    _give(page, values, recipe.output, json)
+    if recipe.output is not None:
+        draw_merging(found, Path(recipe.output).parent / picture)
+
+
+def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
+    from weft.evaluate.tables import versions
+    from weft.plot.tree import draw_trees
+    from weft.train.tree_compare import compare_trees
+    from weft.train.tree_page import to_dict, tree_page
+
+    found = compare_trees(recipe, _line)  # every training has a progress bar of its own
+    picture = _picture(recipe.output)
+    page = tree_page(recipe, found, picture=picture, command=command, versions=versions())
+    _give(page, to_dict(recipe, found), recipe.output, json)
+    if recipe.output is not None:
+        draw_trees(found, Path(recipe.output).parent / picture)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """What is being measured: one line of a terminal, or a line each in a log."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line
+        return
+    with console.status("loading") as status:
+        yield status.update
+
+
+def _line(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _picture(output: str | None, ending: str = "") -> str:
+    """The name of a picture beside the page."""
+    return f"{Path(output or 'page.md').stem}{ending}.png"
+
+
+def _give(page: str, values: dict[str, Any], output: str | None, json: bool) -> None:
+    """Print, then write: what took an hour should not be lost to a path that cannot be written."""
+    from weft.files import replace_file, to_json
+
+    print_json(values) if json else print(page, end="")
+    if output is not None:
+        replace_file(output, page)
+        replace_file(Path(output).with_suffix(".json"), to_json(values))

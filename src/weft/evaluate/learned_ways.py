@@ -1,0 +1,135 @@
+"""Ways that learn inside the experiment: gates trained on the asking tasks' rows, and LoraHub's search."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weft.config import Config
+from weft.engine.score import nll
+from weft.errors import ConfigError
+from weft.evaluate.specialists import Specialists
+from weft.host import Host
+from weft.route import Phatgoose, PhatgooseTraining, Smear, Top1, XLora
+from weft.route.learn import learn
+from weft.route.library import select
+from weft.route.lorahub import search
+from weft.tasks import IGNORE, Batch, Encoded, collate, render
+from weft.types import Bank, Mixture, Term
+
+
+class GateTraining(Config):
+    """How the gates of the experiment are trained."""
+
+    steps: int = 150
+    learning_rate: float = 0.01
+
+
+class LoraHub(Config):
+    """LoraHub in the experiment: for every task by itself."""
+
+    candidates: int = 20
+    """Adapters that are weighed, drawn from the library, the task's own among them."""
+    budget: int = 40
+    at_once: int = 8
+
+
+def learn_gates(
+    options: GateTraining,
+    host: Host,
+    library: Specialists,
+    tasks: int,
+    bank: Bank,
+    tell: Callable[[str], None],
+) -> list[tuple[str, Term, float]]:
+    """(name, term, adapters per token) of every gate that is trained, library and base frozen.
+
+    A step sees one train row of every asking task, the description in its prompt.
+    """
+    layers = tuple(sorted({site.layer for site in bank.sites if site.layer > 0})) or (0,)
+    wide, narrow = ({"count": len(bank), "dim": _width(host)} for _ in range(2))
+    # The first layer sees single tokens and not what stands before them, so it decides nothing.
+    xlora, top1 = XLora(**wide, layers=layers), Top1(XLora(**narrow, layers=layers))
+    smear = Smear(**wide)
+    phatgoose = PhatgooseTraining(bank.sites, len(bank))
+    phatgoose.index_B = torch.arange(tasks)
+    terms = {
+        "x-lora": Term(bank, xlora),
+        "top 1, straight-through": Term(bank, top1),
+        "smear": Term(bank, smear, "average"),
+        "phatgoose": Term(bank, phatgoose),
+    }
+    for name, term in terms.items():
+        tell(f"training {name}")
+        learn(
+            term.gate,
+            lambda step, term=term: _loss(host, Mixture((term,)), _step(host, library, tasks, step)).mean(),
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+        )
+        term.gate.eval()
+    gates = phatgoose.gates
+    return [
+        ("x-lora", terms["x-lora"], float(len(bank))),
+        ("top 1, straight-through", terms["top 1, straight-through"], 1.0),
+        ("smear", terms["smear"], 1.0),
+        ("phatgoose", Term(bank, Phatgoose(bank, gates)), 2.0),
+    ]
+
+
+def lorahub_weights(
+    options: LoraHub, host: Host, library: Specialists, tasks: int, bank: Bank, examples: int, seed: int
+) -> Float[Tensor, "T K"]:
+    """The weights that LoraHub finds for every asking task on a few of its train rows."""
+    weight_TK = torch.zeros(tasks, len(bank))
+    for t in range(tasks):
+        chance = random.Random(f"{seed}/lorahub/{t}")
+        others = sorted((k for k in range(len(bank)) if k != t), key=lambda _: chance.random())
+        chosen = [t, *others[: options.candidates - 1]]
+        part = select(bank, [bank.names[k] for k in chosen])
+        rows = library.tasks[t].train
+        rows = [rows[int(chance.random() * len(rows))] for _ in range(examples)]
+        batch = _collate(host, [render(host.tokenizer, row) for row in rows] * options.at_once)
+
+        def loss(weight_NK: Tensor, part: Bank = part, batch: Batch = batch) -> Tensor:
+            count = len(weight_NK)
+            here = Batch(*(tensor[: count * examples] for tensor in batch))
+            mixture = Mixture.dense(part, weight_NK.to(host.device).repeat_interleave(examples, 0))
+            with torch.no_grad():
+                return _loss(host, mixture, here).view(count, examples).mean(1)
+
+        found = search(loss, len(chosen), budget=options.budget, at_once=options.at_once, seed=seed)
+        weight_TK[t, chosen] = found.weight_K
+    return weight_TK
+
+
+def _step(host: Host, library: Specialists, tasks: int, step: int) -> Batch:
+    encoded: list[Encoded] = []
+    for t, task in enumerate(library.tasks[:tasks]):
+        if not task.train:
+            raise ConfigError(f"task {task.name} has no train rows to learn from")
+        chance = random.Random(f"gates/{step}/{t}")
+        text = task.descriptions[int(chance.random() * len(task.descriptions))]
+        row = task.train[int(chance.random() * len(task.train))]
+        encoded.append(render(host.tokenizer, row, description=text))
+    return _collate(host, encoded)
+
+
+def _collate(host: Host, encoded: Sequence[Encoded]) -> Batch:
+    return collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
+
+
+def _loss(host: Host, mixture: Mixture, batch: Batch) -> Float[Tensor, " B"]:
+    """Nats per answer token of every row, with gradient."""
+    ids_BT, mask_BT, labels_BT = (tensor.to(host.device) for tensor in batch)
+    nll_B = nll(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)
+    return nll_B / (labels_BT != IGNORE).sum(1)
+
+
+def _width(host: Host) -> int:
+    """H, the length of an input embedding."""
+    return host.module.get_input_embeddings().embedding_dim  # pyright: ignore

@@ -1,0 +1,93 @@
+"""A library of adapters, the tasks that they were trained for, and answers under any mixture of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from weft.adapters import check_fits, load
+from weft.engine import Engine
+from weft.errors import MissingFileError, ShapeError
+from weft.evaluate.answer import answer, ask
+from weft.evaluate.metrics import exact_match, loss
+from weft.files import resolve
+from weft.host import Host
+from weft.tasks import Row, Task
+from weft.tasks.source import Source, load_split
+from weft.types import Adapter, Bank, Mixture
+
+
+@dataclass(frozen=True, eq=False)
+class Specialists:
+    """Adapter k was trained for task k."""
+
+    tasks: tuple[Task, ...]
+    adapters: tuple[Adapter, ...]
+
+    def __len__(self) -> int:
+        """K, the number of adapters."""
+        return len(self.adapters)
+
+    def take(self, index: Sequence[int]) -> Specialists:
+        """The library of these adapters alone, in this order."""
+        return Specialists(tuple(self.tasks[k] for k in index), tuple(self.adapters[k] for k in index))
+
+    def stack(self) -> Bank:
+        """All adapters as a bank, by the names of their tasks."""
+        return Bank.stack(self.adapters, [task.name for task in self.tasks])
+
+
+def load_specialists(
+    folder: str | os.PathLike[str], data: Source, host: Host, split: str = "train"
+) -> Specialists:
+    """The adapters in a folder that are named as tasks of a split, in the split's order.
+
+    Raises MissingFileError for a folder that is not there or holds no adapter of the split, and what loading
+    an adapter and checking it against the host raise.
+    """
+    found = resolve(folder)
+    if found is None:
+        raise MissingFileError(f"no folder of adapters at {os.fspath(folder)}")
+    tasks = [t for t in load_split(data, split) if (found / t.name / "adapter_config.json").is_file()]
+    if not tasks:
+        raise MissingFileError(f"{os.fspath(folder)} holds no adapter that is named as a task of {split}")
+    adapters = [load(found / task.name, base=host.fingerprint) for task in tasks]
+    for adapter in adapters:
+        check_fits(adapter, host.sites, host.fingerprint)
+    return Specialists(tuple(tasks), tuple(adapters))
+
+
+def score_rows(
+    engine: Engine,
+    rows: Sequence[Row],
+    mixture: Mixture | None,
+    *,
+    descriptions: Sequence[str | None] | None = None,
+    max_new_tokens: int = 16,
+    batch_size: int = 256,
+) -> Float[np.ndarray, "N 2"]:
+    """Exact match and loss (nats per answer token) of every row, greedily decoded under a mixture.
+
+    The mixture has one row for each of the rows, or one for all; so do the descriptions that go into the
+    prompts, where they are given. Raises ShapeError for another number of descriptions.
+    """
+    texts = [None] * len(rows) if descriptions is None else list(descriptions)
+    if len(texts) != len(rows):
+        raise ShapeError(f"{len(texts)} descriptions for {len(rows)} rows; give one for each, or none")
+    found = answer(
+        engine,
+        [ask(engine.tokenizer, row, text) for row, text in zip(rows, texts, strict=True)],
+        mixture,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    return np.array(
+        [
+            (exact_match(said.text, row.answers), loss(said.nll, said.tokens))
+            for row, said in zip(rows, found, strict=True)
+        ]
+    ).reshape(len(rows), 2)

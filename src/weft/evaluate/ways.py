@@ -1,0 +1,255 @@
+"""The ways to use a library that `weft experiment library` compares: what is made once, and what per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weft.adapters import check_fits, load
+from weft.embed import Cached, build_encoder
+from weft.errors import ConfigError, MissingFileError
+from weft.evaluate.answer import read
+from weft.evaluate.learned_ways import learn_gates, lorahub_weights
+from weft.evaluate.merging import learn
+from weft.evaluate.routing import Requests, RoutingRecipe, Way, Ways
+from weft.evaluate.specialists import Specialists
+from weft.files import resolve
+from weft.host import Host
+from weft.merge import merge, options_of
+from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree
+from weft.route.load import load_router
+from weft.route.weigh import AbstractWeigher
+from weft.tasks import collate, render, render_prompt
+from weft.types import (
+    AbstractGate,
+    Adapter,
+    Assignment,
+    Bank,
+    Dense,
+    Description,
+    Mixture,
+    Rows,
+    Site,
+    Term,
+    Tokens,
+    TopK,
+)
+
+_SINGLE_ROWS = 2
+"""Train rows of a task by which the best single adapter is chosen."""
+_FIRST = 3
+"""How many adapters a blend by similarity and the gates take."""
+
+
+def prepare_ways(
+    recipe: RoutingRecipe, host: Host, library: Specialists, progress: Callable[[str], None]
+) -> Ways:
+    """Fit, merge and load what does not depend on the requests; returns what makes the ways of a seed."""
+    bank = library.stack().to(host.device)
+    count, rank = len(library), max(adapter.rank for adapter in library.adapters)
+    routers, gates = _routers(recipe, host, library, bank, progress)
+    progress("best single adapter")
+    best = best_single(host, library, recipe.tasks)
+    learned = []
+    if recipe.gates is not None:
+        learned = learn_gates(recipe.gates, host, library, recipe.tasks, bank, progress)
+    alone: list[Way] = []
+    for name, adapter in (*_singles(recipe, host), *_merges(recipe, host, library, progress)):
+        alone.append(Way(name, "nothing", Mixture.of(adapter), adapter.rank / rank))
+    own_TK = torch.eye(count)[: recipe.tasks]
+
+    def build(requests: Requests, seed: int) -> Sequence[Way]:
+        each = requests.per_task
+        ways = [
+            Way("base", "nothing", None, 0.0),
+            Way("base, described", "prompt with description", None, 0.0, described=True),
+            Way("oracle", "the task", spread(bank, own_TK, each), 1.0, own_TK),
+            Way("oracle, described", "the task", spread(bank, own_TK, each), 1.0, own_TK, described=True),
+            Way("best single", "nothing", Mixture.of(library.adapters[best]), 1.0),
+            Way(
+                "uniform average",
+                "nothing",
+                Mixture.dense(bank, torch.full((1, count), 1 / count)),
+                float(count),
+            ),
+            Way("sum of all", "nothing", Mixture.dense(bank, torch.ones(1, count)), float(count)),
+            *alone,
+        ]
+        for name, router in routers.items():
+            weight_TK = router.weights(requests.wordings, bank.names).detach()
+            active = float(router.top_k or count)
+            ways.append(Way(name, "wording", spread(bank, weight_TK, each), active, weight_TK))
+        if recipe.lorahub is not None:
+            progress(f"seed {seed}: searching for LoraHub")
+            weight_TK = lorahub_weights(
+                recipe.lorahub, host, library, recipe.tasks, bank, recipe.examples, seed
+            )
+            active = float(recipe.lorahub.candidates)
+            ways.append(Way("lorahub", "examples", spread(bank, weight_TK, each), active, weight_TK))
+        for name, term, active in (*learned, *gates):
+            weight_TK = watch(host, term, requests, True)
+            sees = "prompt with description"
+            ways.append(Way(name, sees, Mixture((term,)), active, weight_TK, described=True))
+        for described in (False, True):
+            for name, gate in (("arrow", Arrow(bank, top_k=_FIRST)), ("spectr", Spectr(bank, top_k=_FIRST))):
+                term = Term(bank, gate)
+                weight_TK = watch(host, term, requests, described)
+                sees = "prompt with description" if described else "prompt"
+                shown = f"{name}, described" if described else name
+                ways.append(Way(shown, sees, Mixture((term,)), float(_FIRST), weight_TK, described))
+        ways += _trees(recipe, host, rank)
+        return ways
+
+    return build
+
+
+def spread(bank: Bank, weight_TK: Float[Tensor, "T K"], each: int) -> Mixture:
+    """Every task's weights on each of its rows; one adapter per row where all weights are 0 and one 1."""
+    best_T = weight_TK.argmax(-1)
+    if torch.equal(weight_TK, torch.eye(len(bank))[best_T]):
+        return Mixture.rows(bank, best_T.repeat_interleave(each))
+    like = next(iter(bank.a.values()))
+    return Mixture.dense(bank, weight_TK.to(like).repeat_interleave(each, 0))
+
+
+def best_single(host: Host, library: Specialists, tasks: int) -> int:
+    """The adapter with the least mean loss over train rows of all asking tasks."""
+    encoded = [
+        render(host.tokenizer, row) for task in library.tasks[:tasks] for row in task.train[:_SINGLE_ROWS]
+    ]
+    if not encoded:
+        raise ConfigError("the best single adapter is chosen by train rows, and these tasks have none")
+    batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
+    losses = [float((read(host, batch, Mixture.of(adapter)).nll_B).mean()) for adapter in library.adapters]
+    return losses.index(min(losses))
+
+
+def watch(host: Host, term: Term, requests: Requests, described: bool) -> Float[Tensor, "T K"]:
+    """The weights that a gate gives each adapter, a mean over the tokens of one prompt per task and sites."""
+    rows = requests.rows[:: requests.per_task]
+    texts = requests.known if described else (None,) * len(rows)
+    prompts = [
+        render_prompt(host.tokenizer, row.question, description=text)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    watched = _Watched(term.gate, len(term.bank))
+    mixture = Mixture((Term(term.bank, watched, term.combine),))
+    found = []
+    for ids in prompts:
+        watched.total_K = torch.zeros(len(term.bank))
+        with torch.no_grad():
+            host(torch.tensor([ids], device=host.device), mixture)
+        found.append(watched.total_K / watched.total_K.sum())
+    return torch.stack(found)
+
+
+class _Watched(AbstractGate):
+    """A gate that counts what another one assigns."""
+
+    def __init__(self, gate: AbstractGate, count: int) -> None:
+        super().__init__()
+        self.gate = gate
+        self.total_K = torch.zeros(count)
+
+    def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> Any:
+        return self.gate.prepare(embeddings_BTH, mask_BT)
+
+    def assign(self, x_BTI: Tensor, site: Site, state: Any) -> Assignment:
+        assigned = self.gate.assign(x_BTI, site, state)
+        match assigned:
+            case TopK(index_BTk, weight_BTk):
+                self.total_K.index_add_(
+                    0, index_BTk.flatten().cpu(), weight_BTk.detach().float().flatten().cpu()
+                )
+            case Dense(weight):
+                self.total_K += weight.detach().float().cpu().flatten(0, -2).sum(0)
+            case Rows(index) | Tokens(index):
+                kept = index[index >= 0].flatten().cpu()
+                self.total_K += torch.bincount(kept, minlength=len(self.total_K))
+        return assigned
+
+
+def _routers(
+    recipe: RoutingRecipe,
+    host: Host,
+    library: Specialists,
+    bank: Bank,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, AbstractWeigher], list[tuple[str, Term, float]]]:
+    """Routers that read a request, and trained gates as (name, term, adapters per token)."""
+    made: dict[str, AbstractWeigher] = {}
+    gates: list[tuple[str, Term, float]] = []
+    for name, config in recipe.encoders.items():
+        progress(f"descriptions by {name}")
+        encoder = Cached(build_encoder(config, host=host), recipe.encoder_cache)
+        # All at once: encoded in few batches, and kept in one file.
+        encoder.encode([Description(text) for task in library.tasks for text in task.descriptions])
+        one, many, three = (
+            Nearest(encoder),
+            Nearest(encoder),
+            Nearest(encoder, top_k=_FIRST, temperature=0.05),
+        )
+        for task in library.tasks:
+            one.add(task.name, task.descriptions[:1])
+            many.add(task.name, task.descriptions)
+            three.add(task.name, task.descriptions)
+        made[f"nearest, {name}, one label"] = one
+        made[f"nearest, {name}"] = many
+        made[f"nearest {_FIRST} blended, {name}"] = three
+        pairs = [(text, task.name) for task in library.tasks for text in task.descriptions]
+        made[f"classifier, {name}"] = Classifier.fit(encoder, pairs)
+    for name, folder in recipe.routers.items():
+        router = load_router(folder, bank, host=host)
+        if isinstance(router, AbstractWeigher):
+            made[name] = router
+        else:
+            gates.append((name, router, float(len(bank))))
+    return made, gates
+
+
+def _singles(recipe: RoutingRecipe, host: Host) -> list[tuple[str, Adapter]]:
+    found = []
+    for name, folder in recipe.singles.items():
+        if resolve(folder) is None:
+            raise MissingFileError(f"no adapter folder at {folder}")
+        adapter = load(folder, base=host.fingerprint)
+        check_fits(adapter, host.sites, host.fingerprint)
+        found.append((name, adapter))
+    return found
+
+
+def _merges(
+    recipe: RoutingRecipe, host: Host, library: Specialists, progress: Callable[[str], None]
+) -> list[tuple[str, Adapter]]:
+    sites = sorted({site for adapter in library.adapters for site in adapter.factors})
+    found = []
+    for name, method in recipe.merges.items():
+        progress(f"merge: {name}")
+        options = dict(method.options)
+        for kind in {"fisher", "gram"} & options_of(method.method).keys():
+            options[kind] = [
+                learn(kind, host, adapter, task, 16, sites)
+                for adapter, task in zip(library.adapters, library.tasks, strict=True)
+            ]
+        weights = None if method.weight is None else [method.weight] * len(library)
+        found.append((name, merge(method.method, library.adapters, weights=weights, **options)))
+    return found
+
+
+def _trees(recipe: RoutingRecipe, host: Host, rank: int) -> list[Way]:
+    ways = []
+    for name, folder in recipe.trees.items():
+        for descent in ("hard", "soft"):
+            tree = load_tree(folder, host=host)
+            tree.gate.descent = descent
+            leaves = tree.mixture.terms[0].bank
+            width = next(iter(leaves.a.values())).shape[1] / rank
+            active = width * (len(leaves) if descent == "soft" else 1)
+            active += sum(next(iter(t.bank.a.values())).shape[1] / rank for t in tree.mixture.terms[1:])
+            shown = f"{name}, {descent}"
+            ways.append(Way(shown, "prompt with description", tree.mixture, active, described=True))
+    return ways

@@ -1,0 +1,46 @@
+"""Bars with intervals, side by side: one for each name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from weft.plot.page import figure, save_figure
+
+
+class Bar(NamedTuple):
+    """A mean, its interval, and the group that gives it a colour."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    group: str
+
+
+def draw_bars(bars: Sequence[Bar], path: str | os.PathLike[str], *, label: str, limit: float = 1.0) -> None:
+    """Write horizontal bars, the first on top; a group has one colour and one entry in the legend.
+
+    Raises MissingExtraError without matplotlib, SaveError when the disk refuses.
+    """
+    drawn, axes = figure(9, 1.2 + 0.24 * len(bars))
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+    for place, bar in enumerate(bars):
+        axes.barh(
+            place,
+            bar.mean,
+            color=f"C{groups.index(bar.group) % 10}",
+            xerr=[[max(0.0, bar.mean - bar.low)], [max(0.0, bar.high - bar.mean)]],
+            error_kw={"linewidth": 0.9, "ecolor": "0.25"},
+            label=bar.group if bar.group not in [other.group for other in bars[:place]] else None,
+        )
+        axes.text(min(bar.high + 0.01 * limit, limit), place, f"{bar.mean:.2f}", va="center", fontsize=7)
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, limit * 1.08)
+    axes.set_xlabel(label)
+    axes.grid(visible=False, axis="y")
+    if len(groups) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    save_figure(drawn, path)
