@@ -13,7 +13,10 @@ place() {  # SOURCE NAME
 $weft train base recipes/letters/base.yaml
 place runs/letters-base/model letters
 $weft train hyper recipes/letters/t2l.yaml
-place runs/letters-t2l/hypernetwork letters-t2l
+short=runs/letters-t2l-wordings-short
+$weft train hyper recipes/letters/t2l_wordings.yaml "soup=[]" --run.max-steps 1000 --run.output-dir $short
+$weft train hyper recipes/letters/t2l_wordings.yaml
+place runs/letters-t2l-wordings/soup letters-t2l
 $weft train lora recipes/letters/lora.yaml
 place runs/letters-lora/adapters letters-adapters
 $weft train lora recipes/letters/multitask.yaml

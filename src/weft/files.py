@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def replace_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         _sync(aside)
         os.replace(aside, target)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise SaveError(
             f"could not write {target}: {error.strerror or error}; what was there before is untouched"
         ) from error

@@ -86,7 +86,7 @@ def test_the_page_has_a_line_for_every_way(measured, root):
 def test_weights_told_by_loops():
     weight_STK = np.random.default_rng(0).random((2, 3, 5))
     scores = np.ones((3, 4, 2))
-    found = Found("x", "wording", 5, scores, weight_STK, 1.0)
+    found = Found("x", "wording", 5.0, scores, weight_STK, 1.0)
     [way, _] = summarise_ways([found, replace(found, name="oracle")], seeds=2)
     right, entropy, first = [], [], set()
     for s in range(2):
@@ -103,7 +103,7 @@ def test_weights_told_by_loops():
 def test_weights_of_tasks_go_to_their_rows(planted):
     one_hot = spread(planted.bank, torch.eye(4)[[2, 0]], 2).terms[0].gate.assignment
     assert isinstance(one_hot, Rows)
-    assert one_hot.index.tolist() == [2, 2, 0, 0]
+    assert one_hot.index_B.tolist() == [2, 2, 0, 0]
     soft = spread(planted.bank, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]), 2).terms[0].gate.assignment
     assert isinstance(soft, Dense)
     assert soft.weight.tolist() == [[0.5, 0.5, 0, 0]] * 2 + [[0, 0, 0, 1.0]] * 2

@@ -146,3 +146,22 @@ def test_a_start_that_does_not_fit(tasks: Path, tmp_path: Path, changes: dict[st
     first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
     with pytest.raises(ConfigError, match=match):
         train_hyper(recipe(tasks, tmp_path / "second", init=str(first), **changes), host=tiny_host(tasks))
+
+
+def test_a_soup_is_the_mean_of_its_parts(tasks: Path, tmp_path: Path) -> None:
+    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+    other = recipe(tasks, tmp_path / "second", init=str(first), soup=[str(first)])
+    soup = train_hyper(other, host=tiny_host(tasks))
+    assert soup == tmp_path / "second" / "soup"
+    host = tiny_host(tasks)
+    parts = [HyperNetwork.from_pretrained(p, host=host) for p in (soup.with_name("hypernetwork"), first)]
+    made = HyperNetwork.from_pretrained(soup, host=host)
+    for key, value in made.state_dict().items():
+        mean = (parts[0].state_dict()[key] + parts[1].state_dict()[key]) / 2
+        torch.testing.assert_close(value, mean, rtol=0, atol=1e-6)
+    assert made.provenance["soup"][1]["recipe"]["run"]["output_dir"] == str(tmp_path / "first")
+    assert made.provenance["metrics"]["right"] >= 0
+    train_hyper(other, host=tiny_host(tasks))  # finished: going on cooks the same soup, and no other
+    again = HyperNetwork.from_pretrained(soup, host=host)
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, made.state_dict()[key])

@@ -30,7 +30,7 @@ class WayScores:
     accuracy: float | None
     """Share of tasks whose own adapter has the largest weight, where a router decides."""
     entropy: float | None
-    """Of a request's weights, in nats."""
+    """Of the sizes of a request's weights, in nats."""
     dead: int | None
     """Asking tasks' adapters that are no request's first."""
     active: float
@@ -70,7 +70,8 @@ def _of_weights(weight_STK: np.ndarray | None) -> tuple[float | None, float | No
         return None, None, None
     first_ST = weight_STK.argmax(-1)
     tasks = weight_STK.shape[1]
-    p_STK = weight_STK / weight_STK.sum(-1, keepdims=True)
+    size_STK = np.abs(weight_STK)  # LoraHub weighs below 0 too
+    p_STK = size_STK / np.maximum(size_STK.sum(-1, keepdims=True), 1e-30)
     entropy_ST = -(p_STK * np.log(np.maximum(p_STK, 1e-30))).sum(-1)
     dead = tasks - len(set(first_ST.flatten().tolist()) & set(range(tasks)))
     return float((first_ST == np.arange(tasks)).mean()), float(entropy_ST.mean()), dead
@@ -123,7 +124,8 @@ def routing_page(
         f"![exact match of every way]({pictures[0]})",
         markdown_table(cells),
         "- own adapter first: share of tasks whose own adapter has the largest weight.\n"
-        "- entropy: of a request's weights, in nats. dead: adapters of asking tasks that are never first.\n"
+        "- entropy: of the sizes of a request's weights, in nats. dead: adapters of asking tasks that "
+        "are never first.\n"
         "- adapters per token: how many of the library's size every token passes.\n"
         "- time: of a forward over a prompt of every task, in units of the base's, a median of 5; a busy "
         "machine moves it.",
@@ -142,5 +144,5 @@ def routing_page(
     return "\n\n".join(parts) + "\n"
 
 
-def _number(value: float | None, digits: int) -> str:
+def _number(value: float | int | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"

@@ -1,5 +1,6 @@
 """Cue -> adapters: networks that write the weights of another."""
 
+from weft.hyper.average import average
 from weft.hyper.hypernetwork import HyperNetwork
 from weft.hyper.t2l import T2L, HeadLConfig, HeadMConfig, HeadSConfig, HeadZConfig, T2LConfig, build_t2l
 
@@ -11,5 +12,6 @@ __all__ = [
     "HeadZConfig",
     "HyperNetwork",
     "T2LConfig",
+    "average",
     "build_t2l",
 ]

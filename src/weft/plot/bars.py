@@ -24,7 +24,7 @@ def draw_bars(bars: Sequence[Bar], path: str | os.PathLike[str], *, label: str, 
 
     Raises MissingExtraError without matplotlib, SaveError when the disk refuses.
     """
-    drawn, axes = figure(9, 1.2 + 0.24 * len(bars))
+    drawn, axes = figure(9.0, 1.2 + 0.24 * len(bars))
     groups = list(dict.fromkeys(bar.group for bar in bars))
     for place, bar in enumerate(bars):
         axes.barh(
@@ -37,7 +37,7 @@ def draw_bars(bars: Sequence[Bar], path: str | os.PathLike[str], *, label: str, 
         )
         axes.text(min(bar.high + 0.01 * limit, limit), place, f"{bar.mean:.2f}", va="center", fontsize=7)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, limit * 1.08)
     axes.set_xlabel(label)
     axes.grid(visible=False, axis="y")

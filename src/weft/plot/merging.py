@@ -26,7 +26,7 @@ def draw_merging(found: Sequence[Point], path: str | os.PathLike[str]) -> None:
         for way in dict.fromkeys(point.way for point in found)
     }
     order = sorted(lines, key=lambda way: (-lines[way][-1].size, -lines[way][-1].right.mean))
-    drawn, axes = figure(9, 5)
+    drawn, axes = figure(9.0, 5.0)
     for place, way in enumerate(order):
         line = lines[way]
         color = _BOLD.get(way) or _COLORS[place % len(_COLORS)]
