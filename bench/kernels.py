@@ -5,7 +5,7 @@ turns in one process, over the same weights; the outputs of each pair are compar
 those of the ratios of single turns. Memory is the most bytes that tensors held at once above the weights, by
 the allocations of every operator: counted, so one step is enough.
 
-`python bench/kernels.py --table` measures the kernels that `src/weft/host/choose.py` chooses between.
+`python -P bench/kernels.py --table` measures the kernels that `src/weft/host/choose.py` chooses between.
 """
 
 import argparse

@@ -121,8 +121,3 @@ def best(adapters: list[Adapter]) -> Tensor:
 
 def _double(factors: Factors) -> Tensor:
     return delta(Factors(factors.a_RI.double(), factors.b_OR.double(), factors.scaling))
-
-
-if __name__ == "__main__":
-    for line in run():
-        print(line)

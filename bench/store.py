@@ -6,8 +6,8 @@ own; contestants take turns. CPU is user and system time of a command with all t
 a busy machine. Bytes are what a commit adds to `.git`. Peers hold one `adapter_model.safetensors`: adding is
 `git add` and `git commit`, checking out is `git checkout` of the file.
 
-`python bench/store.py --peers git-theta` installs git-theta from PyPI into `.bench/`; git-lfs comes with the
-system. A peer that is not there, or that fails, is named in a row.
+`python bench/peers.py` installs git-theta from PyPI into `.bench/`; git-lfs comes with the system. A peer that
+is not there, or that fails, is named in a row.
 """
 
 import json
@@ -25,12 +25,12 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
+from bench.peers import THETA
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 FILE = "adapter_model.safetensors"
-THETA = Path(__file__).parents[1] / ".bench" / "git-theta"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -239,15 +239,6 @@ def command(place: Path, *words: str) -> None:
     subprocess.run(words, cwd=place, check=True, capture_output=True, text=True)
 
 
-def install_theta() -> None:
-    """git-theta from PyPI, in an environment of its own beside the checkout's other builds."""
-    subprocess.run([sys.executable, "-m", "venv", str(THETA)], check=True)
-    (THETA.parent / ".gitignore").write_text("*\n")
-    subprocess.run(
-        [str(THETA / "bin" / "pip"), "install", "--quiet", "git-theta==0.2.0", "safetensors"], check=True
-    )
-
-
 def _environment(place: Path) -> dict[str, str]:
     """A home, an identity and compiled modules for all; git-theta changes the configuration of its user."""
     told = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -374,11 +365,3 @@ def _row(
         "goal": goal,
         "repeats": len(turns),
     }
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--peers", "git-theta"]:
-        install_theta()
-    else:
-        for line in run():
-            print(line)

@@ -55,8 +55,3 @@ def rows_of(report: Path, seed: str) -> list[dict[str, object]]:
             }
         )
     return rows
-
-
-if __name__ == "__main__":
-    for line in run():
-        print(line)

@@ -134,8 +134,3 @@ def _peft(rows: Rows, accelerator: Accelerator) -> Callable[[], None]:
                 optimizer.zero_grad()
 
     return train
-
-
-if __name__ == "__main__":
-    for line in run():
-        print(line)

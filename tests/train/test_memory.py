@@ -11,11 +11,11 @@ from weft.train.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for _ in range(2):
-    # Several at once, so that glibc's own moving threshold cannot hold them all.
-    tensors = [torch.ones(2_000_000) for _ in range(20)]
+    # Of 40 MB each: glibc's own moving threshold ends at 32 MB.
+    tensors = [torch.ones(10_000_000) for _ in range(3)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     del tensors
-tensors = [torch.ones(2_000_000) for _ in range(20)]
+tensors = [torch.ones(10_000_000) for _ in range(3)]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -26,8 +26,8 @@ def test_freed_memory_is_used_again_without_new_pages() -> None:
         how: int(subprocess.run([sys.executable, "-c", COUNT, how], capture_output=True, check=True).stdout)
         for how in ("keep", "leave")
     }
-    # A tensor or two may still come fresh, where the gaps between others have no room for it.
-    assert faults["keep"] < faults["leave"] / 3
+    # A tensor may still come fresh, where the gaps between others have no room for it.
+    assert faults["keep"] < faults["leave"] / 2
 
 
 def test_elsewhere_it_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
