@@ -5,9 +5,6 @@ from typing import Literal
 
 from weft.files import read_json
 
-ROUTERS = ("blend", "classifier", "layers", "phatgoose", "smear", "top1", "xlora")
-"""What a router's config calls itself."""
-
 Kind = Literal["adapter", "hypernetwork", "tree", "router", "base", "run", "task", "folder"]
 
 
@@ -25,7 +22,7 @@ def kind_of(folder: Path) -> Kind:
             return "base"
         if config.get("kind") == "tree":
             return "tree"
-        if config.get("kind") in ROUTERS:
+        if "names" in config and "options" in config:
             return "router"
         if "encoder" in config and "network" in config:
             return "hypernetwork"

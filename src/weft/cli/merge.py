@@ -105,7 +105,9 @@ def merge(
         tasks = [_task(name) for name in data]
         host = open_host(base or named_base(ModelFlags(), sources))
     if host is not None and needs_data:
-        given |= _collect(method, host, sources, tasks, max_rows)
+        from weft.evaluate.merging import statistics
+
+        given |= statistics(method, host, sources, tasks, max_rows)
     merged = merge_adapters(method, sources, weights=weights or None, **given)
     merged = replace(merged, name=output_dir.resolve().name)
     save(merged, output_dir)
@@ -167,24 +169,6 @@ def _task(name: str) -> Task:
 
     folder = resolve(name)
     return World().find(name) if folder is None else load_task(folder)
-
-
-def _collect(
-    method: str, host: Host, sources: Sequence[Adapter], tasks: Sequence[Task], max_rows: int
-) -> dict[str, Any]:
-    """What a method wants to know of each adapter on its task: Fisher diagonals or Gram matrices."""
-    from weft.host.fisher import fisher_diagonal
-    from weft.host.gram import input_gram
-    from weft.tasks import collate
-    from weft.types import Mixture
-
-    sites = sorted({site for source in sources for site in source.factors})
-    found = []
-    for source, task in zip(sources, tasks, strict=True):
-        batch = collate(_encoded(host, task, task.train, max_rows), pad_id=host.tokenizer.pad_token_id or 0)
-        collect = fisher_diagonal if method == "fisher" else input_gram
-        found.append(collect(host, Mixture.of(source), [batch], sites=sites))
-    return {"fisher" if method == "fisher" else "gram": found}
 
 
 def _encoded(host: Host, task: Task, rows: Sequence[Row], max_rows: int) -> list[Encoded]:

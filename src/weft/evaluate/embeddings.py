@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.embed import Cached, InputEmbedding, build_encoder
+from weft.embed import InputEmbedding
 from weft.embed.adapters import cosines
 from weft.embed.task2vec import distances, task2vec
 from weft.errors import ConfigError
 from weft.evaluate.intervals import Interval
 from weft.evaluate.retrieval import retrieval
 from weft.evaluate.routing import RoutingRecipe
-from weft.evaluate.specialists import Specialists, load_specialists
+from weft.evaluate.specialists import Specialists, load_specialists, open_encoder
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.route.weigh import unit_vectors
@@ -70,9 +70,7 @@ def _similarities(
     unseen = [(k, text) for k in every for text in library.tasks[k].unseen_descriptions]
     for name, config in recipe.encoders.items():
         progress(f"descriptions by {name}")
-        encoder = Cached(build_encoder(config, host=host), recipe.encoder_cache)
-        # All at once: encoded in few batches, and kept in one file.
-        encoder.encode([Description(text) for task in library.tasks for text in task.descriptions])
+        encoder = open_encoder(config, host, recipe.encoder_cache, library.tasks)
         known_KD = torch.stack(
             [
                 unit_vectors(encoder, [Description(t) for t in task.descriptions]).mean(0)

@@ -51,10 +51,10 @@ def learn_gates(
     A step sees one train row of every asking task, the description in its prompt.
     """
     layers = tuple(sorted({site.layer for site in bank.sites if site.layer > 0})) or (0,)
-    wide, narrow = ({"count": len(bank), "dim": _width(host)} for _ in range(2))
+    size = {"count": len(bank), "dim": _width(host)}
     # The first layer sees single tokens and not what stands before them, so it decides nothing.
-    xlora, top1 = XLora(**wide, layers=layers), Top1(XLora(**narrow, layers=layers))
-    smear = Smear(**wide)
+    xlora, top1 = XLora(**size, layers=layers), Top1(XLora(**size, layers=layers))
+    smear = Smear(**size)
     phatgoose = PhatgooseTraining(bank.sites, len(bank))
     phatgoose.index_B = torch.arange(tasks)
     terms = {

@@ -8,7 +8,6 @@ descriptions lie nearest to an unseen wording of the task.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,19 +17,19 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 
 from weft.config import Config
-from weft.embed import Cached, EncoderConfig, build_encoder
+from weft.embed import EncoderConfig
 from weft.engine import Engine
-from weft.errors import ConfigError, SaveError
-from weft.evaluate.specialists import Specialists, load_specialists, score_rows
+from weft.errors import ConfigError, SaveError, ShapeError
+from weft.evaluate.specialists import Specialists, load_specialists, open_encoder, score_rows
 from weft.files import nearest, to_json
 from weft.host import Host
 from weft.host.fisher import fisher_diagonal
 from weft.host.gram import input_gram
 from weft.merge import merge, options_of
 from weft.route import Nearest
-from weft.tasks import Task, collate, render
+from weft.tasks import Task, collate, render, shuffled
 from weft.tasks.source import Source
-from weft.types import Adapter, Description, Mixture, Site
+from weft.types import Adapter, Mixture, Site
 
 BASE, OWN, ROUTED = "base", "own adapter", "routed"
 REFERENCES = (BASE, OWN, ROUTED)
@@ -132,8 +131,7 @@ def measure_merging(
 
 def draw_set(count: int, size: int, key: str) -> list[int]:
     """`size` of `count` places, in order, drawn by `key`."""
-    chance = random.Random(key)
-    return sorted(sorted(range(count), key=lambda _: chance.random())[:size])
+    return sorted(shuffled(count, key)[:size])
 
 
 def _mixture(
@@ -196,10 +194,7 @@ def _wording(task: Task) -> str:
 
 
 def _router(recipe: MergingRecipe, host: Host, library: Specialists) -> Nearest:
-    encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
-    # All at once: encoded in few batches, and kept in one file.
-    encoder.encode([Description(text) for task in library.tasks for text in task.descriptions])
-    router = Nearest(encoder)
+    router = Nearest(open_encoder(recipe.encoder, host, recipe.encoder_cache, library.tasks))
     for task in library.tasks:
         router.add(task.name, task.descriptions)
     return router
@@ -210,16 +205,31 @@ def _learn(recipe: MergingRecipe, host: Host, library: Specialists, k: int, kind
     return learn(kind, host, library.adapters[k], library.tasks[k], recipe.statistics_rows, sites)
 
 
+def statistics(
+    method: str, host: Host, adapters: Sequence[Adapter], tasks: Sequence[Task], rows: int
+) -> dict[str, list[Mapping[Site, Any]]]:
+    """The options of a method that are learned from data, for every adapter on train rows of its task.
+
+    Empty for a method that needs none. Raises what `learn` raises.
+    """
+    sites = sorted({site for adapter in adapters for site in adapter.factors})
+    pairs = list(zip(adapters, tasks, strict=True))
+    return {
+        kind: [learn(kind, host, adapter, task, rows, sites) for adapter, task in pairs]
+        for kind in _STATISTICS.keys() & options_of(method).keys()
+    }
+
+
 def learn(
     kind: str, host: Host, adapter: Adapter, task: Task, rows: int, sites: Sequence[Site]
 ) -> Mapping[Site, Any]:
     """What a merge wants to know of an adapter on train rows of its task: `fisher` or `gram`, by site.
 
-    Raises ConfigError for a task without train rows.
+    Raises ShapeError for a task without train rows.
     """
     encoded = [render(host.tokenizer, row, max_length=host.window) for row in task.train[:rows]]
     if not encoded:
-        raise ConfigError(f"task {task.name} has no train rows to learn a {kind} from")
+        raise ShapeError(f"task {task.name} has no rows of the part that is needed")
     batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0)
     return _STATISTICS[kind](host, Mixture.of(adapter), [batch], sites=sites)
 

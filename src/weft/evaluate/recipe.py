@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from weft.adapters import check_fits, load
 from weft.config import Config
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import ConfigError
 from weft.evaluate.compare import Options, compare
 from weft.evaluate.report import Report
+from weft.evaluate.specialists import load_by_task, load_for
 from weft.evaluate.tables import versions
-from weft.files import nearest, resolve
+from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import Task, hash_tasks
 from weft.tasks.source import Source, load_splits
-from weft.types import Adapter
 
 
 class EvalRecipe(Config):
@@ -66,8 +63,8 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
         host,
         {name: splits[name] for name in chosen},
         hypernetworks=hypernetworks,
-        multitask=None if recipe.multitask is None else _load_adapter(recipe.multitask, host),
-        oracles=None if recipe.oracles is None else _load_oracles(recipe.oracles, tasks, host),
+        multitask=None if recipe.multitask is None else load_for(host, recipe.multitask),
+        oracles=None if recipe.oracles is None else load_by_task(recipe.oracles, tasks, host),
         options=Options(
             seeds=recipe.seeds,
             max_tasks=recipe.max_tasks,
@@ -91,24 +88,6 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
 
 def _load_hypernetwork(name: str, host: Host) -> HyperNetwork:
     return HyperNetwork.from_pretrained(name, host=host).to(host.device)
-
-
-def _load_adapter(path: str | os.PathLike[str], host: Host) -> Adapter:
-    adapter = load(path, base=host.fingerprint)
-    check_fits(adapter, host.sites, host.fingerprint)
-    return adapter
-
-
-def _load_oracles(name: str, tasks: list[Task], host: Host) -> dict[str, Adapter]:
-    folder = resolve(name)
-    if folder is None:
-        raise MissingFileError(f"no folder of adapters at {name}")
-    found = {task.name: folder / task.name for task in tasks}
-    return {task: _load_adapter(path, host) for task, path in found.items() if _is_adapter(path)}
-
-
-def _is_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").is_file()
 
 
 def _notes(recipe: EvalRecipe, hypernetworks: list[HyperNetwork], train: tuple[Task, ...]) -> tuple[str, ...]:

@@ -21,13 +21,13 @@ from pydantic import Field, PositiveInt
 
 from weft.config import Config
 from weft.embed import EncoderConfig
-from weft.engine import Engine
+from weft.engine import Engine, take_rows
 from weft.errors import ConfigError
 from weft.evaluate.learned_ways import GateTraining, LoraHub
 from weft.evaluate.merging import Method, draw_set
 from weft.evaluate.specialists import Specialists, load_specialists, score_rows
 from weft.host import Host
-from weft.tasks import Row, render_prompt
+from weft.tasks import Row, render_prompt, shuffled
 from weft.tasks.source import Source
 from weft.types import Mixture
 
@@ -178,19 +178,13 @@ def draw_requests(recipe: RoutingRecipe, library: Specialists, place: int, seed:
             raise ConfigError(
                 f"task {task.name} has {len(task.test)} test rows, not {len(recipe.seeds)} times {each}"
             )
-        order = draw_order(len(task.test), f"rows/{task.name}")
+        order = shuffled(len(task.test), f"rows/{task.name}")
         rows += [task.test[i] for i in order[place * each : (place + 1) * each]]
         chance = random.Random(f"{seed}/{task.name}")
         unseen = task.unseen_descriptions or task.descriptions
         wordings.append(unseen[int(chance.random() * len(unseen))])
         known.append(task.descriptions[int(chance.random() * len(task.descriptions))])
     return Requests(tuple(rows), tuple(wordings), tuple(known), each)
-
-
-def draw_order(count: int, key: str) -> list[int]:
-    """All of `count` places in an order drawn by `key`."""
-    chance = random.Random(key)
-    return sorted(range(count), key=lambda _: chance.random())
 
 
 def _gather(seeds: Sequence[tuple[Way, np.ndarray, float]]) -> Found:
@@ -214,8 +208,6 @@ def _seconds(host: Host, requests: Requests, way: Way, *, repeats: int = 5) -> f
     ids_BT = torch.tensor([ids[:length] for ids in prompts], device=host.device)
     mixture = way.mixture
     if mixture is not None:
-        from weft.engine import take_rows
-
         mixture = take_rows(mixture, torch.arange(0, len(requests.rows), requests.per_task))
     times = []
     for _ in range(repeats + 1):

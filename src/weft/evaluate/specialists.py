@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from weft.adapters import check_fits, load
+from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.engine import Engine
 from weft.errors import MissingFileError, ShapeError
 from weft.evaluate.answer import answer, ask
@@ -18,7 +19,7 @@ from weft.files import resolve
 from weft.host import Host
 from weft.tasks import Row, Task
 from weft.tasks.source import Source, load_split
-from weft.types import Adapter, Bank, Mixture
+from weft.types import Adapter, Bank, Description, Mixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +50,37 @@ def load_specialists(
     Raises MissingFileError for a folder that is not there or holds no adapter of the split, and what loading
     an adapter and checking it against the host raise.
     """
+    tasks = load_split(data, split)
+    adapters = load_by_task(folder, tasks, host)
+    if not adapters:
+        raise MissingFileError(f"{os.fspath(folder)} holds no adapter that is named as a task of {split}")
+    return Specialists(tuple(t for t in tasks if t.name in adapters), tuple(adapters.values()))
+
+
+def load_by_task(folder: str | os.PathLike[str], tasks: Sequence[Task], host: Host) -> dict[str, Adapter]:
+    """The adapters in a folder that are named as these tasks, by name and in their order.
+
+    Raises MissingFileError for a folder that is not there, and what `load_for` raises.
+    """
     found = resolve(folder)
     if found is None:
         raise MissingFileError(f"no folder of adapters at {os.fspath(folder)}")
-    tasks = [t for t in load_split(data, split) if (found / t.name / "adapter_config.json").is_file()]
-    if not tasks:
-        raise MissingFileError(f"{os.fspath(folder)} holds no adapter that is named as a task of {split}")
-    adapters = [load(found / task.name, base=host.fingerprint) for task in tasks]
-    for adapter in adapters:
-        check_fits(adapter, host.sites, host.fingerprint)
-    return Specialists(tuple(tasks), tuple(adapters))
+    there = [task.name for task in tasks if (found / task.name / "adapter_config.json").is_file()]
+    return {name: load_for(host, found / name) for name in there}
+
+
+def load_for(host: Host, folder: str | os.PathLike[str]) -> Adapter:
+    """An adapter that fits a host. Raises what loading it and `check_fits` raise."""
+    adapter = load(folder, base=host.fingerprint)
+    check_fits(adapter, host.sites, host.fingerprint)
+    return adapter
+
+
+def open_encoder(config: EncoderConfig, host: Host, cache: str, tasks: Sequence[Task]) -> Cached:
+    """An encoder with a memory that has read the descriptions of all tasks at once, so in few batches."""
+    encoder = Cached(build_encoder(config, host=host), cache)
+    encoder.encode([Description(text) for task in tasks for text in task.descriptions])
+    return encoder
 
 
 def score_rows(

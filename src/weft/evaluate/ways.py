@@ -9,17 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.adapters import check_fits, load
-from weft.embed import Cached, build_encoder
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import ConfigError
 from weft.evaluate.answer import read
 from weft.evaluate.learned_ways import learn_gates, lorahub_weights
-from weft.evaluate.merging import learn
+from weft.evaluate.merging import statistics
 from weft.evaluate.routing import Requests, RoutingRecipe, Way, Ways
-from weft.evaluate.specialists import Specialists
-from weft.files import resolve
+from weft.evaluate.specialists import Specialists, load_for, open_encoder
 from weft.host import Host
-from weft.merge import merge, options_of
+from weft.merge import merge
 from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree
 from weft.route.load import load_router
 from weft.route.weigh import AbstractWeigher
@@ -30,7 +27,6 @@ from weft.types import (
     Assignment,
     Bank,
     Dense,
-    Description,
     Mixture,
     Rows,
     Site,
@@ -41,6 +37,8 @@ from weft.types import (
 
 _SINGLE_ROWS = 2
 """Train rows of a task by which the best single adapter is chosen."""
+_STATISTICS_ROWS = 16
+"""Train rows of a task that fisher and regmean look at."""
 _FIRST = 3
 """How many adapters a blend by similarity and the gates take."""
 
@@ -61,6 +59,8 @@ def prepare_ways(
     for name, adapter in (*_singles(recipe, host), *_merges(recipe, host, library, progress)):
         alone.append(Way(name, "nothing", Mixture.of(adapter), adapter.rank / rank))
     own_TK = torch.eye(count)[: recipe.tasks]
+    untrained = {"arrow": Arrow(bank, top_k=_FIRST), "spectr": Spectr(bank, top_k=_FIRST)}
+    trees = _trees(recipe, host, rank)
 
     def build(requests: Requests, seed: int) -> Sequence[Way]:
         each = requests.per_task
@@ -95,14 +95,13 @@ def prepare_ways(
             sees = "prompt with description"
             ways.append(Way(name, sees, Mixture((term,)), active, weight_TK, described=True))
         for described in (False, True):
-            for name, gate in (("arrow", Arrow(bank, top_k=_FIRST)), ("spectr", Spectr(bank, top_k=_FIRST))):
+            for name, gate in untrained.items():
                 term = Term(bank, gate)
                 weight_TK = watch(host, term, requests, described)
                 sees = "prompt with description" if described else "prompt"
                 shown = f"{name}, described" if described else name
                 ways.append(Way(shown, sees, Mixture((term,)), float(_FIRST), weight_TK, described))
-        ways += _trees(recipe, host, rank)
-        return ways
+        return [*ways, *trees]
 
     return build
 
@@ -185,9 +184,7 @@ def _routers(
     gates: list[tuple[str, Term, float]] = []
     for name, config in recipe.encoders.items():
         progress(f"descriptions by {name}")
-        encoder = Cached(build_encoder(config, host=host), recipe.encoder_cache)
-        # All at once: encoded in few batches, and kept in one file.
-        encoder.encode([Description(text) for task in library.tasks for text in task.descriptions])
+        encoder = open_encoder(config, host, recipe.encoder_cache, library.tasks)
         one, many, three = (
             Nearest(encoder),
             Nearest(encoder),
@@ -212,29 +209,18 @@ def _routers(
 
 
 def _singles(recipe: RoutingRecipe, host: Host) -> list[tuple[str, Adapter]]:
-    found = []
-    for name, folder in recipe.singles.items():
-        if resolve(folder) is None:
-            raise MissingFileError(f"no adapter folder at {folder}")
-        adapter = load(folder, base=host.fingerprint)
-        check_fits(adapter, host.sites, host.fingerprint)
-        found.append((name, adapter))
-    return found
+    return [(name, load_for(host, folder)) for name, folder in recipe.singles.items()]
 
 
 def _merges(
     recipe: RoutingRecipe, host: Host, library: Specialists, progress: Callable[[str], None]
 ) -> list[tuple[str, Adapter]]:
-    sites = sorted({site for adapter in library.adapters for site in adapter.factors})
     found = []
     for name, method in recipe.merges.items():
         progress(f"merge: {name}")
-        options = dict(method.options)
-        for kind in {"fisher", "gram"} & options_of(method.method).keys():
-            options[kind] = [
-                learn(kind, host, adapter, task, 16, sites)
-                for adapter, task in zip(library.adapters, library.tasks, strict=True)
-            ]
+        options = method.options | statistics(
+            method.method, host, library.adapters, library.tasks, _STATISTICS_ROWS
+        )
         weights = None if method.weight is None else [method.weight] * len(library)
         found.append((name, merge(method.method, library.adapters, weights=weights, **options)))
     return found

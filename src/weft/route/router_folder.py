@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ from weft.host import Host
 from weft.types import AbstractEncoder, Bank
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-KINDS = ("blend", "classifier", "layers", "phatgoose", "smear", "top1", "xlora")
+Kind = Literal["blend", "classifier", "layers", "phatgoose", "smear", "top1", "xlora"]
+KINDS = get_args(Kind)
 
 C = TypeVar("C", bound=Config)
 M = TypeVar("M", bound=nn.Module)
@@ -39,7 +40,7 @@ class SavedRouter(Config):
     """What `config.json` holds."""
 
     format: Literal[1]
-    kind: Literal["blend", "classifier", "layers", "phatgoose", "smear", "top1", "xlora"]
+    kind: Kind
     base: str
     """Fingerprint of the base that its library is for; empty where nobody said."""
     names: tuple[str, ...]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from weft.config import Config
 from weft.route.place import Decisions, follow
-from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.route.router_folder import check_count, options_of, read_gate, write_gate
 from weft.route.xlora import XLora
 from weft.types import AbstractGate, Assignment, Bank, Dense, Site, Tokens
 
@@ -87,11 +87,7 @@ class Top1(AbstractGate):
         """
         saved, tensors, file = read_gate(folder, "top1", bank)
         options = options_of(_Options, saved, file)
-        layers, count = len(options.layers), len(bank)
-        shapes = {"weight_LKH": (layers, count, None), "bias_LK": (layers, count)}
-        weight_LKH, bias_LK = take(file, tensors, shapes)
-        router = XLora(count, weight_LKH.shape[2], layers=options.layers, temperature=options.temperature)
-        return cls(filled(router, {"weight_LKH": weight_LKH, "bias_LK": bias_LK}, bank)).eval()
+        return cls(XLora.from_tensors(file, tensors, bank, **options.model_dump())).eval()
 
 
 class _Options(Config):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -112,16 +113,16 @@ class XLora(AbstractGate):
         """
         saved, tensors, file = read_gate(folder, "xlora", bank)
         options = options_of(_Options, saved, file)
-        layers, count = len(options.layers), len(bank)
-        shapes = {"weight_LKH": (layers, count, None), "bias_LK": (layers, count)}
+        return cls.from_tensors(file, tensors, bank, **options.model_dump())
+
+    @classmethod
+    def from_tensors(
+        cls, file: Path, tensors: Mapping[str, Tensor], bank: Bank, *, layers: Sequence[int], **options: Any
+    ) -> XLora:
+        """What was read from a file, for its own library. Raises WeightsError for tensors that do not fit."""
+        shapes = {"weight_LKH": (len(layers), len(bank), None), "bias_LK": (len(layers), len(bank))}
         weight_LKH, bias_LK = take(file, tensors, shapes)
-        gate = cls(
-            count,
-            weight_LKH.shape[2],
-            layers=options.layers,
-            top_k=options.top_k,
-            temperature=options.temperature,
-        )
+        gate = cls(len(bank), weight_LKH.shape[2], layers=layers, **options)
         return filled(gate, {"weight_LKH": weight_LKH, "bias_LK": bias_LK}, bank)
 
     def _decide(self, x_BTH: Tensor, group: int) -> tuple[Tensor, Assignment]:

@@ -1,6 +1,6 @@
 """Tasks: what adapters are for. Rows, task folders, Natural Instructions, chat templates, batches."""
 
-from weft.tasks.batch import IGNORE, Batch, Draw, TaskSampler, collate, samplers_by_category
+from weft.tasks.batch import IGNORE, Batch, Draw, TaskSampler, collate, samplers_by_category, shuffled
 from weft.tasks.chat import Encoded, fit_rows, render, render_prompt
 from weft.tasks.folder import load_task, load_tasks, save_task
 from weft.tasks.natural_instructions import load_natural_instructions
@@ -26,5 +26,6 @@ __all__ = [
     "render_prompt",
     "samplers_by_category",
     "save_task",
+    "shuffled",
     "write_rows",
 ]

@@ -105,13 +105,13 @@ class TaskSampler:
 def _in_rounds(places: range, size: int, key: str) -> list[int]:
     """Items at these places of an endless sequence that shuffles `size` items anew in every round."""
     rounds = {
-        number: _shuffled(size, f"{key}/{number}")
+        number: shuffled(size, f"{key}/{number}")
         for number in range(places[0] // size, places[-1] // size + 1)
     }
     return [rounds[place // size][place % size] for place in places]
 
 
-def _shuffled(size: int, key: str) -> list[int]:
+def shuffled(size: int, key: str) -> list[int]:
     """A permutation that depends on the key alone.
 
     Python promises `random()` for a given seed in every version, but not `shuffle`.

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -144,3 +145,16 @@ def _reading(head: nn.Module, chosen_BT: Bool[Tensor, "B T"]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def sum_over_processes(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    """The sum of a tensor over all processes of a training."""
+    if accelerator.num_processes == 1:
+        return tensor
+    return cast(Tensor, accelerator.reduce(tensor, "sum"))
+
+
+def pad_id(host: Host) -> int:
+    """The token that fills lines."""
+    # Padding is masked, so any token does where a tokenizer has none for it.
+    return host.tokenizer.pad_token_id or 0

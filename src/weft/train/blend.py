@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from weft.host import Host
 from weft.route import Blend, Library, load_library
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
 from weft.tasks.source import Source, load_split
-from weft.train.answers import answer, load_base, split_rows
+from weft.train.answers import answer, load_base, pad_id, split_rows, sum_over_processes
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
 from weft.types import Bank, Mixture
@@ -151,9 +151,9 @@ def _backward(
     weight_GK = blend.weights([group.request for group in groups], bank.names)
     # The forwards meet here, so that each frees its memory before the next one.
     given_GK = weight_GK.detach().requires_grad_()
-    forwards = list(split_rows([group.rows for group in groups], tokens=tokens, pad_id=_pad_id(host)))
+    forwards = list(split_rows([group.rows for group in groups], tokens=tokens, pad_id=pad_id(host)))
     asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
-    asked = int(_sum(asked, accelerator))
+    asked = int(sum_over_processes(asked, accelerator))
     loss = torch.zeros((), device=host.device)
     for packed, start, end, index_B in forwards:
         mixture = Mixture.dense(bank, given_GK[start:end][index_B.to(given_GK.device)])
@@ -166,8 +166,8 @@ def _backward(
     weight_GK.backward(given_GK.grad)
     for parameter in blend.parameters():
         if parameter.grad is not None:
-            parameter.grad = _sum(parameter.grad, accelerator)
-    return {"loss": float(_sum(loss, accelerator)), **_choices(weight_GK.detach(), groups)}
+            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    return {"loss": float(sum_over_processes(loss, accelerator)), **_choices(weight_GK.detach(), groups)}
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def measure(
     weight_GK = blend.weights([group.request for group in groups], bank.names)
     loss, base, places, right, total = 0.0, 0.0, 0, 0, 0
     for packed, start, end, index_B in split_rows(
-        [group.rows for group in groups], tokens=tokens, pad_id=_pad_id(host)
+        [group.rows for group in groups], tokens=tokens, pad_id=pad_id(host)
     ):
         mixture = Mixture.dense(bank, weight_GK[start:end][index_B.to(weight_GK.device)])
         said, plain = answer(host, mixture, packed), answer(host, None, packed)
@@ -261,17 +261,6 @@ def _rows(
     if not test:
         raise ConfigError("there is no row to measure on; the tasks have no test rows")
     return draw_groups, test
-
-
-def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return tensor
-    return cast(Tensor, accelerator.reduce(tensor, "sum"))
-
-
-def _pad_id(host: Host) -> int:
-    # Padding is masked, so any token does where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0
 
 
 def _tokens(host: Host, recipe: BlendRecipe) -> int:

@@ -5,7 +5,7 @@ Gradients, their clipping and the scores of each adapter come from its own rows 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weft.host import Host
 from weft.tasks import Encoded
-from weft.train.answers import answer, split_rows
+from weft.train.answers import answer, pad_id, split_rows, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
 
 
@@ -85,9 +85,9 @@ def backward(
     `rows[k]` are those of adapter k. Over several processes, each with rows of its own, the mean is over all.
     """
     asked = [sum(len(row.completion_ids) - (not row.prompt_ids) for row in of_one) for of_one in rows]
-    asked_K = _sum(torch.tensor(asked, device=host.device), accelerator).clamp(min=1)
+    asked_K = sum_over_processes(torch.tensor(asked, device=host.device), accelerator).clamp(min=1)
     loss_K = torch.zeros(len(rows), device=host.device)
-    for packed, start, end, index_B in split_rows(rows, tokens=tokens, pad_id=_pad_id(host)):
+    for packed, start, end, index_B in split_rows(rows, tokens=tokens, pad_id=pad_id(host)):
         with accelerator.autocast():
             logits_NV, targets_N, line_N = answer(host, Mixture.rows(bank.part(start, end), index_B), packed)
         adapter_N = index_B.to(host.device)[line_N] + start
@@ -96,8 +96,8 @@ def backward(
         loss_K.index_add_(0, adapter_N, loss_N.detach())
     for parameter in bank.parameters():
         if parameter.grad is not None:
-            parameter.grad = _sum(parameter.grad, accelerator)
-    return _sum(loss_K, accelerator)
+            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    return sum_over_processes(loss_K, accelerator)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def score(host: Host, adapter: Bank, rows: Sequence[Encoded], *, tokens: int) ->
     For a bank of one adapter. One forward tells: each token of such an answer is the likeliest one.
     """
     loss, places, right, total = 0.0, 0, 0, 0
-    for forward in split_rows([rows], tokens=tokens, pad_id=_pad_id(host)):
+    for forward in split_rows([rows], tokens=tokens, pad_id=pad_id(host)):
         said = answer(host, Mixture.rows(adapter, forward.index_B), forward.packed)
         loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
         places += len(said.targets_N)
@@ -123,17 +123,6 @@ def _part(parameter: nn.Parameter, start: int, end: int) -> Tensor:
             parameter.grad = torch.zeros_like(parameter)
         leaf.requires_grad_().grad = parameter.grad[start:end]
     return leaf
-
-
-def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return tensor
-    return cast(Tensor, accelerator.reduce(tensor, "sum"))
-
-
-def _pad_id(host: Host) -> int:
-    # Padding is masked, so any token does where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0
 
 
 def _seed(seed: int, name: str) -> int:

@@ -16,7 +16,7 @@ Charalampopoulos et al. 2024, arXiv 2405.16836, have one).
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,10 @@ from weft.route.tree import Scope
 from weft.route.tree_losses import annealed, even_start
 from weft.tasks import Encoded, hash_tasks
 from weft.tasks.source import Source
-from weft.train.answers import load_base, split_rows
+from weft.train.answers import load_base, pad_id, split_rows, sum_over_processes
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
-from weft.train.tree_answers import answer_under, evenness, heard, measure, pad_id, watch
+from weft.train.tree_answers import answer_under, evenness, heard, measure, watch
 from weft.train.tree_learned import Learned, learned_tree
 from weft.train.tree_rows import Groups, choose_tasks, tree_rows
 from weft.types import AbstractGate
@@ -215,7 +215,7 @@ def _backward(
     """Add the gradient of one step, and say what it saw; over several processes the mean is over all."""
     forwards = list(split_rows(groups, tokens=_tokens(host, recipe), pad_id=pad_id(host)))
     asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
-    asked = int(_sum(asked, accelerator))
+    asked = int(sum_over_processes(asked, accelerator))
     told_3 = torch.zeros(3, device=host.device)
     load_LK: Tensor | int = 0
     for packed, *_ in forwards:
@@ -230,16 +230,10 @@ def _backward(
         load_LK = load_LK + load
     for parameter in learned.parameters():
         if parameter.grad is not None:
-            parameter.grad = _sum(parameter.grad, accelerator)
-    loss, entropy, uneven = _sum(told_3, accelerator).tolist()
-    load_LK = _sum(torch.as_tensor(load_LK), accelerator)
+            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    loss, entropy, uneven = sum_over_processes(told_3, accelerator).tolist()
+    load_LK = sum_over_processes(torch.as_tensor(load_LK), accelerator)
     return {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
-
-
-def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return tensor
-    return cast(Tensor, accelerator.reduce(tensor, "sum"))
 
 
 def _tokens(host: Host, recipe: TreeRecipe) -> int:

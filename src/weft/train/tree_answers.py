@@ -15,7 +15,7 @@ from weft.route.place import Decisions
 from weft.route.tree import Scope
 from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
-from weft.train.answers import Answers, answer, split_rows
+from weft.train.answers import Answers, answer, pad_id, split_rows
 from weft.train.packing import Packed
 from weft.train.tree_switch import Switch
 from weft.types import AbstractGate, Assignment, Mixture, Site
@@ -127,9 +127,3 @@ def measure(
 
 def _summed(said: Answers) -> float:
     return float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
-
-
-def pad_id(host: Host) -> int:
-    """The token that fills lines."""
-    # Padding is masked, so any token does where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0
