@@ -6,8 +6,8 @@ own; contestants take turns. CPU is user and system time of a command with all t
 a busy machine. Bytes are what a commit adds to `.git`. Peers hold one `adapter_model.safetensors`: adding is
 `git add` and `git commit`, checking out is `git checkout` of the file.
 
-`python bench/peers.py` installs git-theta from PyPI into `.bench/`; git-lfs comes with the system. A peer that
-is not there, or that fails, is named in a row.
+`python bench/peers.py` installs git-theta from PyPI into `.bench/`; git-lfs comes with the system. A peer
+that is not there, or that fails, is named in a row.
 """
 
 import json
