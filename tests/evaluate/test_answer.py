@@ -4,8 +4,9 @@ import torch
 from weft.engine import Engine, nll
 from weft.evaluate import Answer, answer, ask
 from weft.evaluate.answer import read
+from weft.route import TreeGate, full
 from weft.tasks import Row, collate
-from weft.types import Mixture
+from weft.types import Mixture, Term
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,21 @@ def test_reading_agrees_with_the_engine(planted, engine):
     want = nll(planted.host, batch.ids_BT, batch.labels_BT, mixture, mask_BT=batch.mask_BT)
     torch.testing.assert_close(reading.nll_B, want)
     torch.testing.assert_close(engine.nll([q.encoded for q in asked], mixture=mixture), want)
+
+
+def test_the_reference_does_not_choose_its_own_adapter(planted, engine):
+    """A gate per sequence sees the prompt when an answer is read, as it does when one is decoded."""
+    _, asked = questions(planted)
+    gate = TreeGate(full(2), planted.host.module.config.hidden_size, scope="sequence", descent="soft", seed=3)
+    mixture = Mixture((Term(planted.bank, gate.eval().requires_grad_(False)),))
+    found = answer(engine, asked, mixture, max_new_tokens=8, batch_size=7)
+    for question, got in zip(asked, found, strict=True):
+        prompt, completion = question.encoded
+        states = planted.host.prepare(torch.tensor([prompt]), mixture)
+        ids = torch.tensor([prompt + completion])
+        logits = planted.host.forward(ids, mixture, states=states).logits[0, len(prompt) - 1 : -1]
+        want = -logits.log_softmax(-1)[range(len(completion)), completion].sum().item()
+        assert got.nll == pytest.approx(want, abs=1e-4)
 
 
 def test_agreement_counts_leading_tokens(planted, engine):

@@ -28,21 +28,33 @@ def nll(
     first column cannot be predicted and does not count. Padding may be on either side. Gates that decide on
     the prompt see what has no label.
     """
-    if mixture is not None:
-        check_rows(mixture, ids_BT.shape[0])
-    counted_T = (labels_BT[:, 1:] != IGNORE).any(0)
-    if not counted_T.any():
+    if not (labels_BT[:, 1:] != IGNORE).any():
         return torch.zeros(ids_BT.shape[0], device=ids_BT.device)
-    # logits are the largest tensor here: ask for none before the first label
-    first = int(counted_T.nonzero()[0])
+    logits_BTV, labels_BT = predict(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)
+    return cross_entropy(logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORE, reduction="none").sum(1)
+
+
+def predict(
+    host: Host,
+    ids_BT: Int[Tensor, "B T"],
+    labels_BT: Int[Tensor, "B T"],
+    mixture: Mixture | None = None,
+    *,
+    mask_BT: Int[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B t V"], Int[Tensor, "B t"]]:
+    """Logits and labels from the column of the first label on, at least one there; differentiable.
+
+    Gates that decide on the prompt see what has no label: an answer must not choose its own adapters.
+    """
     states = None
     if mixture is not None:
+        check_rows(mixture, ids_BT.shape[0])
         prompt_BT = labels_BT == IGNORE
         if mask_BT is not None:
             prompt_BT = prompt_BT & mask_BT.bool()
         states = host.prepare(ids_BT, mixture, mask_BT=prompt_BT)
+    # logits are the largest tensor here: ask for none before the first label
+    first = int((labels_BT[:, 1:] != IGNORE).any(0).nonzero()[0])
     keep = ids_BT.shape[1] - first
     out = host.forward(ids_BT, mixture, mask_BT=mask_BT, states=states, logits_to_keep=keep)
-    logits_BTV, labels_BT = out.logits[:, :-1].float(), labels_BT[:, first + 1 :]
-    loss_BT = cross_entropy(logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORE, reduction="none")
-    return loss_BT.sum(1)
+    return out.logits[:, :-1].float(), labels_BT[:, first + 1 :]

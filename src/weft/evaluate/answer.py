@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weft.engine import Engine, take_rows
 from weft.engine.batch import batches
+from weft.engine.score import predict
 from weft.engine.stop import BROKEN
 from weft.host import Host
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render, render_prompt
@@ -99,9 +100,7 @@ def answer(
 def read(host: Host, batch: Batch, mixture: Mixture | None) -> Reading:
     """Loss and greedy agreement of left-padded rows in one forward; every prompt has a token or more."""
     ids_BT, mask_BT, labels_BT = (tensor.to(host.device) for tensor in batch)
-    length = ids_BT.shape[1] - int((labels_BT != IGNORE).any(0).long().argmax())
-    out = host.forward(ids_BT, mixture, mask_BT=mask_BT, logits_to_keep=length + 1)
-    logits_BTV, labels_BT = out.logits[:, :-1].float(), labels_BT[:, -length:]
+    logits_BTV, labels_BT = predict(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)
     nll_BT = cross_entropy(logits_BTV.transpose(1, 2), labels_BT, ignore_index=IGNORE, reduction="none")
     padding_BT = labels_BT == IGNORE
     agree_BT = (logits_BTV.argmax(-1) == labels_BT) | padding_BT
