@@ -43,6 +43,10 @@ class MethodFlags:
     """della: how far from density the probability to keep may be."""
     gamma: float | None = None
     """breadcrumbs: share of the largest entries that goes."""
+    off_diagonal: float | None = None
+    """regmean: factor of what lies off the diagonals of the Gram matrices (alpha)."""
+    ridge: float | None = None
+    """regmean: added to the diagonals, as a share of their mean."""
     seed: int | None = None
     """dare_linear, dare_ties, della: seed of the draws."""
 

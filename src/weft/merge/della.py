@@ -5,9 +5,10 @@
     tau = m * delta / p_j,  m ~ Bernoulli(p_j);         sign election and disjoint mean: see consensus.py
 
 Deep et al. 2024, "DELLA-Merging" (arXiv 2406.11617): MAGPRUNE by rows, then elect and fuse. density = 1 - p,
-and epsilon is half the width of the band, as in the authors' code and mergekit.
+and epsilon is half the width of the band, as in the authors' code; its default is mergekit's.
 
-Departs from the paper in: nothing with equal weights. The draws follow the order of the adapters.
+Departs from the paper in: nothing with equal weights. The draws follow the order of the adapters. mergekit
+departs further: it does not divide by p_j, but scales each tensor to its former sum of magnitudes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def della(
     sources: Sources,
     *,
     density: float,
-    epsilon: float = 0.1,
+    epsilon: float = 0.15,
     scaling: float = 1.0,
     seed: int = 0,
     rank: int | None = None,
