@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tiny_training import source, tiny_host, write_tasks
 
 from tiny_models import make_bank
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.plot.tree import draw_trees
 from weft.train import tree_compare
@@ -47,11 +48,12 @@ def comparison(tasks: Path, output: Path, **changes: Any) -> TreeComparison:
 
 def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_compare, "load_base", lambda *_, **__: host)
-    asked = comparison(tasks, tmp_path)
+    asked = comparison(tasks, tmp_path, larger={"toy": {"twin": "other"}})
     told: list[str] = []
     outcomes = compare_trees(asked, told.append)
     by_name = {outcome.name: outcome for outcome in outcomes}
-    assert list(by_name) == ["LoRA r 2", "LoRA r 8", "SMEAR 4", "top-1 of 4", "tree depth 1", "tree depth 2"]
+    mixtures, trees = ["SMEAR 4", "top-1 of 4"], ["tree depth 1", "tree depth 2"]
+    assert list(by_name) == ["LoRA r 2", "LoRA r 8", "LoRA r 2 on twin", *mixtures, *trees]
     assert told == [f"toy, seed 0: {name}" for name in by_name]
 
     # Counted by hand: one LoRA of rank 2, what holds it, and the nodes on the way (two layers of width 32).
@@ -74,6 +76,10 @@ def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pyte
     for outcome in outcomes:
         assert f"| {outcome.name} | {math.exp(outcome.loss):.3f} | {outcome.loss:.4f} |" in page
     assert "One seed (0)" in page
+    twin = by_name["LoRA r 2 on twin"]
+    assert (twin.kind, twin.loss) == ("larger", lora.loss)  # the same base under another name
+    for name in ("base", "twin"):
+        assert f"| {name} | {math.exp(twin.base_loss):.3f} | {twin.base_loss:.4f} |" in page
     assert json.loads(json.dumps(to_dict(asked, outcomes)))["outcomes"][0]["name"] == "LoRA r 2"
     draw_trees(outcomes, tmp_path / "tree.png")
     assert (tmp_path / "tree.png").read_bytes()[1:4] == b"PNG"
@@ -86,6 +92,16 @@ def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pyte
     assert [o.loss for o in again] == [o.loss for o in outcomes]
 
 
+def test_a_larger_base_must_read_the_same_tokens(
+    tasks: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_compare, "load_base", lambda *_, **__: host)
+    hashes = iter(["one", "other"])
+    monkeypatch.setattr(tree_compare, "_hash", lambda _: next(hashes))
+    with pytest.raises(ConfigError, match="other reads other tokens than tiny"):
+        compare_trees(comparison(tasks, tmp_path, larger={"toy": {"twin": "other"}}))
+
+
 def test_bad_comparisons(tasks: Path, tmp_path: Path) -> None:
     for changes in (
         {"corpora": {}},
@@ -94,6 +110,8 @@ def test_bad_comparisons(tasks: Path, tmp_path: Path) -> None:
         {"experts": 1},
         {"recipe": {"scope": "sequence"}},
         {"recipe": {"shared_r": 2}},
+        {"larger": {"other": {"twin": "other"}}},
+        {"larger": {"toy": {"../twin": "other"}}},
     ):
         with pytest.raises(ValidationError):
             comparison(tasks, tmp_path, **changes)

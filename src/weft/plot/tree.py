@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ from weft.plot.page import figure, save_figure
 if TYPE_CHECKING:
     from weft.train.tree_compare import Outcome
 
-_COSTS = (
-    ("active", "active parameters per token"),
-    ("total", "parameters learned"),
-    ("flops", "training FLOPs"),
-    ("seconds", "training time, s"),
+_COSTS: tuple[tuple[str, Callable[[Outcome], float]], ...] = (
+    ("parameters per token, with the base", lambda outcome: outcome.base + outcome.active),
+    ("parameters learned", lambda outcome: outcome.total),
+    ("training FLOPs", lambda outcome: outcome.flops),
+    ("training time, s", lambda outcome: outcome.seconds),
 )
-_MARKS = {"lora": "o", "wide lora": "s", "smear": "^", "top-1": "D"}
+_MARKS = {"lora": "o", "wide lora": "s", "smear": "^", "top-1": "D", "larger": "P"}
 
 
 def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
@@ -33,22 +33,23 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
     for row, corpus in enumerate(corpora):
         mine = [outcome for outcome in outcomes if outcome.corpus == corpus]
         kinds = {outcome.name: outcome.kind for outcome in mine}
-        for column, (cost, label) in enumerate(_COSTS):
+        for column, (label, cost) in enumerate(_COSTS):
             axes = drawn.add_subplot(len(corpora), len(_COSTS), row * len(_COSTS) + column + 1)
 
-            def mean(name: str, value: str, mine: Sequence[Outcome] = mine) -> float:
-                return fmean(getattr(outcome, value) for outcome in mine if outcome.name == name)
+            def point(
+                name: str, cost: Callable[[Outcome], float] = cost, mine: Sequence[Outcome] = mine
+            ) -> tuple[float, float]:
+                seeds = [outcome for outcome in mine if outcome.name == name]
+                return fmean(map(cost, seeds)), math.exp(fmean(outcome.loss for outcome in seeds))
 
             trees = [name for name, kind in kinds.items() if kind == "tree"]
-            xs = [mean(name, cost) for name in trees]
-            ys = [math.exp(mean(name, "loss")) for name in trees]
+            xs, ys = zip(*map(point, trees), strict=True)
             axes.plot(xs, ys, "*-", color="black", label="tree, depth on the point")
             for name, x, y in zip(trees, xs, ys, strict=True):
                 axes.annotate(name.rpartition(" ")[2], (x, y), xytext=(4, 4), textcoords="offset points")
             for place, (name, kind) in enumerate(kinds.items()):
                 if kind != "tree":
-                    y = math.exp(mean(name, "loss"))
-                    axes.plot(mean(name, cost), y, _MARKS[kind], color=f"C{place % 10}", label=name)
+                    axes.plot(*point(name), _MARKS[kind], color=f"C{place % 10}", label=name)
             axes.set_xscale("log")
             axes.tick_params(axis="x", which="minor", labelbottom=False)
             axes.set_xlabel(label)

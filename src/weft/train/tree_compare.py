@@ -1,7 +1,8 @@
 """Trees beside what they compete with: one frozen base, equal tokens, the same rows to measure on.
 
 Contestants change the same sites at the same rank r: a single LoRA; one of rank r * experts, so of as many
-parameters as a tree of that many leaves; SMEAR and a top-1 mixture of `experts`; a tree of every depth.
+parameters as a tree of that many leaves; a single LoRA of rank r on larger bases, which must read the same
+tokens; SMEAR and a top-1 mixture of `experts`; a tree of every depth.
 
     training FLOPs = tokens * (4 * base + 6 * computed)     base, computed: parameters in matrices
 
@@ -26,6 +27,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from weft.config import Config
+from weft.errors import ConfigError
 from weft.files import is_name, read_json, replace_file, to_json
 from weft.host import Host
 from weft.route import Smear, TreeGate
@@ -43,6 +45,8 @@ class TreeComparison(Config):
 
     corpora: dict[str, TreeRecipe]
     """By name. The runs of its contestants go into folders below `run.output_dir`; `depth` is not used."""
+    larger: dict[str, dict[str, str]] = {}
+    """By corpus larger bases, each by a name that the page gives it."""
     depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     experts: int = Field(default=16, gt=1)
     """Of SMEAR and of the mixture; what the wide LoRA has times the rank."""
@@ -57,8 +61,12 @@ class TreeComparison(Config):
         for name, recipe in self.corpora.items():
             if not is_name(name):
                 raise ValueError(f"{name!r} cannot name a corpus: use letters, digits and . _ -")
+            if not all(is_name(larger) for larger in self.larger.get(name, {})):
+                raise ValueError(f"larger bases of {name} are named with letters, digits and . _ -")
             if recipe.scope != "token" or recipe.shared_r:
                 raise ValueError(f"corpus {name}: contestants decide per token, without a shared leaf")
+        if unknown := self.larger.keys() - self.corpora.keys():
+            raise ValueError(f"larger bases for {min(unknown)}, which is no corpus")
         if any(not 1 <= depth <= 6 for depth in self.depths):
             raise ValueError(f"depths are from 1 to 6, got {list(self.depths)}")
         return self
@@ -71,7 +79,7 @@ class Outcome:
     corpus: str
     name: str
     kind: str
-    """`lora`, `wide lora`, `smear`, `top-1` or `tree`."""
+    """`lora`, `wide lora`, `smear`, `top-1`, `tree`, or `larger`: one LoRA on a larger base."""
     seed: int
     leaves: int
     base_loss: float
@@ -116,10 +124,10 @@ def _compare(
     seed = recipe.run.seed
 
     @cache
-    def prepared() -> tuple[Host, Callable[[int], Groups], Groups, int, str]:
+    def prepared(base: str) -> tuple[Host, Callable[[int], Groups], Groups, int, str]:
         tasks = choose_tasks(recipe)
         host = load_base(
-            recipe.base,
+            base,
             dtype=recipe.dtype,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             target_modules=recipe.target_modules,
@@ -130,15 +138,22 @@ def _compare(
         tokens = sum(len(row.ids) for step in steps for group in draw(step) for row in group)
         return host, draw, test, tokens, _hash(test)
 
-    for name, kind, changes in _contestants(recipe, comparison):
+    rows = ""
+    for name, kind, changes in _contestants(corpus, recipe, comparison):
         mine = _changed(recipe, f"{name.replace(' ', '-')}-{seed}", seed, **changes)
         kept = Path(mine.run.output_dir) / "outcome.json"
         with Run(mine.run, mine) as run:
             if kept.is_file() and run.last_checkpoint() is not None:
-                yield Outcome(**read_json(kept))
+                outcome = Outcome(**read_json(kept))
+                rows = rows or outcome.data_hash
+                yield outcome
                 continue
             tell(f"{corpus}, seed {seed}: {name}")
-            host, draw, test, tokens, data_hash = prepared()
+            host, draw, test, tokens, data_hash = prepared(mine.base)
+            if data_hash != (rows := rows or data_hash):
+                raise ConfigError(
+                    f"{mine.base} reads other tokens than {recipe.base}; it needs its tokenizer"
+                )
             learned = _learned(mine, host, kind, comparison.experts).to(host.device)
             if kind == "smear":  # it decides once per line
                 metrics = fit(
@@ -173,12 +188,16 @@ def _compare(
         yield outcome
 
 
-def _contestants(recipe: TreeRecipe, comparison: TreeComparison) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _contestants(
+    corpus: str, recipe: TreeRecipe, comparison: TreeComparison
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Name, kind, and what differs from the recipe."""
     r, experts = recipe.r, comparison.experts
     yield f"LoRA r {r}", "lora", {"depth": 0}
     wide = {"depth": 0, "r": r * experts, "lora_alpha": recipe.lora_alpha * experts}
     yield f"LoRA r {r * experts}", "wide lora", wide
+    for larger, base in comparison.larger.get(corpus, {}).items():
+        yield f"LoRA r {r} on {larger}", "larger", {"depth": 0, "base": base}
     yield f"SMEAR {experts}", "smear", {"depth": 0}
     yield f"top-1 of {experts}", "top-1", {"depth": 0}
     for depth in comparison.depths:
@@ -192,7 +211,7 @@ def _changed(recipe: TreeRecipe, folder: str, seed: int, **changes: Any) -> Tree
 
 
 def _learned(recipe: TreeRecipe, host: Host, kind: str, experts: int) -> Learned:
-    if kind in ("tree", "lora", "wide lora"):
+    if kind in ("tree", "lora", "wide lora", "larger"):
         return learned_tree(recipe, host)
     layers, sites = deciding(recipe, host)
     names = [f"expert-{k}" for k in range(experts)]

@@ -16,7 +16,8 @@ _READING = (
     "Perplexity is that of answer tokens (on plain text, of all tokens behind the first few) of rows that "
     "were not trained on, by hard descent for a tree. All contestants of a corpus train on the same rows, in "
     "the same order, at the same rank and at the same sites of one frozen base. `active`: learned parameters "
-    "that a token passes, one leaf and the nodes on the way to it. `FLOPs`: of training, by a formula "
+    "that a token passes, one leaf and the nodes on the way to it; `with base`: and those of the base's "
+    "matrices. `FLOPs`: of training, by a formula "
     "(src/weft/train/tree_compare.py); a tree computes all its leaves by soft descent. `time`: the median "
     "step times the steps, on a machine that may have had other work. `gap`: hard over soft loss, less 1. "
     "`load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves without a token."
@@ -39,12 +40,10 @@ def tree_page(
     ]
     for corpus, recipe in comparison.corpora.items():
         mine = [outcome for outcome in outcomes if outcome.corpus == corpus]
-        base = fmean(outcome.base_loss for outcome in mine)
         parts += [
             f"## {corpus}",
-            f"Base {recipe.base}, {mine[0].base:,} parameters per token in matrices; its perplexity is "
-            f"{math.exp(base):.3f} (loss {base:.4f}). {mine[0].tokens:,} tokens in {recipe.run.max_steps} "
-            f"steps. {_told_seeds(comparison.seeds)} Rows {mine[0].data_hash[:16]}.",
+            f"Base {recipe.base}; {mine[0].tokens:,} tokens in {recipe.run.max_steps} steps. "
+            f"{_told_seeds(comparison.seeds)} Rows {mine[0].data_hash[:16]}.",
             _table(mine),
         ]
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -68,11 +67,19 @@ def _told_seeds(seeds: Sequence[int]) -> str:
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
-    head = ["", "perplexity", "loss", "less than LoRA", "active", "total", "FLOPs", "time, s", "gap", "load"]
-    lines = [[*head, "dead"]]
+    head = ["", "perplexity", "loss", "less than LoRA", "active", "with base", "total", "FLOPs", "time, s"]
+    lines = [[*head, "gap", "load", "dead"]]
     single = {outcome.seed: outcome.loss for outcome in outcomes if outcome.kind == "lora"}
     for name in dict.fromkeys(outcome.name for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.name == name]
+        if mine[0].kind in ("lora", "larger"):
+            alone = fmean(outcome.base_loss for outcome in mine)
+            less = _spread([single[outcome.seed] - outcome.base_loss for outcome in mine], 4)
+            told = [
+                name.rpartition(" on ")[2] if mine[0].kind == "larger" else "base",
+                f"{math.exp(alone):.3f}",
+            ]
+            lines.append([*told, f"{alone:.4f}", less, "0", f"{mine[0].base:,}", "0", *[""] * 5])
         gaps = [outcome.loss / outcome.soft_loss - 1 for outcome in mine]
         is_tree = mine[0].kind == "tree"
         lines.append(
@@ -82,6 +89,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
                 _spread([outcome.loss for outcome in mine], 4),
                 _spread([single[outcome.seed] - outcome.loss for outcome in mine], 4),
                 f"{mine[0].active:,}",
+                f"{mine[0].base + mine[0].active:,}",
                 f"{mine[0].total:,}",
                 f"{fmean(outcome.flops for outcome in mine):.2e}",
                 f"{fmean(outcome.seconds for outcome in mine):.0f}",
