@@ -11,6 +11,7 @@ from weft.cli.flags import Flag
 from weft.cli.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.route import LibraryFlags, check_router, explained, open_router
 from weft.cli.screen import print_json
+from weft.cli.tree import TreeFlags, open_tree, plant
 from weft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def generate(
     *prompts: str,
     model: ModelFlags = ModelFlags(),  # noqa: B008
     choice: LibraryFlags = LibraryFlags(),  # noqa: B008
+    leaves: TreeFlags = TreeFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
     stream: Flag = False,
     json: Flag = False,
@@ -32,17 +34,19 @@ def generate(
 
     The chat template of the base is applied, where it has one. Answers come
     one per line, in the order of the prompts. With --library each prompt
-    chooses its own adapters. For example:
+    chooses its own adapters, with --tree each token its own leaf. For example:
 
         weft generate "cab" --adapter out/
         weft generate "cab" "dab" --describe "sort the letters"
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
+        weft generate "cab" --tree runs/letters-tree/tree --leaf-devices cuda:0 cuda:1
 
     Args:
         prompts: What to answer; without any, every line of standard input is one.
         model: Which base, under which adapters.
         choice: A library to choose adapters from.
+        leaves: A tree of adapters.
         sampling: How the answers are drawn.
         stream: Print an answer while it grows.
         json: Print JSON.
@@ -51,6 +55,9 @@ def generate(
         raise ConfigError("--stream prints text while it grows, --json one document; choose one")
     if choice.library is None and choice != LibraryFlags():
         raise ConfigError("--router chooses from a library; give --library too")
+    opened = open_tree(leaves)
+    if opened is not None:
+        model = replace(model, base=model.base or opened[1])
     asked = list(prompts) or _lines()
     chosen = None
     if choice.library is None:
@@ -58,6 +65,9 @@ def generate(
     else:
         requests = [model.describe or prompt for prompt in asked]
         host, adapters, mixture, chosen = _load_library(model, choice, requests)
+    if opened is not None:
+        planted = plant(opened[0], leaves.leaf_devices, host)
+        mixture = planted if mixture is None else planted + mixture
 
     from weft.engine import Engine
 
@@ -76,6 +86,8 @@ def generate(
     if json:
         results: list[dict[str, Any]] = [{"prompt": p, "text": t} for p, t in zip(asked, texts, strict=True)]
         told: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
+        if leaves.tree is not None:
+            told |= {"tree": leaves.tree, "leaf_devices": list(leaves.leaf_devices)}
         if chosen is not None:
             told |= {"library": choice.library, "router": choice.router}
             results = [{**result, "routed": own} for result, own in zip(results, chosen.told(), strict=True)]

@@ -283,4 +283,5 @@ def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any
 
 def _deciding(mixture: Mixture) -> list[AbstractGate]:
     """The gates that decide once."""
-    return [t.gate for t in mixture.terms if type(t.gate).prepare is not AbstractGate.prepare]
+    gates = dict.fromkeys(term.gate for term in mixture.terms)  # terms may share one
+    return [gate for gate in gates if type(gate).prepare is not AbstractGate.prepare]

@@ -120,22 +120,27 @@ def contribution(
         case PerRow():
             return _per_row(x_BTI, a_KRI, b_KOR, plan)
         case PerToken():
-            _check(plan.index_BTk, x_BTI)
+            check_columns(plan.index_BTk, *x_BTI.shape[:2])
             if combine == "average" and plan.weight_BTk is not None:
                 return kernels.average(x_BTI, a_KRI, b_KOR, _dense(plan, len(a_KRI), x_BTI))
             return _per_token(x_BTI, a_KRI, b_KOR, plan)
         case Weighted(weight_BTK):
-            _check(weight_BTK, x_BTI)
+            check_columns(weight_BTK, *x_BTI.shape[:2])
             if weight_BTK.shape[2] != len(a_KRI):
                 raise ShapeError(f"a gate gives {weight_BTK.shape[2]} weights for {len(a_KRI)} adapters")
             kernel = kernels.average if combine == "average" else kernels.concat
             return kernel(x_BTI, a_KRI, b_KOR, weight_BTK.to(x_BTI.dtype))
 
 
-def _check(given: Tensor, x_BTI: Tensor) -> None:
-    rows, columns = x_BTI.shape[:2]
-    if given.shape[0] not in (1, rows):
-        raise ShapeError(f"the mixture assigns adapters to {given.shape[0]} rows, this batch has {rows}")
+def check_rows(given: int, rows: int) -> None:
+    """Raise ShapeError unless a plan is for these rows; one row serves all."""
+    if given not in (1, rows):
+        raise ShapeError(f"the mixture assigns adapters to {given} rows, this batch has {rows}")
+
+
+def check_columns(given: Tensor, rows: int, columns: int) -> None:
+    """Raise ShapeError unless a plan is for these rows and columns; one serves all."""
+    check_rows(given.shape[0], rows)
     if given.shape[1] not in (1, columns):
         raise ShapeError(f"a gate assigns adapters to {given.shape[1]} tokens, a site sees {columns}")
 
@@ -144,8 +149,7 @@ def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerRow) -> Tenso
     rows, columns, _ = x_BTI.shape
     count, rank, _ = a_KRI.shape
     indices = plan.indices
-    if len(indices) not in (1, rows):
-        raise ShapeError(f"the mixture assigns adapters to {len(indices)} rows, this batch has {rows}")
+    check_rows(len(indices), rows)
     if indices.count(indices[0]) == len(indices):
         first = indices[0]
         return None if first < 0 else kernels.single(x_BTI, a_KRI[first], b_KOR[first])

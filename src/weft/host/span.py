@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.errors import ShapeError
+from weft.host.placed import Placed, Trip, add_back, make_trip, send
 from weft.host.plan import Plan, contribution, make_plan
 from weft.types import AbstractGate, Assignment, Dense, Fixed, Rows, Site, Term, Tokens, TopK
 
@@ -32,20 +33,39 @@ class Span:
     """Columns that are in the cache already."""
     _plans: dict[tuple[AbstractGate, int, int], Plan] = field(default_factory=dict)
     """Of fixed assignments, by gate, rows and columns: one plan serves all sites."""
+    _trips: dict[tuple[Term, Assignment, int, int], Trip] = field(default_factory=dict)
+    """To parts of banks: one serves all sites that follow one decision."""
 
     def change(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
         """The output of a site with the contributions of all terms; `output` itself where there are none."""
+        asked: dict[AbstractGate, tuple[Assignment, Plan]] = {}
+        away: list[tuple[Tensor, Trip]] = []
         for term, factors in self.terms:
             if site.path not in factors:
                 continue
             a_KRI, b_KOR = factors[site.path]
             x_BTI = self._tokens(x)
-            assignment = term.gate.assign(x_BTI, site, self.states.get(term.gate))
-            plan = self._plan(term.gate, assignment, x_BTI, site)
+            if term.gate not in asked:
+                assignment = term.gate.assign(x_BTI, site, self.states.get(term.gate))
+                asked[term.gate] = assignment, self._plan(term.gate, assignment, x_BTI, site)
+            assignment, plan = asked[term.gate]
             dtype = _compute_dtype(a_KRI)
+            trip = None
+            if isinstance(term, Placed):
+                trip = self._trip(term, assignment, plan, x_BTI, a_KRI)
+                if trip.nobody:
+                    continue
+                x_BTI, plan = send(x_BTI, trip, a_KRI.device), trip.plan
             y_BTO = contribution(x_BTI.to(dtype), a_KRI.to(dtype), b_KOR.to(dtype), plan, term.combine)
-            if y_BTO is not None:
+            if y_BTO is None:
+                continue
+            if trip is None:
                 output = (output + y_BTO.reshape(output.shape)).to(output.dtype)
+            else:
+                away.append((y_BTO, trip))
+        # Brought back when all have been sent, so that devices work side by side.
+        for y_NMO, trip in away:
+            output = add_back(output, y_NMO, trip)
         return output
 
     def _tokens(self, x: Tensor) -> Tensor:
@@ -75,6 +95,21 @@ class Span:
                 raise ShapeError(f"{site.path} sees {columns} of {self.columns} tokens; assign per row")
             self._plans[gate, rows, columns] = make_plan(assignment, columns, self.offset)
         return self._plans[gate, rows, columns]
+
+    def _trip(self, term: Placed, assignment: Assignment, plan: Plan, x_BTI: Tensor, a_KRI: Tensor) -> Trip:
+        rows, columns = x_BTI.shape[:2]
+        key = (term, assignment, rows, columns)
+        if key not in self._trips:
+            self._trips[key] = make_trip(
+                plan,
+                term.first,
+                len(a_KRI),
+                rows=rows,
+                columns=columns,
+                here=x_BTI.device,
+                there=a_KRI.device,
+            )
+        return self._trips[key]
 
 
 def _extent(assignment: Assignment) -> tuple[int, int]:

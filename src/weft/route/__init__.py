@@ -16,6 +16,7 @@ from weft.route.spectr import Spectr
 from weft.route.top1 import Top1
 from weft.route.tree import Tree, TreeGate
 from weft.route.tree_change import export_leaves, grow, prune
+from weft.route.tree_devices import place_leaves
 from weft.route.tree_folder import load_tree, save_tree
 from weft.route.xlora import XLora
 
@@ -43,6 +44,7 @@ __all__ = [
     "load_library",
     "load_router",
     "load_tree",
+    "place_leaves",
     "prune",
     "routed",
     "save_tree",
