@@ -27,6 +27,8 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
 
     Raises MissingExtraError without matplotlib, SaveError when the disk refuses.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator
+
     corpora = list(dict.fromkeys(outcome.corpus for outcome in outcomes))
     drawn, first = figure(13.0, 3.4 * len(corpora))
     first.remove()
@@ -45,12 +47,20 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
             trees = [name for name, kind in kinds.items() if kind == "tree"]
             xs, ys = zip(*map(point, trees), strict=True)
             axes.plot(xs, ys, "*-", color="black", label="tree, depth on the point")
-            for name, x, y in zip(trees, xs, ys, strict=True):
-                axes.annotate(name.rpartition(" ")[2], (x, y), xytext=(4, 4), textcoords="offset points")
+            if column:  # in the first panel they lie on one another
+                for name, x, y in zip(trees, xs, ys, strict=True):
+                    axes.annotate(name.rpartition(" ")[2], (x, y), xytext=(4, 4), textcoords="offset points")
             for place, (name, kind) in enumerate(kinds.items()):
                 if kind != "tree":
                     axes.plot(*point(name), _MARKS[kind], color=f"C{place % 10}", label=name)
+                if column == 0 and kind in ("lora", "larger"):
+                    alone = next(outcome for outcome in mine if outcome.name == name)
+                    said = name.partition(" on ")[2] or "base"
+                    hollow = {"color": f"C{place % 10}", "fillstyle": "none", "label": said}
+                    axes.plot(alone.base, math.exp(alone.base_loss), _MARKS[kind], **hollow)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.tick_params(axis="x", which="minor", labelbottom=False)
             axes.set_xlabel(label)
             if column == 0:
