@@ -56,8 +56,8 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
                 if column == 0 and kind in ("lora", "larger"):
                     alone = next(outcome for outcome in mine if outcome.name == name)
                     said = name.partition(" on ")[2] or "base"
-                    hollow = {"color": f"C{place % 10}", "fillstyle": "none", "label": said}
-                    axes.plot(alone.base, math.exp(alone.base_loss), _MARKS[kind], **hollow)
+                    x, y = alone.base, math.exp(alone.base_loss)
+                    axes.plot(x, y, _MARKS[kind], color=f"C{place % 10}", fillstyle="none", label=said)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
