@@ -15,7 +15,7 @@ from weft import adapters
 from weft.errors import BaseMismatchError, ConfigError, SaveError, ShapeError, UnknownNameError, WeightsError
 from weft.route import Tree, TreeGate, export_leaves, full, grow, load_tree, prune, save_tree
 from weft.route.paths import check_leaves, nodes_of
-from weft.route.tree_losses import annealed, balance, counts, even_start, hardening
+from weft.route.tree_losses import annealed, balance, counts, even_start, hardening, uneven_turns
 from weft.types import Bank, Dense, Mixture, Rows, Site, Tokens
 
 H = 32
@@ -218,6 +218,20 @@ def test_an_even_start_halves_what_arrives_at_every_node(choices, tokens, seed):
                 turned[int(logits[token, n] >= 0)] += 1
         assert abs(turned[0] - turned[1]) <= 1
     assert even_start(torch.zeros(0, 3), full(2)).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.integers(0, 7), max_size=6), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_uneven_turns_are_counted_from_the_loads(choices, seed):
+    leaves = grown_paths(choices)
+    load = torch.randint(0, 5, (2, len(leaves)), generator=torch.Generator().manual_seed(seed))
+    got = uneven_turns(load, leaves)
+    for layer, row in enumerate(load.tolist()):
+        for n, node in enumerate(nodes_of(leaves)):
+            right = sum(count for count, leaf in zip(row, leaves, strict=True) if leaf.startswith(node + "1"))
+            left = sum(count for count, leaf in zip(row, leaves, strict=True) if leaf.startswith(node + "0"))
+            want = right / (right + left) - 0.5 if right + left else 0.0
+            assert float(got[layer, n]) == pytest.approx(want)
 
 
 def logits_of(host, tree, ids_BT):

@@ -16,7 +16,7 @@ from weft.errors import ConfigError, PromptTooLongError, UnknownNameError
 from weft.host import Host
 from weft.route import load_tree
 from weft.route.tree import Descent
-from weft.route.tree_losses import balance, hardening
+from weft.route.tree_losses import balance, hardening, uneven_turns
 from weft.tasks import load_tasks, render
 from weft.train.answers import split_rows
 from weft.train.tree import TreeRecipe, _backward, _schedule, _start_evenly, train_tree
@@ -78,7 +78,7 @@ def test_gradients_equal_those_of_one_row_at_a_time(
     learned = warmed(recipe, host)
     plain = warmed(recipe, host)
     learned.gate.descent = plain.gate.descent = descent
-    told = _backward(host, learned, groups, recipe, 0.0, Accelerator())
+    told, _ = _backward(host, learned, groups, recipe, 0.0, Accelerator())
     got = {name: parameter.grad for name, parameter in learned.named_parameters()}
     rows = [row for group in groups for row in group]
     asked = sum(len(row.completion_ids) for row in rows)
@@ -125,6 +125,26 @@ def test_the_terms_of_the_loss_move_the_nodes(tasks: Path, host: Host, tmp_path:
     real = sum(len(row.ids) for group in draw(0) for row in group)
     assert int(seen.sum()) <= real
     assert int(seen.sum()) >= int((forward.packed.targets_BT >= 0).sum())
+
+
+@pytest.mark.parametrize("hard_ratio", [0.0, 1.0])
+def test_rebalancing_moves_each_bias_against_its_load(
+    tasks: Path, host: Host, tmp_path: Path, hard_ratio: float
+) -> None:
+    biases = []
+    for rate in (0.0, 0.3):
+        output = tmp_path / str(rate)
+        recipe = recipe_of(tasks, output, run={"max_steps": 1}, rebalance=rate, hard_ratio=hard_ratio)
+        tree = load_tree(train_tree(recipe, host=host), host=host)
+        biases.append(tree.gate.bias_LN)
+    # The one step saw the even start, under leaves that were all alike still.
+    learned = learned_tree(recipe, host)
+    draw, _ = tree_rows(recipe, host, choose_tasks(recipe))
+    _start_evenly(host, learned, learned.gate, draw(0), 2048)
+    _, load_LK = _backward(host, learned, draw(0), recipe, 0.0, Accelerator())
+    moved = 0.3 * uneven_turns(load_LK, learned.gate.leaves)
+    assert moved.abs().max() > 0
+    torch.testing.assert_close(biases[0] - biases[1], moved, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [SCOPES[0], SCOPES[3], {"depth": 0}])

@@ -4,14 +4,17 @@
     balance   = K * sum_k f_k u_k - 1      f_k: share of the tokens that hard descent sends to leaf k
                                            u_k: mean weight of leaf k by soft descent
     even start: the bias of a node is -median(v_n . x) over the tokens that arrive there by hard descent
+    rebalance:  after a step the bias of a node moves against (tokens that went right) / (that arrived) - 1/2
 
 Hardening is that of Belcak and Wattenhofer 2023 (arXiv 2308.14711), section 3; its factor rises from 0
 over a training. Balance is the loss of the Switch Transformer (Fedus et al. 2021, arXiv 2101.03961), equation
 4, with leaves as experts: soft shares can be even where hard ones are not, so hard shares say which leaf has
 too much and soft weights carry the gradient. The even start is our own: hyperplanes through the origin would
-begin with leaves of several times the mean load.
+begin with leaves of several times the mean load. Rebalance is the loss-free balancing of Wang et al. 2024
+(arXiv 2408.15664), for turns in the place of experts: the balance term moves v_n as well, this does not.
 
-Departs from the paper in: balance is less 1, so that it is 0 for even loads.
+Departs from the papers in: balance is less 1, so that it is 0 for even loads; rebalance moves by the share
+itself, not by its sign, and its biases count in the weights too.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft.route.paths import nodes_of
+from weft.route.paths import nodes_of, turns
 
 
 def hardening(
@@ -64,6 +67,14 @@ def even_start(logits_MN: Float[Tensor, "M N"], leaves: Sequence[str]) -> Float[
         right_M = here_MN[:, n] + added_N[n] >= 0
         arrived[node + "1"], arrived[node + "0"] = here_MN[right_M], here_MN[~right_M]
     return added_N
+
+
+def uneven_turns(load_LK: Int[Tensor, "L K"], leaves: Sequence[str]) -> Float[Tensor, "L N"]:
+    """How much of what arrived at each node went right, less a half; 0 where nothing arrived."""
+    right_NK, left_NK = (turn_NK.to(load_LK.device) for turn_NK in turns(leaves))
+    right_LN, left_LN = load_LK.float() @ right_NK.mT, load_LK.float() @ left_NK.mT
+    share_LN = right_LN / (right_LN + left_LN).clamp(min=1) - 0.5
+    return torch.where(right_LN + left_LN > 0, share_LN, 0.0)
 
 
 def counts(

@@ -4,9 +4,9 @@
 
 with the descents of `route/tree.py` and the terms of `route/tree_losses.py`. While descent is soft, h(t)
 rises in a straight line from 0 to `hardening` and the temperature falls, by the same factor in every step,
-to `final_temperature`. In the last `hard_ratio` of the steps descent is hard, the nodes stay as they are, and
-every leaf learns from its own tokens alone. Prompts carry the task's description, so that there is something
-to route by; rows of plain text can be mixed in, or be all there is.
+to `final_temperature`. In the last `hard_ratio` of the steps descent is hard, nothing but `rebalance` moves
+the nodes, and every leaf learns from its own tokens alone. Prompts carry the task's description, so that
+there is something to route by; rows of plain text can be mixed in, or be all there is.
 
 Departs from the fast feedforward paper (Belcak and Wattenhofer 2023, arXiv 2308.14711) in: the factor of
 hardening rises and the temperature falls; hard steps at the end; an even start and a balance term (as
@@ -28,7 +28,7 @@ from weft.config import Config
 from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree import Scope
-from weft.route.tree_losses import annealed, even_start
+from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
 from weft.tasks.source import Source
 from weft.train.answers import load_base, pad_id, split_rows, sum_over_processes
@@ -82,6 +82,8 @@ class TreeRecipe(Config):
     """Share of the steps, at the end, by hard descent."""
     hardening: float = Field(default=0.1, ge=0)
     balance: float = Field(default=0.1, ge=0)
+    rebalance: float = Field(default=0.0, ge=0)
+    """After each step the bias of a node moves by this times what went right above half of its tokens."""
     region_leak: float = Field(default=0.0, ge=0, le=0.5)
     target_modules: str | tuple[str, ...] = "all-linear"
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
@@ -164,10 +166,12 @@ def fit(
         # Region leak: the same after a resume, and its own in each process.
         torch.manual_seed(recipe.run.seed * 1_000_003 + draw)
         factor = _schedule(learned.gate, recipe, done)
-        told = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
+        told, load_LK = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
         norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+        if isinstance(learned.gate, TreeGate) and recipe.rebalance:
+            learned.gate.bias_LN.data -= recipe.rebalance * uneven_turns(load_LK, learned.gate.leaves)
         scheduler.step()
         if run.is_due("logging", done):
             run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
@@ -211,8 +215,8 @@ def _backward(
     recipe: TreeRecipe,
     factor: float,
     accelerator: Accelerator,
-) -> dict[str, float]:
-    """Add the gradient of one step, and say what it saw; over several processes the mean is over all."""
+) -> tuple[dict[str, float], Tensor]:
+    """Add the gradient of one step; returns what it saw, and the loads [L, K], over all processes."""
     forwards = list(split_rows(groups, tokens=_tokens(host, recipe), pad_id=pad_id(host)))
     asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
     asked = int(sum_over_processes(asked, accelerator))
@@ -233,7 +237,8 @@ def _backward(
             parameter.grad = sum_over_processes(parameter.grad, accelerator)
     loss, entropy, uneven = sum_over_processes(told_3, accelerator).tolist()
     load_LK = sum_over_processes(torch.as_tensor(load_LK), accelerator)
-    return {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
+    told = {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
+    return told, load_LK
 
 
 def _tokens(host: Host, recipe: TreeRecipe) -> int:
