@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from weft.store.accept import Folding
 from weft.store.edit import replaced
 from weft.store.git import Git
 from weft.store.objects import FILE, Entry, Objects
@@ -103,13 +105,34 @@ def commit_tree(root: Path, change: Mapping[tuple[str, ...], bytes | Entry | Non
     return commit
 
 
-def run_beside(program: str, *words: object, **options: Any) -> subprocess.Popen[str]:
-    """Start a program of store_loop.py in a process group of its own."""
+def run_beside(program: str, *words: object, session: bool = True, **options: Any) -> subprocess.Popen[str]:
+    """Start a program of store_loop.py, in a session of its own unless told otherwise."""
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("store_loop.py")), program, *map(str, words)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=session,
         **options,
     )
+
+
+BASES = [f"weft1-{number:016x}" for number in range(3)]
+
+
+def derive(steps: Sequence[Folding], out: Path) -> str:
+    """Stands for folding: every step leads to the next base."""
+    assert steps[0].parent == BASES[0]
+    return BASES[len(steps)]
+
+
+def combine(
+    folders: Sequence[Path], weights: Sequence[float], out: Path, base: str, rank: int | None
+) -> float:
+    """Stands for a weighted sum: the first folder with a weight in its bytes."""
+    shutil.copytree(folders[0], out)
+    file = out / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] = len(folders) + (rank or 0)
+    file.write_bytes(data)
+    return 0.0

@@ -36,10 +36,12 @@ def contribute(case: str, clone: str, who: str, pushes: str, first: str) -> None
             store.checkout(name, work) if known else _copy(Path(first), work)
             _overwrite(work / WEIGHTS, edited, value(int(who), number))
             store.add(work, name, message=f"by {who}: {number}")
-        attempt = 0
+        attempt, start = 0, time.monotonic()
         while _git(clone, "push", "-q", "origin", "main").returncode:
             late, attempt = late + 1, attempt + 1
-            time.sleep(chance.uniform(0, min(0.02 * 2**attempt, 4)))
+            # In units of a try: where one takes long, many who come back soon make each other late again.
+            time.sleep(chance.uniform(0, 2 ** min(attempt, 5) * (time.monotonic() - start)))
+            start = time.monotonic()
             if case == "overlap":
                 _git(clone, "fetch", "-q")
                 with Store(clone) as store:

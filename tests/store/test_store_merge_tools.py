@@ -88,7 +88,7 @@ def test_the_command_line(forked: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert weft(capsys, forked, "merge", "one")[1] == "there was nothing to merge\n"
     code, out, err = weft(capsys, forked, "verify", "--replay")
     assert (code, err) == (0, "")
-    assert "1 merges done again" in out
+    assert "1 recipes run again" in out
 
 
 def test_replay_sees_what_is_not_by_the_recipe(forked: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_replay_sees_what_is_not_by_the_recipe(forked: Path, tmp_path: Path) -> 
         store.add(write_folder(tmp_path / "other", lora(4)), "b", message="b", lineage=told)
         store.remove("b", message="gone")
     found = again(forked)
-    assert (found.merges, len(found.problems)) == (1, 1)
+    assert (found.recipes, len(found.problems)) == (1, 1)
     assert "b: its recipe is no recipe of a merge" in found.problems[0]
     forged = forked / "adapters/a/adapter.json"
     values = json.loads(forged.read_text())
@@ -120,7 +120,7 @@ def test_replay_where_the_parents_are_gone(forked: Path, tmp_path: Path) -> None
         merge(opened, ["one"], on_conflict="concat", merge_adapters=merge_adapters)
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{forked}", "shallow")
     found = again(tmp_path / "shallow")
-    assert (found.merges, found.problems) == (0, ())
+    assert (found.recipes, found.problems) == (0, ())
     assert "which is not here" in found.gone[0]
 
 

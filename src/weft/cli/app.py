@@ -5,12 +5,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
-
-from cyclopts import App, CycloptsError, Parameter
+from typing import TYPE_CHECKING, TextIO
 
 from weft import __version__
+from weft.cli.direct import plain_call
 from weft.errors import WeftError
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 # In the order of the help page. Paths, not functions: a verb is imported when it is called.
 VERBS = {
@@ -41,8 +43,10 @@ For example:
 """
 
 
-def build_app() -> App:
+def build_app() -> "App":
     """The parser of the whole command line."""
+    from cyclopts import App, Parameter
+
     app = App(
         name="weft",
         version=f"weft {__version__}",
@@ -69,14 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            app = build_app()
-            if not tokens or tokens[0] in app.help_flags:
-                for verb in VERBS:
-                    app[verb]  # imported, so that the list shows what it does
-            app(tokens)
+            call = plain_call(tokens)
+            code = 0
+            if call is None:
+                code = _parse_and_run(tokens, debug)
+            else:
+                call()
         sys.stdout.flush()
-    except CycloptsError as error:
-        return _fail(str(error), 2, debug)
     except BrokenPipeError:
         # The reader has seen enough (`weft list tasks | head`); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
+    return code
+
+
+def _parse_and_run(tokens: list[str], debug: bool) -> int:
+    from cyclopts import CycloptsError
+
+    app = build_app()
+    if not tokens or tokens[0] in app.help_flags:
+        for verb in VERBS:
+            app[verb]  # imported, so that the list shows what it does
+    try:
+        app(tokens)
+    except CycloptsError as error:
+        return _fail(str(error), 2, debug)
     return 0
 
 

@@ -67,8 +67,7 @@ def edit(git: Git, plan: Callable[[Objects, str | None], Change], message: str |
             if commit is None:
                 return None
             if _moved(git, head, commit, message or ""):
-                # As git's own commands do: packs are joined when there are many, in the background.
-                git.ask("gc", "--auto", "--quiet")
+                git.tidy()
                 return commit
             time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
     raise SaveError(f"{git.root}: others committed {_TRIES} times in between; try again")

@@ -33,6 +33,9 @@ _SIGNERS = {
     "gpg.x509.program": "gpgsm",
     "gpg.ssh.program": "ssh-keygen",
 }
+_TIDYING = ("gc.auto", "gc.autopacklimit")
+# Below git's own limits: 50 packs (two files each or more), 27 objects in the one folder that it counts.
+_FEW_PACKS, _FEW_LOOSE = 90, 20
 _AT_ONCE = 256
 """Requests that wait in a pipe: few enough never to fill it."""
 _LOOSE = 100
@@ -56,6 +59,7 @@ class Git:
         self._unread = 0
         self._secured = False
         self.signs = False
+        self._tidies = False
         self._at = Path(folder).absolute()
         if not self._at.is_dir():
             raise MissingFileError(f"no folder at {folder}")
@@ -117,7 +121,19 @@ class Git:
                 self._options += ["-c", f"{key}={_SIGNERS[key]}"]
             elif key == "commit.gpgsign":
                 self.signs = value.lower() not in ("false", "no", "off", "0")
+            elif key in _TIDYING:
+                self._tidies = True
         self._secured = True
+
+    def tidy(self) -> None:
+        """As git's own commands do: join packs and loose objects when there are many, in the background.
+
+        Git decides. Without limits of the user's own it is not even asked while there are few.
+        """
+        self.secure()
+        places = ((self._objects / "pack", _FEW_PACKS), (self._objects / "17", _FEW_LOOSE))
+        if self._tidies or any(_holds_more(folder, most) for folder, most in places):
+            self.ask("gc", "--auto", "--quiet")
 
     def resolve(self, revision: str) -> str | None:
         """Id of the commit that a revision names, None where it names none."""
@@ -294,6 +310,12 @@ class Git:
                         pipe.close()
         self._reader = self._sizer = None
         self._unread = 0
+
+
+def _holds_more(folder: Path, most: int) -> bool:
+    with suppress(FileNotFoundError):
+        return len(os.listdir(folder)) > most
+    return False
 
 
 def _send(process: subprocess.Popen[bytes], names: Sequence[str]) -> None:

@@ -22,7 +22,9 @@ FILES = (FILE, "100755")
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _LARGE = 0x80000000
 _SAMPLE, _WORTH = 4096, 0.9
-_WINDOW, _MEMORY = 13, 8
+_WINDOW, _MEMORY = 13, 9
+_BLOCK = 0xFFFF
+"""Most bytes in one stored block of deflate."""
 
 
 class Entry(NamedTuple):
@@ -139,12 +141,24 @@ def _coded(kind: str, data: bytes) -> bytes:
 def _deflated(data: bytes) -> bytes:
     """The content deflated, or as it is where its first bytes do not shrink to 0.9 of their number."""
     # A small window, for speed: the usual one is memory that comes fresh, page by page, for every tensor.
-    coder = zlib.compressobj(1, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_RLE)
+    coder = zlib.compressobj(1, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_HUFFMAN_ONLY)
     sample = data[:_SAMPLE]
     first = coder.compress(sample) + coder.flush(zlib.Z_BLOCK)
     if len(first) > _WORTH * len(sample):
-        return zlib.compress(data, 0)
+        return _as_it_is(data)
     return first + coder.compress(data[_SAMPLE:]) + coder.flush()
+
+
+def _as_it_is(data: bytes) -> bytes:
+    """The content in stored blocks: what level 0 gives, without a walk through zlib's window."""
+    parts = [b"\x78\x01"]
+    for at in range(0, len(data) or 1, _BLOCK):
+        block = data[at : at + _BLOCK]
+        size = len(block)
+        last = at + size == len(data)
+        parts += [bytes([last]), size.to_bytes(2, "little"), (size ^ _BLOCK).to_bytes(2, "little"), block]
+    parts.append(zlib.adler32(data).to_bytes(4, "big"))
+    return b"".join(parts)
 
 
 def _index(places: Mapping[str, tuple[int, int]], checksum: bytes, algorithm: str) -> bytes:

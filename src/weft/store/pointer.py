@@ -135,6 +135,11 @@ def move_out(git: Git, tensors: Mapping[str, bytes], over: int | None) -> dict[s
     }
 
 
+def as_held(data: bytes, over: int | None) -> bytes:
+    """What git holds of a tensor file: its pointer, where it has more than `over` bytes."""
+    return pointer_bytes(pointer_to(data)) if over is not None and len(data) > over else data
+
+
 def read_tensors(git: Git, tensors: Mapping[str, str], where: object) -> Iterator[tuple[str, bytes]]:
     """Name and content of tensor files, given by name and id; pointers are followed.
 

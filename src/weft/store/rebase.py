@@ -16,13 +16,13 @@ from typing import NamedTuple
 from weft.errors import ConfigError
 from weft.store.accept import foldings, version_of, write_folders
 from weft.store.edit import Change, edit
-from weft.store.folder import exact_header, take_apart
+from weft.store.folder import Parts, exact_header, take_apart
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, CARD, MANIFEST, TENSORS
 from weft.store.manifest import Manifest, manifest_bytes
 from weft.store.objects import FILE, TREE, Entry, Objects
 from weft.store.pointer import move_out
-from weft.store.stored import accepted_at, adapters_at, manifest_of, store_at, stored_at
+from weft.store.stored import Stored, accepted_at, adapters_at, manifest_of, store_at, stored_at
 
 Combine = Callable[[Sequence[Path], Sequence[float], Path, str, int | None], float]
 """(folders, weights, out, base, rank): the weighted sum of adapters as a folder; error of the cut rank."""
@@ -65,18 +65,9 @@ def rebase(
     old = manifest_of(git, stored)
     if old.base is None or old.base not in file.bases:
         raise ConfigError(f"{name} belongs to base {old.base}, which is no version of this store's")
-    begin, end = file.bases.index(old.base), file.bases.index(target)
-    if begin == end:
+    if old.base == target:
         raise ConfigError(f"{name} belongs to base {target} already")
-    steps = accepted_at(git, git.tree_of(head), file)[min(begin, end) : max(begin, end)]
-    with tempfile.TemporaryDirectory() as place:
-        folders, weights = list(write_folders(git, [stored], Path(place))), [1.0]
-        for step in foldings(git, steps, Path(place) / "steps"):
-            folders += step.folders
-            weights += [-weight if begin < end else weight for weight in step.weights]
-        out = Path(place) / "out" / name
-        lost = combine(folders, weights, out, target, rank)
-        parts = take_apart(out)
+    parts, lost = combined(git, head, stored, old.base, target, combine, rank)
     files = move_out(git, parts.tensors, file.blobs_over)
     lineage = {key: value for key, value in old.lineage.items() if key != "metrics"}
     lineage["recipe"] = {
@@ -105,3 +96,20 @@ def rebase(
 
     commit = edit(git, plan, f"Rebase {name} onto {target}" if message is None else message)
     return Rebased(name, commit, old.base, target, lost)
+
+
+def combined(
+    git: Git, commit: str, stored: Stored, before: str, target: str, combine: Combine, rank: int | None
+) -> tuple[Parts, float]:
+    """An adapter of one version of the base as one of another, both known to a commit; error of its rank."""
+    file = store_at(git, commit)
+    begin, end = file.bases.index(before), file.bases.index(target)
+    steps = accepted_at(git, git.tree_of(commit), file)[min(begin, end) : max(begin, end)]
+    with tempfile.TemporaryDirectory() as place:
+        folders, weights = list(write_folders(git, [stored], Path(place))), [1.0]
+        for step in foldings(git, steps, Path(place) / "steps"):
+            folders += step.folders
+            weights += [-weight if begin < end else weight for weight in step.weights]
+        out = Path(place) / "out" / stored.name
+        lost = combine(folders, weights, out, target, rank)
+        return take_apart(out), lost

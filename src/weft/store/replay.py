@@ -1,127 +1,130 @@
-"""Every merge by a method, done again from its recipe and compared to the bit.
+"""Every recipe that the store can run, run again and compared to the bit; the others are named.
 
 A recipe is looked at in the commit that brought it: later versions of the adapter keep it in their lineage.
 """
 
-import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from weft.errors import AdapterFormatError, WeftError
+from weft.errors import WeftError
+from weft.store.accept import Derive
 from weft.store.git import Git
 from weft.store.history import versions
-from weft.store.layout import ADAPTERS, CONFIG, TENSORS
-from weft.store.objects import TREE, Objects
-from weft.store.plan_merge import plan_merge
-from weft.store.policy import Policy
-from weft.store.stored import Stored, adapters_at, manifest_of, open_tree
+from weft.store.layout import STORE
+from weft.store.pieces import split_file
+from weft.store.rebase import Combine
+from weft.store.run_again import Gone, Made, fold_again, merge_again, rebase_again, stack_again
+from weft.store.store_file import Step
+from weft.store.stored import adapters_at, manifest_of, open_tree, store_at
 
 if TYPE_CHECKING:
     from weft.store.delta import MergeAdapters
 
-_OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+class Tools(NamedTuple):
+    """What recipes are run with; those that need one that is None are named and not run."""
+
+    merge_adapters: "MergeAdapters | None" = None
+    """`weft.merge.merge`."""
+    combine: Combine | None = None
+    derive: Derive | None = None
+    """Has the weights of the base that the store began with."""
 
 
 class Replayed(NamedTuple):
-    """What came of doing merges again."""
+    """What came of running recipes again."""
 
-    merges: int
-    """Recipes that were run again."""
+    recipes: int
+    """How many were run."""
     gone: tuple[str, ...]
-    """One line for each recipe whose parents this repository does not hold: squashed, or a shallow clone."""
+    """One line for each that cannot be: what it needs is not here, or it is none of the store's."""
     problems: tuple[str, ...]
     """One line for each that gave other bytes, or none."""
 
 
-def replay(git: Git, merge_adapters: "MergeAdapters") -> Replayed:
-    """Run the recipes of all that branches, tags and HEAD reach; `merge_adapters` is `weft.merge.merge`."""
-    merges, gone, problems = 0, [], []
-    read: dict[tuple[str, str], Any] = {}
+class _Job(NamedTuple):
+    """Something to do again: where it was done, and what compares the outcome."""
 
-    def recipes(commit: str) -> dict[str, Any]:
+    where: str
+    run: Callable[[], str | None]
+    """What differs. Raises Gone, or another WeftError."""
+
+
+def replay(git: Git, tools: Tools) -> Replayed:
+    """Run the recipes of all that branches, tags and HEAD reach. No commit is made."""
+    recipes, gone, problems = 0, [], []
+    for where, run in _jobs(git, tools, problems):
+        try:
+            wrong = run()
+        except Gone as reason:
+            gone.append(f"{where}{reason}")
+            continue
+        except WeftError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        recipes += 1
+        if wrong:
+            problems.append(f"{where}: {wrong}")
+    return Replayed(recipes, tuple(gone), tuple(problems))
+
+
+def _jobs(git: Git, tools: Tools, problems: list[str]) -> Iterator[_Job]:
+    """All that was made by a recipe; commits that cannot be read are problems."""
+    read: dict[tuple[str, str], Made] = {}
+    bases: dict[tuple[Step, ...], str] = {}
+
+    def adapters(commit: str) -> dict[str, Made]:
         found = {}
         for name, tree in adapters_at(git, git.tree_of(commit)).items():
             if (name, tree) not in read:
-                read[name, tree] = manifest_of(git, open_tree(git, name, tree)).lineage.get("recipe")
+                stored = open_tree(git, name, tree)
+                read[name, tree] = Made(stored, manifest_of(git, stored).lineage)
             found[name] = read[name, tree]
         return found
 
     for version in versions(git, "--all"):
-        where = version.commit[:12]
+        commit, where = version.commit, version.commit[:12]
         try:
-            here = recipes(version.commit)
-            parents = git.run("rev-parse", f"{version.commit}^@").decode().split()
-            before = [recipes(parent) for parent in parents]
+            here = adapters(commit)
+            parents = git.run("rev-parse", f"{commit}^@").decode().split()
+            before = [adapters(parent) for parent in parents]
+            if STORE in git.tree(git.tree_of(commit), where):
+                bases.setdefault(store_at(git, commit).accepted, commit)
         except WeftError as error:
             problems.append(f"{where}: {error}")
             continue
-        for name, recipe in here.items():
-            if not isinstance(recipe, dict) or "merge" not in recipe:
-                continue
-            if any(old.get(name) == recipe for old in before):
-                continue
-            try:
-                policy, commits = _parse(recipe, name)
-                lost = [commit for commit in commits if git.resolve(commit) is None]
-                if lost:
-                    gone.append(f"{where}: {name} was merged from {lost[0][:12]}, which is not here")
-                    continue
-                merges += 1
-                wrong = _compare(git, version.commit, name, policy, commits, merge_adapters)
-            except WeftError as error:
-                wrong = str(error)
-            if wrong:
-                made = f"made by weft {recipe.get('weft')} with torch {recipe.get('torch')}"
-                problems.append(f"{where}: {name}: {wrong} ({made})")
-    return Replayed(merges, tuple(gone), tuple(problems))
+        for name, adapter in here.items():
+            former = [known[name] for known in before if name in known]
+            run = _run_of(git, tools, commit, adapter, former)
+            if run is not None:
+                yield _Job(f"{where}: {name}", run)
+    for steps, commit in bases.items():
+        if steps and not any(steps == more[: len(steps)] for more in bases if more != steps):
+            for count, step in enumerate(steps, 1):
+                yield _Job(
+                    f"{commit[:12]}: base {step.base}", partial(fold_again, git, tools.derive, commit, count)
+                )
 
 
-def _parse(recipe: Mapping[str, Any], name: str) -> tuple[Policy, list[str]]:
-    method, weights, options, commits = (
-        recipe.get(key) for key in ("merge", "weights", "options", "commits")
-    )
-    whole = (
-        isinstance(method, str)
-        and isinstance(options, dict)
-        and isinstance(commits, list)
-        and not options.keys() & {"method", "adapters", "weights"}
-        and all(isinstance(commit, str) and _OID.fullmatch(commit) for commit in commits)
-        and recipe.get("adapter") == name
-    )
-    numbers = weights is None or (
-        isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights)
-    )
-    if not whole or not numbers:
-        raise AdapterFormatError("its recipe is no recipe of a merge")
-    assert isinstance(method, str)
-    assert isinstance(options, dict)
-    assert isinstance(commits, list)
-    return Policy(method, None if weights is None else tuple(map(float, weights)), options), commits
+def _run_of(
+    git: Git, tools: Tools, commit: str, adapter: Made, former: Sequence[Made]
+) -> Callable[[], str | None] | None:
+    """What does an adapter's recipe again, None where this commit brought none."""
+    recipe = adapter.recipe
+    if recipe is not None and not any(old.recipe == recipe for old in former):
+        if isinstance(recipe, dict) and "merge" in recipe:
+            return partial(merge_again, git, tools.merge_adapters, commit, adapter)
+        if isinstance(recipe, dict) and "rebase" in recipe:
+            return partial(rebase_again, git, tools.combine, commit, adapter)
+    parents = adapter.lineage.get("parents")
+    is_new = parents is not None and not any(old.lineage.get("parents") == parents for old in former)
+    if is_new and any(split_file(file)[1] for file in adapter.stored.tensors):
+        return partial(stack_again, git, adapter)
+    if recipe is not None and not any(old.recipe == recipe for old in former):
+        return _not_ours
+    return None
 
 
-def _compare(
-    git: Git,
-    commit: str,
-    name: str,
-    policy: Policy,
-    commits: list[str],
-    merge_adapters: "MergeAdapters",
-) -> str | None:
-    """What differs between an adapter and what its recipe gives; nothing is written."""
-    if not policy.is_method:
-        return f"its recipe names {policy.on_conflict}, which is no method"
-    objects = Objects(git.algorithm)
-    made = plan_merge(git, objects, commits, lambda _: policy, merge_adapters, name).change.get(
-        (ADAPTERS, name)
-    )
-    if made is None or made.mode != TREE:
-        return "its recipe merges nothing"
-    entries = git.parse(objects.content[made.oid][1], name)
-    tensors = git.parse(objects.content[entries[TENSORS].oid][1], name)
-    here: Stored = open_tree(git, name, adapters_at(git, git.tree_of(commit))[name])
-    again = {file: entry.oid for file, entry in tensors.items()}
-    differ = [file for file in {*here.tensors, *again} if here.tensors.get(file) != again.get(file)]
-    if differ:
-        return f"{len(differ)} tensors differ from what its recipe gives, {min(differ)} is one"
-    same = here.texts[CONFIG] == entries[CONFIG].oid
-    return None if same else f"{CONFIG} differs from what its recipe gives"
+def _not_ours() -> str | None:
+    raise Gone(" was made by a recipe of its own, which is not run here")

@@ -7,24 +7,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from weft.store.add import Added, add, init, remove
-from weft.store.checkout import checkout
-from weft.store.diff import Difference, diff, sides_of
-from weft.store.export import export
 from weft.store.git import Git
-from weft.store.history import Version, log
 from weft.store.pointer import BLOBS_OVER
-from weft.store.show import Listed, Shown, list_adapters, show
-from weft.store.verify import Verified, verify
 
+# The others are imported when they are called: adding an adapter should take no longer than git.
 if TYPE_CHECKING:
     from weft.store.accept import Accepted, Derive
     from weft.store.delta import MergeAdapters
+    from weft.store.diff import Difference
     from weft.store.gate import Gated
+    from weft.store.history import Version
     from weft.store.merge import Merged
     from weft.store.rebase import Combine, Rebased
     from weft.store.replay import Replayed
+    from weft.store.show import Listed, Shown
     from weft.store.store_file import Modules
     from weft.store.values import ValueChange
+    from weft.store.verify import Verified
 
 
 class Store:
@@ -100,10 +99,14 @@ class Store:
         `out` is replaced whole or not at all. Raises UnknownNameError, SaveError, and AdapterFormatError for
         content that is not whole or not safe.
         """
+        from weft.store.checkout import checkout
+
         checkout(self._git, name, out, rev)
 
     def export(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> bool:
         """`checkout`, with a model card where there is none; whether one was written."""
+        from weft.store.export import export
+
         return export(self._git, name, out, rev)
 
     def export_oci(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> str:
@@ -112,30 +115,41 @@ class Store:
 
         return export_oci(self._git, name, out, rev)
 
-    def log(self, name: str | None = None, *, rev: str = "HEAD") -> list[Version]:
+    def log(self, name: str | None = None, *, rev: str = "HEAD") -> "list[Version]":
         """Versions of one adapter or of all, newest first."""
+        from weft.store.history import log
+
         return log(self._git, name, rev)
 
-    def diff(self, before: str, after: str) -> list[Difference]:
+    def diff(self, before: str, after: str) -> "list[Difference]":
         """Files that differ between two revisions, two adapters, or two `REVISION:NAME`."""
+        from weft.store.diff import diff, sides_of
+
         return diff(sides_of(self._git, before, after))
 
     def diff_values(self, before: str, after: str) -> "list[ValueChange]":
         """Norm and rank of the change of every module, from the numbers. Loads torch."""
+        from weft.store.diff import sides_of
         from weft.store.values import value_changes
 
         return value_changes(self._git, sides_of(self._git, before, after))
 
-    def list(self, *, rev: str = "HEAD") -> list[Listed]:
+    def list(self, *, rev: str = "HEAD") -> "list[Listed]":
         """All adapters of a revision, by name."""
+        from weft.store.show import list_adapters
+
         return list_adapters(self._git, rev)
 
-    def show(self, name: str, *, rev: str = "HEAD") -> Shown:
+    def show(self, name: str, *, rev: str = "HEAD") -> "Shown":
         """Config, base, lineage and size of one adapter."""
+        from weft.store.show import show
+
         return show(self._git, name, rev)
 
-    def verify(self) -> Verified:
+    def verify(self) -> "Verified":
         """Check every commit that a branch, a tag or HEAD can reach; problems are listed, not raised."""
+        from weft.store.verify import verify
+
         return verify(self._git)
 
     def merge(
@@ -162,11 +176,17 @@ class Store:
             merge_adapters=merge_adapters,
         )
 
-    def replay(self, merge_adapters: "MergeAdapters") -> "Replayed":
-        """Do every merge by a method again, and compare to the bit."""
-        from weft.store.replay import replay
+    def replay(
+        self,
+        merge_adapters: "MergeAdapters | None" = None,
+        *,
+        combine: "Combine | None" = None,
+        derive: "Derive | None" = None,
+    ) -> "Replayed":
+        """Run every recipe again and compare to the bit; those whose tool is missing are named."""
+        from weft.store.replay import Tools, replay
 
-        return replay(self._git, merge_adapters)
+        return replay(self._git, Tools(merge_adapters, combine, derive))
 
     def accept(
         self,

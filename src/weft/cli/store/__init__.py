@@ -2,18 +2,20 @@
 
 import json as jsonlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from weft.cli import direct
+from weft.cli.direct import read_lineage, say
 from weft.cli.flags import Flag
 from weft.errors import ConfigError, MissingFileError
-from weft.files import read_json
 from weft.store import Store
 from weft.store.pointer import BLOBS_OVER
 
-# The table printer is imported by those who print a table: adding an adapter should take no longer than git.
+__all__ = ["Message", "Name", "Out", "Place", "Revision", "read_lineage", "say", "store"]
+
+# The table printer is imported by those who print a table.
 
 store = App(
     name="store",
@@ -105,16 +107,7 @@ def add(
         store: A folder in the store.
         json: Print JSON.
     """
-    told = None if lineage is None else read_lineage(lineage)
-    with Store(store) as opened:
-        added = opened.add(path, name, message=message, lineage=told)
-    outcome = (
-        f"committed as {added.commit[:12]}" if added.commit else "staged" if message is None else "unchanged"
-    )
-    line = f"{name}: {outcome}, {added.written} of {added.tensors} tensors are new"
-    if added.left_out:
-        line += f"; not stored: {', '.join(added.left_out)}"
-    say(added._asdict(), line, json)
+    direct.add(path, name, message, lineage, store, json)
 
 
 @store.command
@@ -130,9 +123,7 @@ def checkout(
         store: A folder in the store.
         json: Print JSON.
     """
-    with Store(store) as opened:
-        opened.checkout(name, out, rev=rev)
-    say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
+    direct.checkout(name, out, rev, store, json)
 
 
 @store.command
@@ -228,14 +219,6 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag 
     say({"name": name, "commit": commit}, f"{name}: {outcome}", json)
 
 
-def say(facts: dict[str, Any], line: str, json: bool) -> None:
-    """Print what was done: all facts for machines, or a line for people."""
-    if json:
-        print(jsonlib.dumps(facts, indent=2, ensure_ascii=False))
-    elif line:
-        print(line)
-
-
 def _rows(rows: Sequence[Any], json: bool) -> None:
     listed = [row._asdict() for row in rows]
     if json:
@@ -244,14 +227,6 @@ def _rows(rows: Sequence[Any], json: bool) -> None:
         from weft.cli.screen import print_rows
 
         print_rows(listed)
-
-
-def read_lineage(path: str) -> dict[str, Any]:
-    """The keys and values in a JSON file. Raises ConfigError, MissingFileError."""
-    told = read_json(Path(path))
-    if not isinstance(told, dict):
-        raise ConfigError(f"{path} should hold keys and values, it holds {told!r:.40}")
-    return told
 
 
 def _facts_of(base: str) -> tuple[str, dict[str, tuple[int, int]] | None]:

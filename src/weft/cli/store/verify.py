@@ -1,33 +1,40 @@
-"""`weft store verify`: every commit checked, merges done again on request."""
+"""`weft store verify`: every commit checked, recipes run again on request."""
 
 from weft.cli.flags import Flag
 from weft.cli.store import Place, say
-from weft.errors import WeightsError
+from weft.errors import ConfigError, WeightsError
 from weft.store import Store
 
 
-def verify(*, replay: Flag = False, store: Place = ".", json: Flag = False) -> None:
+def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".", json: Flag = False) -> None:
     """Check every commit: hashes, names, headers, numbers, manifests, signatures.
 
     Args:
-        replay: Do every merge by a method again from its recipe, and compare to the bit.
+        replay: Run the recipes of merges by a method, rebases and stacks again, and compare to the bit.
+        base: The base that the store began with, for --replay to fold its versions again: a folder, a hub id,
+            or a model that ships with Weft.
         store: A folder in the store.
         json: Print JSON.
     """
     again = None
+    if base is not None and not replay:
+        raise ConfigError("--base is what --replay folds again; give both")
     with Store(store) as opened:
         found = opened.verify()
         root = opened.root
         if replay:
+            from weft.cli.store.accept import derive_from
             from weft.cli.store.merge import one_thread
+            from weft.cli.store.rebase import combine
 
-            again = opened.replay(one_thread())
+            derive = None if base is None else derive_from(base)
+            again = opened.replay(one_thread(), combine=combine, derive=derive)
     problems, facts, lines = list(found.problems), found._asdict(), []
     if again is not None:
-        facts |= {"replayed": again.merges, "gone": again.gone}
+        facts |= {"replayed": again.recipes, "gone": again.gone}
         problems += again.problems
         facts["problems"] = tuple(problems)
-        lines = [f"{again.merges} merges done again", *again.gone]
+        lines = [f"{again.recipes} recipes run again", *again.gone]
     say(facts, "", json)
     if not json:
         states = ", ".join(f"{count} {state}" for state, count in found.signatures.items())
