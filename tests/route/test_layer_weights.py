@@ -6,9 +6,11 @@ from route_reference import dot, rms, softmax
 from torch import nn
 
 from tiny_models import make_bank
+from weft.engine import take_rows
 from weft.errors import ConfigError, ShapeError
 from weft.host import Host, sites_of
 from weft.route import LayerWeights, Top1, XLora, layers_of, learn
+from weft.route.layers import by_layer
 from weft.route.top1 import straight_through
 from weft.types import Bank, Dense, Mixture, Rows, Term, Tokens
 
@@ -65,6 +67,26 @@ def test_sites_outside_the_layers_have_weights_too(pico_llama, ids_BT):
     torch.testing.assert_close(host(ids_BT, Mixture((Term(bank, gate),))).logits, want, **CLOSE)
     with pytest.raises(ShapeError, match=r"lies in layer 1, these weights are for \[0\]"):
         LayerWeights(2, (0,)).assign(torch.zeros(1, 1, 32), sites[-1], None)
+
+
+def test_rows_may_have_layer_weights_of_their_own(pico_host, pico_bank, ids_BT):
+    bank = pico_bank(K, 2)
+    weight_BLK = torch.randn(2, 2, K, generator=torch.Generator().manual_seed(8), requires_grad=True)
+    got = pico_host(ids_BT, by_layer(bank, weight_BLK)).logits
+    want = []
+    for row, weight_LK in zip(ids_BT, weight_BLK, strict=True):
+        gate = LayerWeights(K, (0, 1))
+        with torch.no_grad():
+            gate.value_LK.copy_(weight_LK)
+        want.append(pico_host(row[None], Mixture((Term(bank, gate),))).logits)
+    torch.testing.assert_close(got, torch.cat(want), **CLOSE)
+    [grad_BLK] = torch.autograd.grad(got.square().sum(), weight_BLK)
+    assert (grad_BLK != 0).all()
+    one = take_rows(by_layer(bank, weight_BLK), torch.tensor([1]))
+    torch.testing.assert_close(pico_host(ids_BT[1:], one).logits, want[1], **CLOSE)
+    for shape in ((2, 3, K), (2, 2, K + 1)):
+        with pytest.raises(ShapeError, match=r"2 layers and 3 adapters are \[B, L, K\]"):
+            by_layer(bank, torch.zeros(shape))
 
 
 def test_a_few_rows_teach_each_layer_its_adapter(pico_host, pico_bank, ids_BT):

@@ -43,7 +43,7 @@ def test_a_gate_follows_a_changing_library(pico_host, ids_BT, kind):
         gate.update(live.bank, live.add(adapter))
     check(one, two, three)
     # Storage and values of the others, before and after one goes and another comes.
-    kept = gate.prototypes if kind is Arrow else gate.spectra
+    kept = gate.directions
     before = {path: (v.data_ptr(), v[[0, 2]].clone()) for path, v in kept.items()}
     bank = {s: (live.bank.a[s].data_ptr(), live.bank.a[s][[0, 2]].clone()) for s in live.bank.sites}
     place = live.remove(two.name)

@@ -108,19 +108,36 @@ def test_an_untrained_blend_is_retrieval_by_label(bank):
         assert got[row].tolist() == pytest.approx([e / sum(exps) for e in exps], abs=1e-5)
 
 
+def test_a_label_may_be_several_descriptions():
+    wordings = ("count the letters", "how many are there", "count")
+    blend = Blend(Letters(), {"count": wordings, "upper": "upper"})
+    unit = [row / row.norm() for row in Letters().encode([Description(text) for text in wordings])]
+    one = Letters().encode([Description("number of letters")])[0]
+    mean = sum(unit) / 3
+    keys = [mean / mean.norm(), blend.encode(["upper"])[0]]
+    exps = [math.exp(float(one @ key / one.norm()) / 0.1) for key in keys]
+    got = blend.weights(["number of letters"], ["count", "upper"])[0].tolist()
+    assert got == pytest.approx([e / sum(exps) for e in exps], abs=1e-5)
+    assert dict(blend.labels) == {"count": wordings, "upper": "upper"}
+    with pytest.raises(ConfigError, match="late needs at least one description"):
+        blend.add("late", ())
+
+
 def test_a_blend_equals_loops():
     blend = Blend(Letters(), TASKS, hidden=5, seed=1).double()
     for parameter in (blend.last.weight, blend.key.weight):
-        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     blend.requires_grad_(False)
     e = blend.encode(["count"])[0]
-    hidden = [sum(w * x for w, x in zip(row, e, strict=True)) + b
+    scale = math.sqrt(26)
+    hidden = [sum(w * x * scale for w, x in zip(row, e, strict=True)) + b
               for row, b in zip(blend.first.weight, blend.first.bias, strict=True)]  # fmt: skip
     hidden = [h / (1 + torch.exp(-h)) for h in hidden]
-    query = [e[i] + sum(blend.last.weight[i, j] * hidden[j] for j in range(5)) for i in range(26)]
+    query = [e[i] + sum(blend.last.weight[i, j] * hidden[j] for j in range(5)) / scale for i in range(26)]
     scores = []
     for label in blend.encode(list(TASKS.values())):
-        key = [label[i] + sum(blend.key.weight[i, j] * label[j] for j in range(26)) for i in range(26)]
+        moved = [sum(blend.key.weight[i, j] * label[j] for j in range(26)) / scale for i in range(26)]
+        key = [x + y for x, y in zip(label, moved, strict=True)]
         product = sum(q * k for q, k in zip(query, key, strict=True))
         size = math.sqrt(sum(float(q) ** 2 for q in query) * sum(float(k) ** 2 for k in key))
         scores.append(math.exp(float(product) / size / 0.1))

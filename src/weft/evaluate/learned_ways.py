@@ -1,4 +1,4 @@
-"""Ways that learn inside the experiment: gates trained on the asking tasks' rows, and LoraHub's search."""
+"""Ways that learn inside the experiment: gates on the library's rows, LoraHub and layer weights on a few."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from weft.config import Config
@@ -15,27 +16,37 @@ from weft.errors import ConfigError
 from weft.evaluate.specialists import Specialists
 from weft.host import Host
 from weft.route import Phatgoose, PhatgooseTraining, Smear, Top1, XLora
+from weft.route.layers import by_layer, layers_of
 from weft.route.learn import learn
 from weft.route.library import select
 from weft.route.lorahub import search
-from weft.tasks import IGNORE, Batch, Encoded, collate, render
+from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render
 from weft.types import Bank, Mixture, Term
 
 
 class GateTraining(Config):
     """How the gates of the experiment are trained."""
 
-    steps: int = 150
-    learning_rate: float = 0.01
+    steps: PositiveInt = 150
+    learning_rate: float = Field(default=0.003, gt=0)
 
 
 class LoraHub(Config):
     """LoraHub in the experiment: for every task by itself."""
 
-    candidates: int = 20
+    candidates: PositiveInt = 20
     """Adapters that are weighed, drawn from the library, the task's own among them."""
-    budget: int = 40
-    at_once: int = 8
+    budget: PositiveInt = 40
+    at_once: PositiveInt = 8
+
+
+class LayerTraining(Config):
+    """Weights per layer in the experiment: for every task by itself, over the adapters that LoraHub has."""
+
+    candidates: PositiveInt = 20
+    """Adapters that are weighed, drawn from the library, the task's own among them."""
+    steps: PositiveInt = 20
+    learning_rate: float = Field(default=0.05, gt=0)
 
 
 def learn_gates(
@@ -48,7 +59,9 @@ def learn_gates(
 ) -> list[tuple[str, Term, float]]:
     """(name, term, adapters per token) of every gate that is trained, library and base frozen.
 
-    A step sees one train row of every asking task, the description in its prompt.
+    A step sees one train row of every asking task, the description in its prompt. PHATGOOSE trains the gate
+    of each adapter by itself, so those of the distractors learn too, on rows of their own tasks: a gate that
+    never learned is all zeros, and its score of 0 is never among the best.
     """
     layers = tuple(sorted({site.layer for site in bank.sites if site.layer > 0})) or (0,)
     size = {"count": len(bank), "dim": _width(host)}
@@ -56,7 +69,7 @@ def learn_gates(
     xlora, top1 = XLora(**size, layers=layers), Top1(XLora(**size, layers=layers))
     smear = Smear(**size)
     phatgoose = PhatgooseTraining(bank.sites, len(bank))
-    phatgoose.index_B = torch.arange(tasks)
+    phatgoose.index_B = torch.arange(len(bank))
     terms = {
         "x-lora": Term(bank, xlora),
         "top 1, straight-through": Term(bank, top1),
@@ -65,9 +78,12 @@ def learn_gates(
     }
     for name, term in terms.items():
         tell(f"training {name}")
+        meets = len(bank) if name == "phatgoose" else tasks
         learn(
             term.gate,
-            lambda step, term=term: _loss(host, Mixture((term,)), _step(host, library, tasks, step)).mean(),
+            lambda step, term=term, meets=meets: _loss(
+                host, Mixture((term,)), _step(host, library, meets, step)
+            ).mean(),
             steps=options.steps,
             learning_rate=options.learning_rate,
         )
@@ -87,12 +103,8 @@ def lorahub_weights(
     """The weights that LoraHub finds for every asking task on a few of its train rows."""
     weight_TK = torch.zeros(tasks, len(bank))
     for t in range(tasks):
-        chance = random.Random(f"{seed}/lorahub/{t}")
-        others = sorted((k for k in range(len(bank)) if k != t), key=lambda _: chance.random())
-        chosen = [t, *others[: options.candidates - 1]]
+        chosen, rows = _draw(library, t, options.candidates, examples, seed)
         part = select(bank, [bank.names[k] for k in chosen])
-        rows = library.tasks[t].train
-        rows = [rows[int(chance.random() * len(rows))] for _ in range(examples)]
         batch = _collate(host, [render(host.tokenizer, row) for row in rows] * options.at_once)
 
         def loss(weight_NK: Tensor, part: Bank = part, batch: Batch = batch) -> Tensor:
@@ -105,6 +117,46 @@ def lorahub_weights(
         found = search(loss, len(chosen), budget=options.budget, at_once=options.at_once, seed=seed)
         weight_TK[t, chosen] = found.weight_K
     return weight_TK
+
+
+def layer_weights(
+    options: LayerTraining, host: Host, library: Specialists, tasks: int, bank: Bank, examples: int, seed: int
+) -> Float[Tensor, "T L K"]:
+    """Free weights per layer, learned for every asking task on a few of its train rows, all in one forward.
+
+    A task's loss depends on its own weights alone and Adam works number by number, so each learns as it would
+    alone. All start at 1 / candidates.
+    """
+    chosen_TK = torch.zeros(tasks, len(bank))
+    encoded: list[Encoded] = []
+    for t in range(tasks):
+        chosen, rows = _draw(library, t, options.candidates, examples, seed)
+        chosen_TK[t, chosen] = 1
+        encoded += [render(host.tokenizer, row) for row in rows]
+    batch = _collate(host, encoded)
+    chosen_T1K = chosen_TK[:, None].to(host.device)
+    count = chosen_T1K.sum(-1, keepdim=True)
+    value_TLK = (chosen_T1K / count).repeat(1, len(layers_of(bank)), 1).requires_grad_()
+    optimizer = torch.optim.Adam([value_TLK], lr=options.learning_rate)
+    for _ in range(options.steps):
+        mixture = by_layer(bank, (value_TLK * chosen_T1K).repeat_interleave(examples, 0))
+        loss = _loss(host, mixture, batch).sum() / examples
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return value_TLK.detach().cpu()
+
+
+def _draw(
+    library: Specialists, t: int, candidates: int, examples: int, seed: int
+) -> tuple[list[int], list[Row]]:
+    """The adapters that a task may weigh, its own first, and the train rows that it shows."""
+    chance = random.Random(f"{seed}/lorahub/{t}")
+    others = sorted((k for k in range(len(library)) if k != t), key=lambda _: chance.random())
+    rows = library.tasks[t].train
+    if not rows:
+        raise ConfigError(f"task {library.tasks[t].name} has no train rows to show")
+    return [t, *others[: candidates - 1]], [rows[int(chance.random() * len(rows))] for _ in range(examples)]
 
 
 def _step(host: Host, library: Specialists, tasks: int, step: int) -> Batch:

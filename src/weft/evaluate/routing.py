@@ -23,13 +23,24 @@ from weft.config import Config
 from weft.embed import EncoderConfig
 from weft.engine import Engine, take_rows
 from weft.errors import ConfigError
-from weft.evaluate.learned_ways import GateTraining, LoraHub
+from weft.evaluate.learned_ways import GateTraining, LayerTraining, LoraHub
 from weft.evaluate.merging import Method, draw_set
 from weft.evaluate.specialists import Specialists, load_specialists, score_rows
 from weft.host import Host
 from weft.tasks import Row, render_prompt, shuffled
 from weft.tasks.source import Source
 from weft.types import Mixture
+
+QUARTER = "oracle at 1/4, described"
+"""The way that shows what a gate on prompts with a description could gain from the task's own adapter."""
+
+
+class Single(Config):
+    """One adapter that was trained on the rows of many tasks."""
+
+    path: str
+    described: bool = False
+    """Whether it was trained, and is asked, with the description in the prompt."""
 
 
 class RoutingRecipe(Config):
@@ -54,10 +65,12 @@ class RoutingRecipe(Config):
     """Training of the gates that learn, in the experiment; none are trained where it is null."""
     lorahub: LoraHub | None = LoraHub()
     """LoraHub's search, for every task and seed; null leaves it out."""
+    layers: LayerTraining | None = LayerTraining()
+    """Weights per layer, learned for every task and seed; null leaves them out."""
     merges: dict[str, Method] = {}
     """Name -> how the asking tasks' adapters and the distractors become one."""
-    singles: dict[str, str] = {}
-    """Name -> folder of one adapter that was trained on all tasks."""
+    singles: dict[str, Single] = {}
+    """Name -> one adapter that was trained on many tasks."""
     routers: dict[str, str] = {}
     """Name -> folder of a trained router."""
     trees: dict[str, str] = {}
@@ -100,6 +113,8 @@ class Way:
     """A row for every request, or one for all; None is the base."""
     active: float
     """Adapters, of the library's rank, that every token passes."""
+    total: float
+    """Adapters, of the library's rank, that are kept."""
     weight_TK: Float[torch.Tensor, "T K"] | None = None
     """Of every adapter for each task, where a router decides; adapters 0 to T - 1 are the tasks' own."""
     described: bool = False
@@ -113,6 +128,7 @@ class Found:
     name: str
     sees: str
     active: float
+    total: float
     scores_TMX: Float[np.ndarray, "T M 2"]
     """Exact match and loss, by task and row; the rows of all seeds side by side."""
     weight_STK: Float[np.ndarray, "S T K"] | None
@@ -194,6 +210,7 @@ def _gather(seeds: Sequence[tuple[Way, np.ndarray, float]]) -> Found:
         ways[0].name,
         ways[0].sees,
         ways[0].active,
+        ways[0].total,
         np.concatenate([scores for _, scores, _ in seeds], axis=1),
         torch.stack(weights).double().numpy() if weights else None,
         seeds[0][2],

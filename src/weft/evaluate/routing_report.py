@@ -10,7 +10,7 @@ import yaml
 
 from weft.evaluate.embeddings import Retrieved
 from weft.evaluate.intervals import Interval, bootstrap, interval, task_means
-from weft.evaluate.routing import Found, RoutingRecipe
+from weft.evaluate.routing import QUARTER, Found, RoutingRecipe
 from weft.evaluate.tables import markdown_table, show_interval, versions
 
 ORACLE = "oracle"
@@ -35,6 +35,8 @@ class WayScores:
     """Asking tasks' adapters that are no request's first."""
     active: float
     """Adapters that every token passes."""
+    total: float
+    """Adapters that are kept."""
     time: float
     """Of a forward, in units of the base's."""
 
@@ -59,6 +61,7 @@ def summarise_ways(found: Sequence[Found], seeds: int) -> list[WayScores]:
                 tuple(round(float(part.mean()), 4) for part in parts),
                 *_of_weights(one.weight_STK),
                 active=one.active,
+                total=one.total,
                 time=one.time,
             )
         )
@@ -87,7 +90,7 @@ def routing_page(
 ) -> str:
     """The Markdown page."""
     head = ["way", "sees", "exact match", "of the oracle", "loss", "own adapter first", "entropy", "dead"]
-    cells = [[*head, "adapters per token", "time"]]
+    cells = [[*head, "adapters per token", "in all", "time"]]
     for way in ways:
         cells.append(
             [
@@ -99,7 +102,8 @@ def routing_page(
                 _number(way.accuracy, 3),
                 _number(way.entropy, 2),
                 _number(way.dead, 0),
-                f"{way.active:g}",
+                f"{way.active:.3g}",
+                f"{way.total:.3g}",
                 f"{way.time:.2f}",
             ]
         )
@@ -126,9 +130,11 @@ def routing_page(
         "- own adapter first: share of tasks whose own adapter has the largest weight.\n"
         "- entropy: of the sizes of a request's weights, in nats. dead: adapters of asking tasks that "
         "are never first.\n"
-        "- adapters per token: how many of the library's size every token passes.\n"
+        "- adapters per token: how many of the library's size every token passes. in all: how many are "
+        "kept.\n"
         "- time: of a forward over a prompt of every task, in units of the base's, a median of 5; a busy "
         "machine moves it.",
+        *_notes(ways),
         "Exact match by seed:",
         by_seed,
         "## Finding the right adapter",
@@ -142,6 +148,20 @@ def routing_page(
         f"```yaml\n{text}```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(ways: Sequence[WayScores]) -> list[str]:
+    """What the gates' rows need to be read, where it was measured."""
+    named = {way.name: way for way in ways}
+    base, own, quarter = (named[name] for name in ("base, described", f"{ORACLE}, described", QUARTER))
+    if own.loss.mean <= base.loss.mean:
+        return []
+    return [
+        "The adapters were trained without a description in the prompt. With one, the base alone has loss "
+        f"{base.loss.mean:.3f}; the task's own adapter makes that {own.loss.mean:.3f} at weight 1 and "
+        f"{quarter.loss.mean:.3f} at 1/4. So a gate that learns on such prompts is paid little for finding "
+        "the own adapter, and much for keeping every adapter small."
+    ]
 
 
 def _number(value: float | int | None, digits: int) -> str:

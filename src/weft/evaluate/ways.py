@@ -11,13 +11,14 @@ from torch import Tensor
 
 from weft.errors import ConfigError
 from weft.evaluate.answer import read
-from weft.evaluate.learned_ways import learn_gates, lorahub_weights
+from weft.evaluate.learned_ways import layer_weights, learn_gates, lorahub_weights
 from weft.evaluate.merging import statistics
-from weft.evaluate.routing import Requests, RoutingRecipe, Way, Ways
+from weft.evaluate.routing import QUARTER, Requests, RoutingRecipe, Way, Ways
 from weft.evaluate.specialists import Specialists, load_for, open_encoder
 from weft.host import Host
 from weft.merge import merge
 from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree
+from weft.route.layers import by_layer
 from weft.route.load import load_router
 from weft.route.weigh import AbstractWeigher
 from weft.tasks import collate, render, render_prompt
@@ -49,61 +50,75 @@ def prepare_ways(
     """Fit, merge and load what does not depend on the requests; returns what makes the ways of a seed."""
     bank = library.stack().to(host.device)
     count, rank = len(library), max(adapter.rank for adapter in library.adapters)
+    whole = float(count)
+    singles, trees = _singles(recipe, host), _trees(recipe, host, rank)
     routers, gates = _routers(recipe, host, library, bank, progress)
     progress("best single adapter")
     best = best_single(host, library, recipe.tasks)
     learned = []
     if recipe.gates is not None:
         learned = learn_gates(recipe.gates, host, library, recipe.tasks, bank, progress)
-    alone: list[Way] = []
-    for name, adapter in (*_singles(recipe, host), *_merges(recipe, host, library, progress)):
-        alone.append(Way(name, "nothing", Mixture.of(adapter), adapter.rank / rank))
+    alone = [
+        _alone(name, adapter, rank, described=described)
+        for name, adapter, described in (*singles, *_merges(recipe, host, library, progress))
+    ]
     own_TK = torch.eye(count)[: recipe.tasks]
+    uniform_1K = torch.full((1, count), 1 / count)
     untrained = {"arrow": Arrow(bank, top_k=_FIRST), "spectr": Spectr(bank, top_k=_FIRST)}
-    trees = _trees(recipe, host, rank)
 
     def build(requests: Requests, seed: int) -> Sequence[Way]:
         each = requests.per_task
+        own = spread(bank, own_TK, each)
         ways = [
-            Way("base", "nothing", None, 0.0),
-            Way("base, described", "prompt with description", None, 0.0, described=True),
-            Way("oracle", "the task", spread(bank, own_TK, each), 1.0, own_TK),
-            Way("oracle, described", "the task", spread(bank, own_TK, each), 1.0, own_TK, described=True),
-            Way("best single", "nothing", Mixture.of(library.adapters[best]), 1.0),
-            Way(
-                "uniform average",
-                "nothing",
-                Mixture.dense(bank, torch.full((1, count), 1 / count)),
-                float(count),
-            ),
-            Way("sum of all", "nothing", Mixture.dense(bank, torch.ones(1, count)), float(count)),
+            Way("base", "nothing", None, 0.0, 0.0),
+            Way("base, described", "prompt with description", None, 0.0, 0.0, described=True),
+            Way("oracle", "the task", own, 1.0, whole, own_TK),
+            Way("oracle, described", "the task", own, 1.0, whole, own_TK, described=True),
+            Way(QUARTER, "the task", spread(bank, own_TK / 4, each), 1.0, whole, own_TK / 4, described=True),
+            Way("best single", "nothing", Mixture.of(library.adapters[best]), 1.0, 1.0),
+            Way("uniform average", "nothing", Mixture.dense(bank, uniform_1K), whole, whole),
+            Way("sum of all", "nothing", Mixture.dense(bank, torch.ones(1, count)), whole, whole),
             *alone,
         ]
         for name, router in routers.items():
             weight_TK = router.weights(requests.wordings, bank.names).detach()
             active = float(router.top_k or count)
-            ways.append(Way(name, "wording", spread(bank, weight_TK, each), active, weight_TK))
+            ways.append(Way(name, "wording", spread(bank, weight_TK, each), active, whole, weight_TK))
         if recipe.lorahub is not None:
             progress(f"seed {seed}: searching for LoraHub")
             weight_TK = lorahub_weights(
                 recipe.lorahub, host, library, recipe.tasks, bank, recipe.examples, seed
             )
             active = float(recipe.lorahub.candidates)
-            ways.append(Way("lorahub", "examples", spread(bank, weight_TK, each), active, weight_TK))
+            ways.append(Way("lorahub", "examples", spread(bank, weight_TK, each), active, whole, weight_TK))
+        if recipe.layers is not None:
+            progress(f"seed {seed}: learning layer weights")
+            weight_TLK = layer_weights(
+                recipe.layers, host, library, recipe.tasks, bank, recipe.examples, seed
+            )
+            mixture = by_layer(bank, weight_TLK.to(host.device).repeat_interleave(each, 0))
+            active = float(recipe.layers.candidates)
+            ways.append(Way("layer weights (CAT)", "examples", mixture, active, whole, weight_TLK.mean(1)))
         for name, term, active in (*learned, *gates):
             weight_TK = watch(host, term, requests, True)
             sees = "prompt with description"
-            ways.append(Way(name, sees, Mixture((term,)), active, weight_TK, described=True))
+            ways.append(Way(name, sees, Mixture((term,)), active, whole, weight_TK, described=True))
         for described in (False, True):
             for name, gate in untrained.items():
                 term = Term(bank, gate)
                 weight_TK = watch(host, term, requests, described)
                 sees = "prompt with description" if described else "prompt"
                 shown = f"{name}, described" if described else name
-                ways.append(Way(shown, sees, Mixture((term,)), float(_FIRST), weight_TK, described))
+                ways.append(Way(shown, sees, Mixture((term,)), float(_FIRST), whole, weight_TK, described))
         return [*ways, *trees]
 
     return build
+
+
+def _alone(name: str, adapter: Adapter, rank: int, *, described: bool) -> Way:
+    size = adapter.rank / rank
+    sees = "prompt with description" if described else "nothing"
+    return Way(name, sees, Mixture.of(adapter), size, size, described=described)
 
 
 def spread(bank: Bank, weight_TK: Float[Tensor, "T K"], each: int) -> Mixture:
@@ -208,13 +223,13 @@ def _routers(
     return made, gates
 
 
-def _singles(recipe: RoutingRecipe, host: Host) -> list[tuple[str, Adapter]]:
-    return [(name, load_for(host, folder)) for name, folder in recipe.singles.items()]
+def _singles(recipe: RoutingRecipe, host: Host) -> list[tuple[str, Adapter, bool]]:
+    return [(name, load_for(host, one.path), one.described) for name, one in recipe.singles.items()]
 
 
 def _merges(
     recipe: RoutingRecipe, host: Host, library: Specialists, progress: Callable[[str], None]
-) -> list[tuple[str, Adapter]]:
+) -> list[tuple[str, Adapter, bool]]:
     found = []
     for name, method in recipe.merges.items():
         progress(f"merge: {name}")
@@ -222,7 +237,7 @@ def _merges(
             method.method, host, library.adapters, library.tasks, _STATISTICS_ROWS
         )
         weights = None if method.weight is None else [method.weight] * len(library)
-        found.append((name, merge(method.method, library.adapters, weights=weights, **options)))
+        found.append((name, merge(method.method, library.adapters, weights=weights, **options), False))
     return found
 
 
@@ -232,10 +247,20 @@ def _trees(recipe: RoutingRecipe, host: Host, rank: int) -> list[Way]:
         for descent in ("hard", "soft"):
             tree = load_tree(folder, host=host)
             tree.gate.descent = descent
-            leaves = tree.mixture.terms[0].bank
-            width = next(iter(leaves.a.values())).shape[1] / rank
-            active = width * (len(leaves) if descent == "soft" else 1)
-            active += sum(next(iter(t.bank.a.values())).shape[1] / rank for t in tree.mixture.terms[1:])
-            shown = f"{name}, {descent}"
-            ways.append(Way(shown, "prompt with description", tree.mixture, active, described=True))
+            leaves, *shared = [
+                len(term.bank) * next(iter(term.bank.a.values())).shape[1] / rank
+                for term in tree.mixture.terms
+            ]
+            always = sum(shared)
+            one = leaves / len(tree.leaves)
+            ways.append(
+                Way(
+                    f"{name}, {descent}",
+                    "prompt with description",
+                    tree.mixture,
+                    always + (leaves if descent == "soft" else one),
+                    always + leaves,
+                    described=True,
+                )
+            )
     return ways

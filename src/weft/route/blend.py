@@ -1,11 +1,13 @@
 """Blend: a network from a request's vector to softmax weights over a labelled library, trained on task loss.
 
-    q = e + F(e)     k_i = l_i + G l_i
+    q = e + F(sqrt(D) e) / sqrt(D)     k_i = l_i + G l_i / sqrt(D)
     w = softmax_i(cos(q, k_i) / temperature)     y = W x + sum_i w_i B_i A_i x
 
-e is the vector of the request, l_i that of adapter i's label, both by one encoder. F is a perceptron of one
-hidden layer and G a matrix; their last weights start at 0, so the network begins as retrieval by label and
-learns what that gets wrong. Keys follow from labels: adapters may come and go without another training.
+e is the unit vector of the request, l_i that of adapter i's label, both by one encoder, of length D; of
+several descriptions it is the mean. F is a perceptron of one hidden layer and G a matrix; their last weights
+start at 0, so the network begins as retrieval by label and learns what that gets wrong. By the square roots a
+step of Adam at a usual rate moves queries and keys by a part of their length, not by more than all of it.
+Keys follow from labels: adapters may come and go without another training.
 
 It is the attention of AdapterFusion (Pfeiffer et al. 2021, arXiv 2005.00247), moved from hidden states to the
 request.
@@ -44,9 +46,12 @@ from weft.route.router_folder import (
 from weft.route.weigh import AbstractWeigher, as_cues, check_choice, top_weights
 from weft.types import AbstractEncoder, Cue
 
+Label = str | Sequence[str]
+"""What an adapter does, in one description or in several."""
+
 
 class Blend(nn.Module, AbstractWeigher):
-    """The network, and the labels of the library: the description of each adapter by its name.
+    """The network, and the labels of the library: descriptions of each adapter by its name.
 
     `top_k` keeps the best few, at weights that sum to 1; None keeps all. Raises ConfigError for an option out
     of range.
@@ -55,7 +60,7 @@ class Blend(nn.Module, AbstractWeigher):
     def __init__(
         self,
         encoder: AbstractEncoder,
-        labels: Mapping[str, str],
+        labels: Mapping[str, Label],
         *,
         hidden: int = 256,
         temperature: float = 0.1,
@@ -68,7 +73,7 @@ class Blend(nn.Module, AbstractWeigher):
         super().__init__()
         # In a tuple, so that a frozen encoder is no part of the state.
         self._encoder = (encoder,)
-        self._labels: dict[str, str] = {}
+        self._labels: dict[str, Label] = {}
         self._vectors: dict[str, Tensor] = {}
         self.top_k = top_k
         with torch.random.fork_rng(devices=[]):
@@ -88,20 +93,23 @@ class Blend(nn.Module, AbstractWeigher):
         return self._encoder[0]
 
     @property
-    def labels(self) -> Mapping[str, str]:
-        """The description of every adapter by its name, in the order of their coming."""
+    def labels(self) -> Mapping[str, Label]:
+        """What every adapter does, by its name, in the order of their coming."""
         return MappingProxyType(self._labels)
 
     @torch.no_grad()
-    def add(self, name: str, label: str) -> None:
-        """Enter an adapter by its description; no other entry is touched, nothing is trained.
+    def add(self, name: str, label: Label) -> None:
+        """Enter an adapter by its description, or several; no other entry is touched, nothing is trained.
 
-        Raises ConfigError for a name that is there, CueError for an empty label, ShapeError for a label whose
-        vector is NaN.
+        Raises ConfigError for a name that is there or for no description, CueError for an empty one,
+        ShapeError for a label whose vector is NaN.
         """
         if name in self._labels:
             raise ConfigError(f"{name} has a label; remove it first, or choose another name")
-        [label_D] = self.encoder.encode(as_cues([label]))
+        texts = [label] if isinstance(label, str) else list(label)
+        if not texts:
+            raise ConfigError(f"{name} needs at least one description")
+        label_D = F.normalize(self.encoder.encode(as_cues(texts)), dim=-1).mean(0)
         if not torch.isfinite(label_D).all():
             raise ShapeError(f"the vector of the label of {name} holds NaN or infinity")
         self._vectors[name] = label_D
@@ -119,8 +127,9 @@ class Blend(nn.Module, AbstractWeigher):
 
     def forward(self, e_BD: Float[Tensor, "B D"], label_KD: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
         """Scores from vectors of requests and labels; differentiable."""
-        query_BD = F.normalize(e_BD + self.last(F.silu(self.first(e_BD))), dim=-1)
-        key_KD = F.normalize(label_KD + self.key(label_KD), dim=-1)
+        scale = e_BD.shape[-1] ** 0.5
+        query_BD = F.normalize(e_BD + self.last(F.silu(self.first(e_BD * scale))) / scale, dim=-1)
+        key_KD = F.normalize(label_KD + self.key(label_KD) / scale, dim=-1)
         return query_BD @ key_KD.mT * self.log_sharpness.exp()
 
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
@@ -199,5 +208,5 @@ class Blend(nn.Module, AbstractWeigher):
 class _Options(Config):
     encoder: EncoderConfig
     encoder_identity: str
-    labels: tuple[str, ...]
+    labels: tuple[str | tuple[str, ...], ...]
     top_k: int | None

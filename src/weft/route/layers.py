@@ -5,7 +5,8 @@ rows only the weights are learned. In layer l
 
     y = W x + sum_k w_lk B_k A_k x        free: w_lk any number      softmax: w_l = softmax(z_l)
 
-The weights look at no token, so what was learned can be merged into one adapter per library afterwards.
+The weights look at no token, so what was learned can be merged into one adapter per library afterwards. Rows
+may have weights of their own: `by_layer`.
 
 Departs from the paper in: sites outside the layers (an output head) have weights of their own; softmax is
 offered beside free weights.
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
 from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site
+from weft.types import AbstractGate, Assignment, Bank, Dense, Fixed, Mixture, Site, Term
 
 Kind = Literal["free", "softmax"]
 
@@ -96,6 +97,25 @@ class LayerWeights(AbstractGate):
 def layers_of(bank: Bank) -> tuple[int, ...]:
     """The layers that a bank changes, in rising order; -1 for sites outside the layers."""
     return tuple(sorted({site.layer for site in bank.sites}))
+
+
+def by_layer(bank: Bank, weight_BLK: Float[Tensor, "B L K"]) -> Mixture:
+    """Every row blends all adapters by weights of its own in each of `layers_of(bank)`; differentiable.
+
+    Raises ShapeError for weights of another number of layers or adapters.
+    """
+    layers = layers_of(bank)
+    if weight_BLK.shape[1:] != (len(layers), len(bank)):
+        raise ShapeError(
+            f"weights of {len(layers)} layers and {len(bank)} adapters are [B, L, K], "
+            f"got {tuple(weight_BLK.shape)}"
+        )
+    terms = []
+    for place, layer in enumerate(layers):
+        sites = [site for site in bank.sites if site.layer == layer]
+        part = Bank(bank.names, {s: bank.a[s] for s in sites}, {s: bank.b[s] for s in sites}, bank.base)
+        terms.append(Term(part, Fixed(Dense(weight_BLK[:, place]))))
+    return Mixture(tuple(terms))
 
 
 class _Options(Config):

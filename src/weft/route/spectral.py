@@ -1,4 +1,4 @@
-"""The singular vectors of all adapters of a bank at one site, from their factors, and the choice by score.
+"""Gates that choose by the singular vectors of adapters: what Arrow and SpectR share.
 
     B = Q_b R_b,  A^T = Q_a R_a,  R_b R_a^T = U S V^T,  so  B A = (Q_b U) S (Q_a V)^T
 
@@ -7,14 +7,60 @@ The small decompositions are of the size of the rank and run in float64, all ada
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from weft.errors import ConfigError, ShapeError
-from weft.types import Assignment, Bank, Rows, TopK
+from weft.errors import ConfigError, ShapeError, UnknownNameError
+from weft.types import AbstractGate, Assignment, Bank, Rows, Site, TopK
+
+
+class AbstractSpectral(AbstractGate):
+    """Top `top_k` of a bank per token and site, by `directions`: module path -> [K, ...], in float32.
+
+    Raises ShapeError for an empty bank or NaN in it, ConfigError for a `top_k` or temperature out of range.
+    """
+
+    def __init__(self, bank: Bank, *, top_k: int = 3, temperature: float = 1.0) -> None:
+        check_library(bank, top_k, temperature)
+        super().__init__()
+        self.top_k = top_k
+        self.temperature = temperature
+        self.directions = {site.path: self.look(bank, site).to(torch.float32) for site in bank.sites}
+        self.present = present(bank)
+
+    @abstractmethod
+    def look(self, bank: Bank, site: Site) -> Float[Tensor, "K ..."]:
+        """What tokens are compared with, for every adapter; on the bank's device."""
+
+    @abstractmethod
+    def score(
+        self, x_BTI: Float[Tensor, "B T I"], directions: Float[Tensor, "K ..."]
+    ) -> Float[Tensor, "B T K"]:
+        """How much each token follows each adapter."""
+
+    def update(self, bank: Bank, index: int) -> None:
+        """Look at adapter `index` again, after it came, went or changed in place; no other is touched.
+
+        Raises ShapeError for a bank of other sites or size, or NaN in that adapter.
+        """
+        one = one_of(bank, index, self.present)
+        for site, here in present(one).items():
+            self.present[site][index] = here[0]
+        for site in one.sites:
+            self.directions[site.path][index] = self.look(one, site)[0]
+
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+        """The best adapters of each token. Raises UnknownNameError for a site that the bank lacks."""
+        if site.path not in self.directions:
+            raise UnknownNameError(f"this {type(self).__name__} was made for a bank without {site.path}")
+        directions = self.directions[site.path]
+        score_BTK = self.score(x_BTI.to(directions.dtype), directions)
+        return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature)
 
 
 @torch.no_grad()

@@ -44,7 +44,9 @@ class BlendRecipe(Config):
     """Of the base and the library; the network is trained in float32."""
     attn_implementation: Literal["eager", "sdpa"] = "sdpa"
     library: str
-    """A folder of adapter folders, or one that ships with Weft; every card needs a description, the label."""
+    """A folder of adapter folders, or one that ships with Weft; every card needs a description."""
+    labels: Literal["card", "wordings"] = "card"
+    """What stands for an adapter: its card's description, or all wordings of the task it is named after."""
     data: Source = Field(discriminator="kind")
     split: str = "train"
     """Where the tasks come from: trained on their train rows, measured on their test rows."""
@@ -59,6 +61,8 @@ class BlendRecipe(Config):
     hidden: int = Field(default=256, gt=0)
     temperature: float = Field(default=0.1, gt=0)
     """Of the softmax at the start; it is learned."""
+    top_k: int | None = Field(default=None, gt=1)
+    """The best so many share a request, here and in what is saved; None is all, which takes longer."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
     rows_per_task: int = Field(default=4, gt=0)
@@ -87,8 +91,8 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
     UnknownNameError for a split that does not exist, PromptTooLongError for a row over `max_length`.
     """
     library = load_library(recipe.library)
-    labels = library.descriptions()
     tasks = _choose(recipe, library)
+    labels = _labels(recipe, library, tasks)
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_base(
             recipe.base,
@@ -100,7 +104,12 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
         bank = library.bank(host)
         encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
         blend = Blend(
-            encoder, labels, hidden=recipe.hidden, temperature=recipe.temperature, seed=recipe.run.seed
+            encoder,
+            labels,
+            hidden=recipe.hidden,
+            temperature=recipe.temperature,
+            top_k=recipe.top_k,
+            seed=recipe.run.seed,
         ).to(host.device)
         draw_groups, test = _rows(recipe, host, tasks, bank)
         optimizers = build_optimizers(recipe.optimizer, blend.named_parameters())
@@ -156,7 +165,7 @@ def _backward(
     asked = int(sum_over_processes(asked, accelerator))
     loss = torch.zeros((), device=host.device)
     for packed, start, end, index_B in forwards:
-        mixture = Mixture.dense(bank, given_GK[start:end][index_B.to(given_GK.device)])
+        mixture = _mixture(bank, given_GK[start:end], index_B)
         with accelerator.autocast():
             said = answer(host, mixture, packed)
             part = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
@@ -185,7 +194,7 @@ def measure(
     for packed, start, end, index_B in split_rows(
         [group.rows for group in groups], tokens=tokens, pad_id=pad_id(host)
     ):
-        mixture = Mixture.dense(bank, weight_GK[start:end][index_B.to(weight_GK.device)])
+        mixture = _mixture(bank, weight_GK[start:end], index_B)
         said, plain = answer(host, mixture, packed), answer(host, None, packed)
         loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
         base += float(F.cross_entropy(plain.logits_NV.float(), plain.targets_N, reduction="sum"))
@@ -200,11 +209,25 @@ def measure(
     }
 
 
+def _mixture(bank: Bank, weight_GK: Tensor, index_B: Tensor) -> Mixture:
+    """Line i blends by the weights of group `index_B[i]`; adapters that no group weighs cost nothing."""
+    used_U = (weight_GK != 0).any(0).nonzero()[:, 0]
+    if len(used_U) < len(bank):
+        bank, weight_GK = bank.select(used_U), weight_GK[:, used_U]
+    return Mixture.dense(bank, weight_GK[index_B.to(weight_GK.device)])
+
+
 def _choices(weight_GK: Tensor, groups: Sequence[_Group]) -> dict[str, float]:
     best = weight_GK.argmax(-1).tolist()
     known = [k == group.wanted for k, group in zip(best, groups, strict=True) if group.wanted is not None]
     entropy = -(weight_GK * weight_GK.clamp_min(1e-30).log()).sum(-1).mean()
     return {**({"routed": sum(known) / len(known)} if known else {}), "entropy": float(entropy)}
+
+
+def _labels(recipe: BlendRecipe, library: Library, tasks: Sequence[Task]) -> dict[str, str | tuple[str, ...]]:
+    """The label of every adapter; that of its card where no task has its name."""
+    named = {task.name: task.descriptions for task in tasks} if recipe.labels == "wordings" else {}
+    return {name: named.get(name, label) for name, label in library.descriptions().items()}
 
 
 def _choose(recipe: BlendRecipe, library: Library) -> list[Task]:
