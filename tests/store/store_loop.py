@@ -29,19 +29,17 @@ def contribute(case: str, clone: str, who: str, pushes: str, first: str) -> None
     name = f"own-{who}" if case == "apart" else "shared"
     edited = key(int(who) if case == "layers" else 0)
     work = Path(clone).with_name(f"work-{who}")
-    chance, late = random.Random(int(who)), 0
+    # How many come too late is learned, and forgotten slowly: who waits too little makes all late again.
+    chance, late, crowd = random.Random(int(who)), 0, 0
     for number in range(int(pushes)):
         with Store(clone) as store:
             known = name in {row.name for row in store.list()}
             store.checkout(name, work) if known else _copy(Path(first), work)
             _overwrite(work / WEIGHTS, edited, value(int(who), number))
             store.add(work, name, message=f"by {who}: {number}")
-        attempt, start = 0, time.monotonic()
         while _git(clone, "push", "-q", "origin", "main").returncode:
-            late, attempt = late + 1, attempt + 1
-            # In units of a try: where one takes long, many who come back soon make each other late again.
-            time.sleep(chance.uniform(0, 2 ** min(attempt, 5) * (time.monotonic() - start)))
-            start = time.monotonic()
+            late, crowd = late + 1, min(crowd + 1, 8)
+            time.sleep(chance.uniform(0, 0.08 * 2**crowd))
             if case == "overlap":
                 _git(clone, "fetch", "-q")
                 with Store(clone) as store:
@@ -50,6 +48,7 @@ def contribute(case: str, clone: str, who: str, pushes: str, first: str) -> None
                 pulled = _git(clone, "pull", "-q", "--rebase")
                 if pulled.returncode:
                     sys.exit(f"conflict: {pulled.stdout}{pulled.stderr}")
+        crowd = max(crowd - 1, 0)
     print(json.dumps(late))
 
 
