@@ -2,7 +2,7 @@
 
 These are the tests in `tests/store/test_store_endurance.py`, small in the suite, here with 50 contributors
 who push 20 times each, and 204 kills. `WEFT_STORE_CONTRIBUTORS`, `_PUSHES`, `_KILLS` and `_SEED` change that.
-It takes about an hour.
+Half an hour on two quiet cores.
 """
 
 import os

@@ -27,7 +27,7 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
 
     Raises MissingExtraError without matplotlib, SaveError when the disk refuses.
     """
-    from matplotlib.ticker import EngFormatter, LogLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
     corpora = list(dict.fromkeys(outcome.corpus for outcome in outcomes))
     drawn, first = figure(13.0, 3.4 * len(corpora))
@@ -58,8 +58,12 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
                     said = name.partition(" on ")[2] or "base"
                     x, y = alone.base, math.exp(alone.base_loss)
                     axes.plot(x, y, _MARKS[kind], color=f"C{place % 10}", fillstyle="none", label=said)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axes.get_xlim()
+            if low > 0 and high < 2 * low:
+                axes.xaxis.set_major_locator(MaxNLocator(4))
+            else:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.tick_params(axis="x", which="minor", labelbottom=False)
             axes.set_xlabel(label)
