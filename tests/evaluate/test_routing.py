@@ -11,7 +11,8 @@ from weft.config import parse_config
 from weft.errors import ConfigError
 from weft.evaluate.embeddings import measure_embeddings
 from weft.evaluate.learned_ways import GateTraining, LayerTraining, _draw, layer_weights, learn_gates
-from weft.evaluate.routing import Found, Requests, RoutingRecipe, measure_routing
+from weft.evaluate.routing import Found, measure_routing
+from weft.evaluate.routing_recipe import Requests, RoutingRecipe
 from weft.evaluate.routing_report import routing_page, summarise_ways
 from weft.evaluate.specialists import Specialists
 from weft.evaluate.ways import _trees, spread, watch

@@ -17,7 +17,7 @@ from weft.errors import ConfigError
 
 if TYPE_CHECKING:
     from weft.evaluate.merging import MergingRecipe
-    from weft.evaluate.routing import RoutingRecipe
+    from weft.evaluate.routing_recipe import RoutingRecipe
     from weft.train.tree_compare import TreeComparison
 
 Kind = Literal["library", "merging", "tree"]
@@ -66,7 +66,7 @@ def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
     """The recipe's schema, and what runs it."""
     match kind:
         case "library":
-            from weft.evaluate.routing import RoutingRecipe
+            from weft.evaluate.routing_recipe import RoutingRecipe
 
             return RoutingRecipe, _library
         case "merging":

@@ -18,7 +18,7 @@ from weft.embed.task2vec import distances, task2vec
 from weft.errors import ConfigError
 from weft.evaluate.intervals import Interval
 from weft.evaluate.retrieval import retrieval
-from weft.evaluate.routing import RoutingRecipe
+from weft.evaluate.routing_recipe import RoutingRecipe
 from weft.evaluate.specialists import Specialists, load_specialists, open_encoder
 from weft.host import Host
 from weft.hyper import HyperNetwork

@@ -10,7 +10,8 @@ import yaml
 
 from weft.evaluate.embeddings import Retrieved
 from weft.evaluate.intervals import Interval, bootstrap, interval, task_means
-from weft.evaluate.routing import QUARTER, Found, RoutingRecipe
+from weft.evaluate.routing import Found
+from weft.evaluate.routing_recipe import QUARTER, RoutingRecipe
 from weft.evaluate.tables import markdown_table, show_interval, versions
 
 ORACLE = "oracle"

@@ -13,7 +13,7 @@ from weft.errors import ConfigError
 from weft.evaluate.answer import read
 from weft.evaluate.learned_ways import layer_weights, learn_gates, lorahub_weights
 from weft.evaluate.merging import statistics
-from weft.evaluate.routing import QUARTER, Requests, RoutingRecipe, Way, Ways
+from weft.evaluate.routing_recipe import QUARTER, Requests, RoutingRecipe, Way, Ways
 from weft.evaluate.specialists import Specialists, load_for, open_encoder
 from weft.host import Host
 from weft.merge import merge
