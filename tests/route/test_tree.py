@@ -14,7 +14,7 @@ from tiny_models import make_bank, make_llama
 from weft import adapters
 from weft.errors import BaseMismatchError, ConfigError, SaveError, ShapeError, UnknownNameError, WeightsError
 from weft.route import Tree, TreeGate, export_leaves, full, grow, load_tree, prune, save_tree
-from weft.route.paths import check_leaves, nodes_of
+from weft.route.paths import check_leaves, nodes_of, turns
 from weft.route.tree_losses import annealed, balance, counts, even_start, hardening, uneven_turns
 from weft.types import Bank, Dense, Mixture, Rows, Site, Tokens
 
@@ -225,7 +225,7 @@ def test_an_even_start_halves_what_arrives_at_every_node(choices, tokens, seed):
 def test_uneven_turns_are_counted_from_the_loads(choices, seed):
     leaves = grown_paths(choices)
     load = torch.randint(0, 5, (2, len(leaves)), generator=torch.Generator().manual_seed(seed))
-    got = uneven_turns(load, leaves)
+    got = uneven_turns(load, *turns(leaves))
     for layer, row in enumerate(load.tolist()):
         for n, node in enumerate(nodes_of(leaves)):
             right = sum(count for count, leaf in zip(row, leaves, strict=True) if leaf.startswith(node + "1"))

@@ -142,7 +142,7 @@ def test_rebalancing_moves_each_bias_against_its_load(
     draw, _ = tree_rows(recipe, host, choose_tasks(recipe))
     _start_evenly(host, learned, learned.gate, draw(0), 2048)
     _, load_LK = _backward(host, learned, draw(0), recipe, 0.0, Accelerator())
-    moved = 0.3 * uneven_turns(load_LK, learned.gate.leaves)
+    moved = 0.3 * uneven_turns(load_LK, learned.gate.right_NK, learned.gate.left_NK)
     assert moved.abs().max() > 0
     torch.testing.assert_close(biases[0] - biases[1], moved, atol=1e-6, rtol=1e-4)
 

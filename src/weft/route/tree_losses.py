@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft.route.paths import nodes_of, turns
+from weft.route.paths import nodes_of
 
 
 def hardening(
@@ -69,10 +69,15 @@ def even_start(logits_MN: Float[Tensor, "M N"], leaves: Sequence[str]) -> Float[
     return added_N
 
 
-def uneven_turns(load_LK: Int[Tensor, "L K"], leaves: Sequence[str]) -> Float[Tensor, "L N"]:
-    """How much of what arrived at each node went right, less a half; 0 where nothing arrived."""
-    right_NK, left_NK = (turn_NK.to(load_LK.device) for turn_NK in turns(leaves))
-    right_LN, left_LN = load_LK.float() @ right_NK.mT, load_LK.float() @ left_NK.mT
+def uneven_turns(
+    load_LK: Int[Tensor, "L K"], right_NK: Float[Tensor, "N K"], left_NK: Float[Tensor, "N K"]
+) -> Float[Tensor, "L N"]:
+    """How much of what arrived at each node went right, less a half, by the gate's own turns.
+
+    0 where nothing arrived.
+    """
+    load_LK = load_LK.to(right_NK)
+    right_LN, left_LN = load_LK @ right_NK.mT, load_LK @ left_NK.mT
     share_LN = right_LN / (right_LN + left_LN).clamp(min=1) - 0.5
     return torch.where(right_LN + left_LN > 0, share_LN, 0.0)
 

@@ -170,8 +170,9 @@ def fit(
         norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if isinstance(learned.gate, TreeGate) and recipe.rebalance:
-            learned.gate.bias_LN.data -= recipe.rebalance * uneven_turns(load_LK, learned.gate.leaves)
+        gate = learned.gate
+        if isinstance(gate, TreeGate) and recipe.rebalance:
+            gate.bias_LN.data -= recipe.rebalance * uneven_turns(load_LK, gate.right_NK, gate.left_NK)
         scheduler.step()
         if run.is_due("logging", done):
             run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
