@@ -68,6 +68,6 @@ def test_an_unknown_bench(checkout: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_no_checkout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("weft.cli.checkout.__file__", "/nowhere/lib/weft/cli/checkout.py")
+    monkeypatch.setattr("weft.cli.shared.checkout.__file__", "/nowhere/lib/weft/cli/shared/checkout.py")
     assert main(["bench"]) == 1
     assert "comes with a checkout of Weft" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from weft.cli import main
-from weft.cli.recipe import parse_overrides
+from weft.cli.shared.recipe import parse_overrides
 from weft.errors import ConfigError
 from weft.tasks import Row, Task, save_task
 

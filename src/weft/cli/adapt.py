@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
-from weft.cli.model import HYPERNETWORK, open_hypernetwork
-from weft.cli.screen import print_json, print_pairs
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork
+from weft.cli.shared.screen import print_json, print_pairs
 
 
 def adapt(

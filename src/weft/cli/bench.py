@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from weft.cli.checkout import checkout_folder
-from weft.cli.flags import Flag, Threads, set_threads
-from weft.cli.screen import print_json, print_rows, readable, stdout
+from weft.cli.shared.checkout import checkout_folder
+from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.screen import print_json, print_rows, readable, stdout
 from weft.errors import UnknownNameError
 from weft.files import nearest, replace_file
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from weft.cli.flags import Flag
-from weft.cli.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from rich.text import Text
 
-from weft.cli.flags import Flag
-from weft.cli.model import BASE, HYPERNETWORK, open_host, open_hypernetwork
-from weft.cli.screen import build_table, print_json, stdout
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import BASE, HYPERNETWORK, open_host, open_hypernetwork
+from weft.cli.shared.screen import build_table, print_json, stdout
 from weft.errors import CueError
 
 # Description -> the operations of the letters world that it means, so that right answers can be computed.

@@ -3,9 +3,9 @@
 import shlex
 from pathlib import Path
 
-from weft.cli.flags import Flag, Threads, set_threads
-from weft.cli.recipe import Overrides, print_recipe, read_recipe
-from weft.cli.screen import print_json
+from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
+from weft.cli.shared.screen import print_json
 
 
 def evaluate_recipe(

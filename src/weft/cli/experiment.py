@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from weft.cli.flags import Flag, Threads, set_threads
-from weft.cli.recipe import Overrides, print_recipe, read_recipe
-from weft.cli.screen import print_json
+from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
+from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
 
 if TYPE_CHECKING:

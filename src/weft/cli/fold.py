@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
-from weft.cli.model import load_adapters, open_host
-from weft.cli.screen import print_json, print_pairs
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import load_adapters, open_host
+from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
 from weft.files import read_json, replace_folder, to_json
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.cli.flags import Flag
-from weft.cli.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.route import LibraryFlags, check_router, explained, open_router
-from weft.cli.screen import print_json
-from weft.cli.tree import TreeFlags, open_tree, plant
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
+from weft.cli.shared.screen import print_json
+from weft.cli.shared.tree import TreeFlags, open_tree, plant
 from weft.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from weft.cli.checkout import checkout_folder
-from weft.cli.flags import Flag
-from weft.cli.kinds import adapters_in, kind_of, size_of
-from weft.cli.screen import print_json, print_rows
+from weft.cli.shared.checkout import checkout_folder
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.kinds import adapters_in, kind_of, size_of
+from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
 from weft.files import embedded_folder, resolve
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
-from weft.cli.kinds import adapters_in
-from weft.cli.screen import print_json, print_pairs
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.kinds import adapters_in
+from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import replace_file, resolve, to_json
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.flags import Flag
-from weft.cli.model import ModelFlags, named_base, open_host
-from weft.cli.screen import print_json, print_pairs, print_rows
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import ModelFlags, named_base, open_host
+from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
 from weft.files import resolve
 

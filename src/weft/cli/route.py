@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
-from weft.cli.screen import print_json, print_rows
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest, resolve
 

@@ -4,10 +4,10 @@ import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.cli.flags import Flag
-from weft.cli.kinds import adapters_in, kind_of
-from weft.cli.model import open_host
-from weft.cli.screen import print_json, print_pairs
+from weft.cli.shared.flags import Flag
+from weft.cli.shared.kinds import adapters_in, kind_of
+from weft.cli.shared.model import open_host
+from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json, resolve
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from weft.cli.flags import Flag, Threads, set_threads
-from weft.cli.recipe import Overrides, print_recipe, read_recipe
-from weft.cli.screen import print_json
+from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
+from weft.cli.shared.screen import print_json
 
 Kind = Literal["base", "lora", "hyper", "blend", "tree"]
 

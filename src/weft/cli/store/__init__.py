@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from weft.cli import direct
 from weft.cli.direct import read_lineage, say
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.errors import ConfigError, MissingFileError
 from weft.store import Store
 from weft.store.pointer import BLOBS_OVER
@@ -194,7 +194,7 @@ def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag
     if json:
         say(shown, "", json)
         return
-    from weft.cli.screen import print_pairs
+    from weft.cli.shared.screen import print_pairs
 
     sections = {key: shown.pop(key) or {} for key in ("config", "metadata", "lineage")}
     flat = {
@@ -224,7 +224,7 @@ def _rows(rows: Sequence[Any], json: bool) -> None:
     if json:
         print(jsonlib.dumps(listed, indent=2, ensure_ascii=False))
     elif listed:
-        from weft.cli.screen import print_rows
+        from weft.cli.shared.screen import print_rows
 
         print_rows(listed)
 
@@ -233,7 +233,7 @@ def _facts_of(base: str) -> tuple[str, dict[str, tuple[int, int]] | None]:
     """Fingerprint of a base and the sizes of its linear modules, which a fingerprint alone does not tell."""
     if base.startswith("weft1-"):
         return base, None
-    from weft.cli.model import open_host
+    from weft.cli.shared.model import open_host
     from weft.files import resolve
     from weft.host import sites_of
 

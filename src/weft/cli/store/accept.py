@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Out, Place, Revision, say
 from weft.errors import BaseMismatchError, ConfigError
 from weft.store import Store
@@ -94,7 +94,7 @@ def derive_from(name: str) -> Derive:
         import torch
 
         from weft.adapters import concat, fingerprint, fold, load
-        from weft.cli.model import open_host
+        from weft.cli.shared.model import open_host
         from weft.types import Factors
 
         torch.set_num_threads(1)

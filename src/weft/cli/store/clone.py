@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import say
 from weft.store.clone import clone as clone_store
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Place, Revision, say
 from weft.errors import ConfigError
 from weft.store import Store

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
 from weft.cli.merge import MethodFlags
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Place, say
 from weft.errors import ConfigError
 from weft.store import Store

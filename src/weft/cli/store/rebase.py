@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Place, say
 from weft.store import Store
 

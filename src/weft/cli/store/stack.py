@@ -1,6 +1,6 @@
 """`weft store stack`: an adapter as another one and new columns."""
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Name, Place, read_lineage, say
 from weft.store import Store
 

@@ -1,6 +1,6 @@
 """`weft store verify`: every commit checked, recipes run again on request."""
 
-from weft.cli.flags import Flag
+from weft.cli.shared.flags import Flag
 from weft.cli.store import Place, say
 from weft.errors import ConfigError, WeightsError
 from weft.store import Store

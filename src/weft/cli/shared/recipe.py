@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from weft.cli.screen import print_json
+from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
 
 if TYPE_CHECKING:

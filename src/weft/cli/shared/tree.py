@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.kinds import kind_of
+from weft.cli.shared.kinds import kind_of
 from weft.errors import ConfigError
 from weft.files import read_json, resolve
 

@@ -1,0 +1,1 @@
+"""What several verbs share: flags, the model they speak with, tables on the screen."""
