@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from weft.errors import BaseMismatchError, ShapeError
+from weft.errors import BaseMismatchError, ShapeError, WeightsError
 
 # --------------------------------------------------------------------------------------------- values
 
@@ -118,7 +118,8 @@ class Bank:
         """Stack adapters of one base; an exact operation, whatever their ranks, scalings and sites.
 
         Raises BaseMismatchError when two adapters name different bases, ShapeError when there are none,
-        when names do not match, or when one module path has two sizes.
+        when names do not match, or when one module path has two sizes, and WeightsError where a factor is not
+        finite after scaling, in the dtype of the bank.
         """
         names = tuple(names) if names is not None else tuple(a.name for a in adapters)
         if not adapters or len(names) != len(adapters):
@@ -140,6 +141,7 @@ class Bank:
                     a_RI, b_OR, scaling = adapter.factors[site]
                     a[site][k, : a_RI.shape[0]] = a_RI
                     b[site][k, :, : a_RI.shape[0]] = b_OR * scaling
+        _check_finite(names, a, b)
         return cls(names=names, a=a, b=b, base=next(iter(bases), ""))
 
     def __getitem__(self, index: int) -> Adapter:
@@ -164,6 +166,17 @@ class Bank:
             b={s: b.to(*args, **kwargs) for s, b in self.b.items()},
             base=self.base,
         )
+
+
+def _check_finite(names: tuple[str, ...], a: Mapping[Site, Tensor], b: Mapping[Site, Tensor]) -> None:
+    """Raise WeightsError for an adapter that would make NaN of rows that do not use it."""
+    for site in a:
+        finite_K = torch.isfinite(a[site]).flatten(1).all(1) & torch.isfinite(b[site]).flatten(1).all(1)
+        if not finite_K.all():
+            raise WeightsError(
+                f"{site.path} of adapter {names[int(finite_K.int().argmin())]} holds NaN or infinity "
+                f"after scaling, in {b[site].dtype}"
+            )
 
 
 # ----------------------------------------------------------------------------------------------- cues

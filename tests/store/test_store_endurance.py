@@ -17,8 +17,8 @@ from store_kit import contents, git, key, lora, run_beside, tensor, write_folder
 from store_loop import WEIGHTS, value
 
 from weft.store import Store
-from weft.store.header import build, framed
 from weft.store.objects import object_id
+from weft.tensor_file import build, framed
 
 CONTRIBUTORS = int(os.environ.get("WEFT_STORE_CONTRIBUTORS", "4"))
 PUSHES = int(os.environ.get("WEFT_STORE_PUSHES", "2"))

@@ -6,8 +6,7 @@ from safetensors.torch import save
 from store_kit import file_bytes, header_text, lora, tensor
 
 from weft.errors import AdapterFormatError
-from weft.store.finite import is_finite
-from weft.store.header import MAX_HEADER, build, framed, split
+from weft.tensor_file import MAX_HEADER, build, framed, is_finite, split
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from store_kit import commit_tree, contents, file_bytes, git, header_text, key, lora, tensor, write_folder
 
+from weft import tensor_file
 from weft.errors import AdapterFormatError, MissingFileError, WeftError
-from weft.store import Store, header, layout, stored
+from weft.store import Store, layout, stored
 from weft.store import folder as folders
 from weft.store import git as gits
 from weft.store.git import Git
@@ -174,7 +175,7 @@ def test_limits_come_before_reading(
                     store.checkout("a", tmp_path / "out")
         store.checkout("a", tmp_path / "out")  # and all is well without them
         with monkeypatch.context() as patch:
-            patch.setattr(header, "MAX_TENSORS", 5)
+            patch.setattr(tensor_file, "MAX_TENSORS", 5)
             with pytest.raises(AdapterFormatError, match="6 tensors"):
                 store.add(folder, "b", message="x")
         with monkeypatch.context() as patch:
@@ -256,7 +257,7 @@ def test_a_store_of_another_base_does_not_verify(root: Path, tmp_path: Path) -> 
 
 
 def test_constants_are_what_the_text_says() -> None:
-    from weft.adapters import peft_folder
+    from weft import checks
 
-    assert layout.MAX_RANK == peft_folder.MAX_RANK
+    assert layout.MAX_RANK == checks.MAX_RANK
     assert gits.Git is Git

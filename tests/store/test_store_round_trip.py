@@ -10,8 +10,8 @@ from store_kit import BITS, Tensors, contents, git, is_clean, key, lora, tensor,
 
 from weft.errors import AdapterFormatError, BaseMismatchError, ConfigError, SaveError, UnknownNameError
 from weft.store import Store
-from weft.store.header import split
 from weft.store.layout import file_of, layer_of, tensor_of
+from weft.tensor_file import split
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=300

@@ -1,6 +1,6 @@
 """One adapter, many adapters: folders in and out, exact sums, truncation, inner products, folding."""
 
-from weft.adapters.check import check_fits
+from weft.adapters.check import check_factors, check_finite, check_fits
 from weft.adapters.concat import concat
 from weft.adapters.fingerprint import fingerprint
 from weft.adapters.fold import Folded, delta, fold
@@ -13,6 +13,8 @@ from weft.adapters.weights import tensor_bytes
 __all__ = [
     "Folded",
     "Spectrum",
+    "check_factors",
+    "check_finite",
     "check_fits",
     "concat",
     "cosine",

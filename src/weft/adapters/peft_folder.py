@@ -5,38 +5,31 @@ the safetensors, where PEFT does not look. Nothing is unpickled, and no tensor i
 """
 
 import json
-import math
 import os
 import re
 import warnings
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import torch
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from weft.adapters.card import card
+from weft.adapters.check import check_factors, check_finite
 from weft.adapters.lora_config import config_of, parse, rank_and_scaling, unknown_keys
 from weft.adapters.site import site_at
 from weft.adapters.weights import tensor_bytes
+from weft.checks import CARD, CONFIG, MAX_TENSOR, WEIGHTS, check_shapes, check_target, weights_file
 from weft.errors import (
     AdapterFormatError,
     BaseMismatchError,
     MissingFileError,
-    SaveError,
     ShapeError,
     UnsupportedAdapterError,
 )
 from weft.files import read_json, replace_folder, resolve
+from weft.tensor_file import Header, read_header
 from weft.types import Adapter, Factors, Site
-
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-PICKLE = "adapter_model.bin"
-MAX_RANK = 8192
-"""Ranks above this are refused: one such adapter would blow up every bank that it is stacked into."""
 
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -67,14 +60,7 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
     unknown = unknown_keys(values)
     if unknown:
         warnings.warn(f"{folder / CONFIG}: ignoring keys unknown to PEFT: {', '.join(unknown)}", stacklevel=2)
-    file = folder / WEIGHTS
-    if not file.is_file():
-        if (folder / PICKLE).is_file():
-            raise AdapterFormatError(
-                f"{folder / PICKLE} is a pickle, which can run code and is never read; "
-                "save the adapter again as safetensors"
-            )
-        raise MissingFileError(f"no such file: {file}")
+    file = weights_file(folder)
     factors, metadata = _read(file, config)
     named = metadata.get(_BASE, "")
     if base and named and base != named:
@@ -97,11 +83,14 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
 
     `provenance["base_model"]` becomes `base_model_name_or_path` for an adapter that was made here.
 
-    Raises ShapeError for factors that no folder can hold (no sites, ranks that disagree, not finite), and
-    SaveError when the disk refuses or when `path` holds anything but an adapter; what was there stays whole.
+    Raises ShapeError for factors that no folder can hold (no sites, ranks that disagree), WeightsError for
+    those that are not finite, and SaveError when the disk refuses or when `path` holds anything but an
+    adapter; what was there stays whole.
     """
-    _check(adapter)
-    _check_target(Path(path))
+    if not adapter.factors:
+        raise ShapeError(f"adapter {adapter.name} changes no module, there is nothing to save")
+    check_factors(adapter)
+    check_target(Path(path))
     config = config_of(adapter)
     tensors = {}
     for site, (a_RI, b_OR, _) in adapter.factors.items():
@@ -122,38 +111,39 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
 
 
 def _read(file: Path, config: LoraConfig) -> tuple[dict[Site, Factors], dict[str, str]]:
+    header = read_header(file)
+    scalings = _plan(file, config, header)
     try:
         with safe_open(file, framework="pt") as weights:
-            keys = weights.keys()
-            scalings = _plan(file, config, {key: weights.get_slice(key) for key in keys})
             factors = {}
             for path, scaling in scalings.items():
                 # Copies: the library's own tensors are windows into a file that may change.
                 a_RI, b_OR = (
                     weights.get_tensor(f"base_model.model.{path}.lora_{x}.weight").clone() for x in "AB"
                 )
-                for tensor in (a_RI, b_OR):
-                    if not _finite(tensor):
-                        raise AdapterFormatError(f"{file}: the factors of {path} hold NaN or infinity")
                 factors[site_at(path, a_RI.shape[1], b_OR.shape[0])] = Factors(a_RI, b_OR, scaling)
-            return factors, dict(weights.metadata() or {})
     except SafetensorError as error:
         raise AdapterFormatError(f"{file} is damaged or cut short: {error}") from error
+    for site, of_site in factors.items():
+        check_finite(f"{file}: {site.path}", of_site, error=AdapterFormatError)
+    return factors, dict(header.metadata or {})
 
 
-def _plan(file: Path, config: LoraConfig, slices: dict[str, Any]) -> dict[str, float]:
+def _plan(file: Path, config: LoraConfig, header: Header) -> dict[str, float]:
     """Scaling of every module path in a file, after checking names, types and shapes against the config."""
-    halves: dict[str, dict[str, list[int]]] = {}
-    for key, part in sorted(slices.items()):
+    halves: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, dtype, shape, begin, end in sorted(header.specs):
         match = _KEY.fullmatch(key)
         if match is None:
             kind = next(
                 (kind for mark, kind in _OTHER_KINDS.items() if mark in key), "no lora_A or lora_B weight"
             )
             raise UnsupportedAdapterError(f"{file}: {key} is {kind}, which Weft does not run")
-        if part.get_dtype() not in _DTYPES:
-            raise UnsupportedAdapterError(f"{file}: {key} is {part.get_dtype()}, expected one of {_DTYPES}")
-        halves.setdefault(match[1], {})[match[2]] = part.get_shape()
+        if dtype not in _DTYPES:
+            raise UnsupportedAdapterError(f"{file}: {key} is {dtype}, expected one of {_DTYPES}")
+        if end - begin > MAX_TENSOR:
+            raise AdapterFormatError(f"{file}: {key} has {end - begin} bytes, at most {MAX_TENSOR} are read")
+        halves.setdefault(match[1], {})[match[2]] = shape
     if not halves:
         raise AdapterFormatError(f"{file} holds no lora_A and lora_B weights")
     scalings = {}
@@ -161,43 +151,5 @@ def _plan(file: Path, config: LoraConfig, slices: dict[str, Any]) -> dict[str, f
         if len(shapes) < 2:
             raise AdapterFormatError(f"{file}: {path} has lora_{next(iter(shapes))} and not the other half")
         rank, scalings[path] = rank_and_scaling(config, path, file.with_name(CONFIG))
-        a, b = shapes["A"], shapes["B"]
-        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank or rank > MAX_RANK or 0 in (*a, *b):
-            raise AdapterFormatError(
-                f"{file}: {path} has lora_A {a} and lora_B {b}, expected [{rank}, in] and [out, {rank}] "
-                f"with a rank of at most {MAX_RANK}"
-            )
+        check_shapes(f"{file}: {path}", shapes["A"], shapes["B"], rank=rank, error=AdapterFormatError)
     return scalings
-
-
-def _check(adapter: Adapter) -> None:
-    if not adapter.factors:
-        raise ShapeError(f"adapter {adapter.name} changes no module, there is nothing to save")
-    for site in adapter.sites:
-        a_RI, b_OR, scaling = adapter.factors[site]
-        rank = a_RI.shape[0]
-        if (tuple(a_RI.shape), tuple(b_OR.shape)) != ((rank, site.in_features), (site.out_features, rank)):
-            raise ShapeError(
-                f"{site.path}: A is {tuple(a_RI.shape)} and B is {tuple(b_OR.shape)}, "
-                f"expected [R, {site.in_features}] and [{site.out_features}, R]"
-            )
-        if not 1 <= rank <= MAX_RANK:
-            raise ShapeError(
-                f"{site.path} has rank {rank}, a folder holds 1 to {MAX_RANK}; truncate it first"
-            )
-        if not (_finite(a_RI) and _finite(b_OR) and math.isfinite(scaling)):
-            raise ShapeError(f"{site.path} of adapter {adapter.name} holds NaN or infinity, it is not saved")
-
-
-def _check_target(target: Path) -> None:
-    # Replacing a folder deletes what is in it: never anything that is not an adapter of ours.
-    if target.exists() and not target.is_dir():
-        raise SaveError(f"{target} is a file; an adapter needs a folder of its own")
-    names = {found.name for found in target.iterdir()} if target.is_dir() else set()
-    others = sorted(names - {CONFIG, WEIGHTS, CARD} if CONFIG in names else names)
-    if others:
-        raise SaveError(f"{target} holds other files ({others[0]}); an adapter needs a folder of its own")
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weft.adapters import Spectrum
-from weft.adapters.peft_folder import MAX_RANK
+from weft.checks import MAX_RANK
 from weft.errors import ConfigError
 from weft.types import Factors
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.errors import BaseMismatchError, ConfigError, ShapeError, WeightsError
+from weft.adapters import check_factors
+from weft.errors import BaseMismatchError, ConfigError, ShapeError
 from weft.types import Adapter, Factors, Site
 
 Weights = Sequence[float] | Mapping[int, Sequence[float]] | Tensor
@@ -66,8 +67,7 @@ def gather(adapters: Sequence[Adapter], weights: Weights | None = None) -> Sourc
                 f"{(one.out_features, one.in_features)} and {(other.out_features, other.in_features)}"
             )
     for adapter in adapters:
-        for site in adapter.sites:
-            _check_factors(adapter, site)
+        check_factors(adapter)
     devices = {str(f.a_RI.device) for adapter in adapters for f in adapter.factors.values()}
     if len(devices) > 1:
         raise ConfigError(f"the adapters lie on {' and '.join(sorted(devices))}; move them to one device")
@@ -111,18 +111,6 @@ def widest(sources: Sources, site: Site) -> torch.dtype:
             a_RI, b_OR, _ = adapter.factors[site]
             dtype = torch.promote_types(dtype, torch.promote_types(a_RI.dtype, b_OR.dtype))
     return dtype
-
-
-def _check_factors(adapter: Adapter, site: Site) -> None:
-    a_RI, b_OR, scaling = adapter.factors[site]
-    rank = a_RI.shape[0]
-    if (tuple(a_RI.shape), tuple(b_OR.shape)) != ((rank, site.in_features), (site.out_features, rank)):
-        raise ShapeError(
-            f"{site.path} of adapter {adapter.name}: A is {tuple(a_RI.shape)} and B is {tuple(b_OR.shape)}, "
-            f"expected [R, {site.in_features}] and [{site.out_features}, R]"
-        )
-    if not (math.isfinite(scaling) and torch.isfinite(a_RI).all() and torch.isfinite(b_OR).all()):
-        raise WeightsError(f"{site.path} of adapter {adapter.name} holds NaN or infinity, it is not merged")
 
 
 def _weights(weights: Weights | None, count: int, sites: Sequence[Site]) -> dict[Site, tuple[float, ...]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from weft.files import replace_folder
 from weft.store.folder import check_target, put_together
 from weft.store.git import Git
-from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_TEXT, TENSORS, WEIGHTS
 from weft.store.manifest import parse_manifest
 from weft.store.pointer import read_tensors
 from weft.store.stored import Stored, stored_at
+from weft.tensor_file import strict_json
 
 
 def checkout(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") -> Stored:

@@ -10,11 +10,11 @@ from weft.files import replace_folder
 from weft.store.checkout import contents
 from weft.store.folder import check_target
 from weft.store.git import Git
-from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CARD, CONFIG
 from weft.store.manifest import Manifest
 from weft.store.pieces import count_tensors
 from weft.store.stored import manifest_of, stored_at
+from weft.tensor_file import strict_json
 
 
 class Upload(NamedTuple):

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from weft.errors import AdapterFormatError, MissingFileError, SaveError
 from weft.files import resolve
-from weft.store.finite import is_finite
-from weft.store.header import Header, build, framed, header_size, parse, split, strict_json
 from weft.store.layout import (
     CARD,
     CONFIG,
@@ -22,6 +20,7 @@ from weft.store.layout import (
     file_of,
 )
 from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
+from weft.tensor_file import Header, build, framed, header_size, is_finite, parse, split, strict_json
 
 
 class Parts(NamedTuple):

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from weft.errors import AdapterFormatError
 from weft.store.folder import exact_header
-from weft.store.header import BITS, MAX_HEADER, MAX_TENSORS, Header, Spec, build, framed, parse, split
 from weft.store.layout import MAX_ADAPTER, MAX_TENSOR
 from weft.store.pointer import Pointer, pointer_to
+from weft.tensor_file import BITS, MAX_HEADER, MAX_TENSORS, Header, Spec, build, framed, parse, split
 
 START = b"weft-tensors 1\n"
 _ROW = re.compile(r"([A-Z0-9_]+) \[((?:\d{1,15}(?:, \d{1,15}){0,15})?)\] ([0-9a-f]{64}) (.+)", re.ASCII)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import nearest
-from weft.store.header import strict_json
+from weft.tensor_file import strict_json
 
 FORMAT = 1
 LINEAGE = ("recipe", "parents", "data", "metrics", "licence", "author")

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from weft.errors import AdapterFormatError, ShapeError
-from weft.store.header import BITS
 from weft.store.layout import SUFFIX, check_tensor
+from weft.tensor_file import BITS
 
 _PIECE = re.compile(r"(.+)\+([1-9][0-9]{0,3})" + re.escape(SUFFIX))
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from weft.store.git import Git
-from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CONFIG, MAX_TEXT
 from weft.store.pieces import count_tensors
 from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, stored_at
+from weft.tensor_file import strict_json
 
 
 class Listed(NamedTuple):

@@ -6,12 +6,12 @@ from typing import NamedTuple
 from weft.errors import BaseMismatchError
 from weft.store.folder import read_tensor
 from weft.store.git import Git
-from weft.store.header import strict_json
 from weft.store.layout import ADAPTERS, CONFIG, MAX_TEXT, TENSORS, layer_of
 from weft.store.manifest import Manifest
 from weft.store.pointer import read_tensors
 from weft.store.stored import Stored, adapters_at, manifest_of, open_tree, store_at
 from weft.store.three_way import Bases, Histories, alive
+from weft.tensor_file import strict_json
 
 
 class Sides(NamedTuple):

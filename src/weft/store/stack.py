@@ -17,13 +17,13 @@ from weft.store.edit import Change, edit
 from weft.store.fits import check_modules
 from weft.store.folder import Parts, exact_header, read_tensor, take_apart
 from weft.store.git import Git
-from weft.store.header import build, framed
 from weft.store.layout import ADAPTERS, MANIFEST, TENSORS, check_apart, check_name, file_of
 from weft.store.manifest import Manifest, check_lineage, manifest_bytes
 from weft.store.objects import FILE, TREE, Entry, Objects
 from weft.store.pieces import Values, cut, join, piece_file, pieces_of
 from weft.store.pointer import move_out, read_tensors
 from weft.store.stored import Stored, adapters_at, manifest_of, open_tree, store_at
+from weft.tensor_file import build, framed
 
 
 def stack(

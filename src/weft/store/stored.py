@@ -6,7 +6,6 @@ from typing import NamedTuple
 from weft.errors import AdapterFormatError, MissingFileError, UnknownNameError
 from weft.files import nearest
 from weft.store.git import Git
-from weft.store.header import MAX_TENSORS
 from weft.store.layout import (
     ACCEPTED,
     ADAPTERS,
@@ -22,6 +21,7 @@ from weft.store.layout import (
 from weft.store.manifest import Manifest, parse_manifest
 from weft.store.objects import FILES, TREE, Entry
 from weft.store.store_file import Step, StoreFile, parse_store
+from weft.tensor_file import MAX_TENSORS
 
 _ROW = 300 + 40
 """Most bytes of a tree's entry: a file name of 255, mode, id."""

@@ -11,7 +11,6 @@ from weft.errors import AdapterFormatError, MissingFileError, WeftError
 from weft.store.fits import check_modules
 from weft.store.folder import read_tensor
 from weft.store.git import Git
-from weft.store.header import strict_json
 from weft.store.history import tags, versions
 from weft.store.layout import (
     ADAPTERS,
@@ -29,6 +28,7 @@ from weft.store.pieces import joined_shape, pieces_of
 from weft.store.pointer import read_tensors
 from weft.store.store_file import StoreFile, parse_store
 from weft.store.stored import Stored, accepted_at, adapters_at, open_tree
+from weft.tensor_file import strict_json
 
 _CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}
 _BROKEN = ("error", "missing", "broken", "fatal", "bad")

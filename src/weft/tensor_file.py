@@ -8,7 +8,8 @@ A file is 8 bytes of length (little-endian), so many bytes of JSON, then the ten
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.errors import AdapterFormatError
@@ -19,6 +20,7 @@ MAX_TENSORS = 100_000
 _MAX_DIMS, _MAX_SIZE = 16, 1 << 48
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ALIGNMENT = 8
+_LFS = b"version "
 
 # In the order of the library, which writes tensors of the last types first. Bits of one element.
 BITS = {
@@ -50,6 +52,8 @@ class Header(NamedTuple):
 
 def header_size(first: bytes, file_size: int, source: object) -> int:
     """Bytes of JSON that the first 8 bytes announce. Raises AdapterFormatError when the file has fewer."""
+    if first[:8] == _LFS:
+        raise AdapterFormatError(f"{source} is a git-lfs pointer in place of the file; run git lfs pull")
     size = int.from_bytes(first[:8], "little")
     if len(first) < 8 or size > file_size - 8:
         raise AdapterFormatError(f"{source} is no safetensors file, or cut short ({file_size} bytes)")
@@ -86,6 +90,14 @@ def split(data: bytes, source: object) -> Header:
     """Header of a whole file in memory; its tensors begin at byte `8 + len(header.text)`."""
     size = header_size(data[:8], len(data), source)
     return parse(data[8 : 8 + size], len(data) - 8 - size, source)
+
+
+def read_header(file: Path) -> Header:
+    """The header of a file on disk, against the file's size; no tensor is read. Raises AdapterFormatError."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        length = header_size(handle.read(8), size, file)
+        return parse(handle.read(length), size - 8 - length, file)
 
 
 def build(
@@ -174,3 +186,39 @@ def _no_constant(name: str) -> Any:
 # Made once: `json.loads` and `json.dumps` make theirs anew for every tensor.
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+# A value is not finite when all bits of its exponent are 1. In IEEE types those lie in the top byte, some
+# also in the byte below; the top bytes alone, one slice, clear nearly every tensor.
+def _tops(mask: int, full: int) -> bytes:
+    return bytes(top for top in range(256) if top & mask == full)
+
+
+# dtype: bytes of an element, which top bytes are suspicious, and whether the byte below settles it.
+_TYPES: dict[str, tuple[int, bytes, Callable[[int], bool]]] = {
+    "F64": (8, _tops(0x7F, 0x7F), lambda below: below & 0xF0 == 0xF0),
+    "F32": (4, _tops(0x7F, 0x7F), lambda below: below & 0x80 == 0x80),
+    "BF16": (2, _tops(0x7F, 0x7F), lambda below: below & 0x80 == 0x80),
+    "F16": (2, _tops(0x7C, 0x7C), lambda _: True),
+    "F8_E5M2": (1, _tops(0x7C, 0x7C), lambda _: True),
+    "F8_E4M3": (1, _tops(0x7F, 0x7F), lambda _: True),
+    "F8_E8M0": (1, b"\xff", lambda _: True),
+    "F8_E4M3FNUZ": (1, b"\x80", lambda _: True),
+    "F8_E5M2FNUZ": (1, b"\x80", lambda _: True),
+}
+_TYPES["C64"] = _TYPES["F32"]
+
+
+def is_finite(dtype: str, data: bytes) -> bool:
+    """Whether every value of a tensor is finite; types without NaN and infinity always are."""
+    if dtype not in _TYPES:
+        return True
+    width, suspicious, settles = _TYPES[dtype]
+    tops = data[width - 1 :: width]
+    for top in suspicious:
+        at = tops.find(top)
+        while at >= 0:
+            if settles(data[at * width + width - 2]):
+                return False
+            at = tops.find(top, at + 1)
+    return True
