@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from weft.adapters import check_fits, site_at
-from weft.errors import BaseMismatchError, ShapeError, UnknownNameError
-from weft.types import Adapter, Factors
+from weft.adapters import check_factors, check_fits, site_at
+from weft.errors import BaseMismatchError, ShapeError, UnknownNameError, WeightsError
+from weft.types import Adapter, Bank, Factors
 
 SITES = (site_at("model.layers.0.q_proj", 6, 4), site_at("model.layers.0.v_proj", 6, 2))
 
@@ -31,3 +31,14 @@ def test_unknown_module_offers_the_nearest() -> None:
 def test_another_size() -> None:
     with pytest.raises(ShapeError, match="v_proj from 6 to 4 features, this model has 6 to 2"):
         check_fits(adapter_of("model.layers.0.v_proj", 6, 4), SITES)
+
+
+def test_a_scaling_that_makes_factors_infinite_is_no_part_of_a_bank() -> None:
+    site = site_at("layers.0.q_proj", 6, 4)
+    good = Adapter({site: Factors(torch.ones(2, 6), torch.ones(4, 2), 1.0)}, name="good")
+    bad = Adapter({site: Factors(torch.ones(2, 6), torch.full((4, 2), 1e30), 1e30)}, name="bad")
+    with pytest.raises(WeightsError, match="q_proj of adapter bad holds NaN or infinity after scaling"):
+        Bank.stack([good, bad])
+    half = Adapter({site: Factors(torch.ones(2, 6).half(), torch.full((4, 2), 6e4).half(), 1.5)})
+    with pytest.raises(WeightsError, match=r"a scaling of 1.5 makes torch.float16 numbers of up to 6e\+04"):
+        check_factors(half)
