@@ -1,5 +1,6 @@
 """The program `weft`: its verbs, and how it ends."""
 
+import io
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from weft import __version__
 from weft.cli.direct import plain_call
 from weft.errors import WeftError
+from weft.plain import one_line
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -69,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 1 an error that is told in one line, 2 a line that cannot be understood, 130 an interrupt.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters
     tokens, debug = _split_debug(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
@@ -120,7 +125,7 @@ def _split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"weft: {' '.join(message.split())}", file=sys.stderr)
+    print(f"weft: {one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -132,4 +137,4 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"weft: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"weft: warning: {one_line(str(message))}", file=sys.stderr)

@@ -9,6 +9,7 @@ from weft.cli.shared.flags import Flag
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
+from weft.plain import one_line, plain
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -77,7 +78,7 @@ def chat(
                 turns = [*asked, {"role": "assistant", "content": answer}]
         except WeftError as error:
             # One bad line should not end the talk.
-            print(f"weft: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"weft: {one_line(str(error))}", file=sys.stderr)
 
 
 def _change(
@@ -121,7 +122,7 @@ def _lines() -> Iterator[str]:
 def _say(text: str) -> None:
     """Tell the person at the terminal; a pipe gets answers only."""
     if sys.stdin.isatty():
-        print(text)
+        print(plain(text))
 
 
 def _under(adapters: "list[Adapter]") -> str:

@@ -5,7 +5,6 @@ half as long as all the rest. So a plain line (texts alone, each option once) is
 line, help and mistakes included, goes to the library.
 """
 
-import json as jsonlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from weft.errors import ConfigError
 from weft.files import read_json
+from weft.plain import json_text, plain
 
 
 class _Plain(NamedTuple):
@@ -84,9 +84,9 @@ def read_lineage(path: str) -> dict[str, Any]:
 def say(facts: dict[str, Any], line: str, json: bool) -> None:
     """Print what was done: all facts for machines, or a line for people."""
     if json:
-        print(jsonlib.dumps(facts, indent=2, ensure_ascii=False))
+        print(json_text(facts))
     elif line:
-        print(line)
+        print(plain(line))
 
 
 _OF_ADD = {"--name": "name", "-n": "name", "--message": "message", "-m": "message", "--store": "store"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
+from weft.plain import plain
 
 
 def evaluate_recipe(
@@ -40,6 +41,6 @@ def evaluate_recipe(
     set_threads(threads)
     report = evaluate(config, command=shlex.join(["weft", "eval", str(recipe), *overrides]))
     # Printed first: what took an hour should not be lost to a path that cannot be written.
-    print_json(to_dict(report)) if json else print(to_text(report), end="")
+    print_json(to_dict(report)) if json else print(plain(to_text(report), keep="\n"), end="")
     if config.output is not None:
         write_report(report, config.output)

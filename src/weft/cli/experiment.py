@@ -14,6 +14,7 @@ from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
+from weft.plain import plain
 
 if TYPE_CHECKING:
     from weft.evaluate.merging import MergingRecipe
@@ -153,17 +154,18 @@ def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
 def _status() -> Iterator[Callable[[str], None]]:
     """What is being measured: one line of a terminal, or a line each in a log."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line
         return
     with console.status("loading") as status:
-        yield status.update
+        yield lambda text: status.update(escape(plain(text)))
 
 
 def _line(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def _picture(output: str | None, ending: str = "") -> str:
@@ -175,7 +177,7 @@ def _give(page: str, values: dict[str, Any], output: str | None, json: bool) -> 
     """Print, then write: what took an hour should not be lost to a path that cannot be written."""
     from weft.files import replace_file, to_json
 
-    print_json(values) if json else print(page, end="")
+    print_json(values) if json else print(plain(page, keep="\n"), end="")
     if output is not None:
         replace_file(output, page)
         replace_file(Path(output).with_suffix(".json"), to_json(values))

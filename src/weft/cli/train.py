@@ -7,6 +7,7 @@ from typing import Any, Literal
 from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
+from weft.plain import plain
 
 Kind = Literal["base", "lora", "hyper", "blend", "tree"]
 
@@ -48,7 +49,7 @@ def train(
     set_threads(threads)
     made = run(config, resume=resume)
     folders = [str(folder) for folder in (made.values() if isinstance(made, dict) else [made])]
-    print_json({"folders": folders}) if json else print("\n".join(folders))
+    print_json({"folders": folders}) if json else print(plain("\n".join(folders), keep="\n"))
 
 
 def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:

@@ -15,6 +15,7 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from weft.errors import AdapterFormatError, ConfigError, WeftError
+from weft.plain import one_line
 from weft.store.git import Git
 from weft.store.layout import MAX_ADAPTER
 from weft.store.listing import file_of_listing, listing_bytes, listing_of, parse_listing
@@ -83,7 +84,7 @@ def serve(
                 raise AdapterFormatError(f"{path} has more than {limit} bytes")
             result = filters[name](data, path)
         except WeftError as error:
-            print(f"weft: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print(f"weft: {one_line(str(error))}", file=sys.stderr, flush=True)
             _send_texts(sink, "status=error")
             continue
         _send_texts(sink, "status=success")

@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from weft.plain import plain
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, check_name
 
@@ -51,16 +52,9 @@ def versions(git: Git, *words: str) -> list[Version]:
     out = git.run("log", "-z", f"--format={'%x1f'.join(_FIELDS)}", *words).decode("utf-8", "replace")
     rows = [line.split("\x1f") for line in out.split("\0") if line]
     return [
-        Version(
-            commit, date, _plain(author), _plain(" ".join(rest[:-1])), _SIGNATURES.get(rest[-1], rest[-1])
-        )
+        Version(commit, date, plain(author), plain(" ".join(rest[:-1])), _SIGNATURES.get(rest[-1], rest[-1]))
         for commit, date, author, *rest in rows
     ]
-
-
-def _plain(text: str) -> str:
-    """Text that cannot steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def tags(git: Git) -> dict[str, str]:

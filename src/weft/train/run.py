@@ -29,6 +29,7 @@ from torch import nn
 from weft.config import Config
 from weft.errors import ConfigError, SaveError
 from weft.files import read_json, replace_file, replace_folder, to_json
+from weft.plain import plain
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
 
@@ -179,7 +180,9 @@ class Run:
             shown = " ".join(f"{k} {v:.3g}" for k, v in metrics.items())
             self._bar.update(self._task, completed=step, shown=f"{shown} {rate:.2f} steps/s")
             if not self._bar.console.is_terminal:
-                self._bar.console.print(f"{self.folder.name} step {step}/{self.config.max_steps} {shown}")
+                self._bar.console.print(
+                    f"{plain(self.folder.name)} step {step}/{self.config.max_steps} {shown}"
+                )
         if self.config.report_to:
             self.accelerator.log(dict(metrics), step=step)
 

@@ -1,6 +1,5 @@
 """What the verbs print: tables and pairs for people, JSON for machines."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from weft.plain import json_text, plain
 
 _PAGE = 100
 _ENDLESS = 100_000
@@ -23,7 +24,7 @@ def stdout(piped_width: int = _PAGE) -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document and nothing else."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))
 
 
 def print_pairs(pairs: Mapping[str, object]) -> None:
@@ -32,7 +33,7 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
-        grid.add_row(name, Text(readable(value)))
+        grid.add_row(Text(plain(name)), Text(readable(value)))
     stdout(_ENDLESS).print(grid)
 
 
@@ -48,7 +49,7 @@ def build_table(columns: Sequence[str]) -> Table:
     """An empty table in the style that all verbs share."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     return table
 
 
@@ -59,4 +60,4 @@ def readable(value: object) -> str:
     if isinstance(value, list | tuple):
         parts = [readable(part) for part in value]
         return ("\n" if any(" " in part for part in parts) else ", ").join(parts)
-    return "" if value is None else str(value)
+    return "" if value is None else plain(str(value), keep="\n")

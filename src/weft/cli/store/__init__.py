@@ -1,6 +1,5 @@
 """`weft store`: versions of adapters in a git repository."""
 
-import json as jsonlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from weft.cli import direct
 from weft.cli.direct import read_lineage, say
 from weft.cli.shared.flags import Flag
 from weft.errors import ConfigError, MissingFileError
+from weft.plain import json_text
 from weft.store import Store
 from weft.store.pointer import BLOBS_OVER
 
@@ -222,7 +222,7 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag 
 def _rows(rows: Sequence[Any], json: bool) -> None:
     listed = [row._asdict() for row in rows]
     if json:
-        print(jsonlib.dumps(listed, indent=2, ensure_ascii=False))
+        print(json_text(listed))
     elif listed:
         from weft.cli.shared.screen import print_rows
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from weft.plain import plain
 from weft.store.textconv import textconv as lines_of
 
 
@@ -16,4 +17,4 @@ def textconv(file: Path, /) -> None:
     Args:
         file: A safetensors file, or what stands for one in git.
     """
-    print(lines_of(file), end="")
+    print(plain(lines_of(file), keep="\n"), end="")

@@ -3,6 +3,7 @@
 from weft.cli.shared.flags import Flag
 from weft.cli.store import Place, say
 from weft.errors import ConfigError, WeightsError
+from weft.plain import plain
 from weft.store import Store
 
 
@@ -41,10 +42,10 @@ def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".",
         print(f"{found.commits} commits, {found.adapters} versions of adapters, {found.tensors} tensors read")
         print(f"signatures of commits: {states}")
         for tag, state in found.tags.items():
-            print(f"signature of tag {tag}: {state}")
+            print(f"signature of tag {plain(tag)}: {state}")
         if found.missing:
             print(f"{found.missing} objects are in the remote alone and were not checked")
         for line in (*lines, *problems):
-            print(line)
+            print(plain(line))
     if problems:
         raise WeightsError(f"{root} has {len(problems)} problems; the first: {problems[0]}")
