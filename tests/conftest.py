@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from planted import Planted, make_planted
 from tiny_models import make_bank, make_llama
 from weft.host import Host
 from weft.types import Bank
@@ -50,3 +51,9 @@ def pico_bank(pico_host: Host) -> Callable[..., Bank]:
         return make_bank(pico_host.sites, count, rank, seed=seed, scale=scale)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def planted() -> Planted:
+    """Four tasks, and four adapters that know the answers to their test rows."""
+    return make_planted()

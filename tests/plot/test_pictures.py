@@ -2,7 +2,7 @@ import pytest
 
 from weft.errors import SaveError
 from weft.evaluate.intervals import Interval
-from weft.evaluate.merging_report import Point
+from weft.experiments.merging.page import Point
 from weft.plot.bars import Bar, draw_bars
 from weft.plot.merging import draw_merging
 

@@ -19,10 +19,11 @@ from weft.route.tree import Descent
 from weft.route.tree_losses import balance, hardening, uneven_turns
 from weft.tasks import load_tasks, render
 from weft.train.answers import split_rows
-from weft.train.tree import TreeRecipe, _backward, _schedule, _start_evenly, train_tree
-from weft.train.tree_answers import answer_under, heard, measure, watch
-from weft.train.tree_learned import Learned, learned_tree
-from weft.train.tree_rows import choose_tasks, tree_rows
+from weft.train.tree import TreeRecipe, train_tree
+from weft.train.tree.forwards import answer_under, heard, measure, watch
+from weft.train.tree.learned import Learned, learned_tree
+from weft.train.tree.loop import _backward, _schedule, _start_evenly
+from weft.train.tree.rows import choose_tasks, tree_rows
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +258,7 @@ def test_a_resumed_run_is_the_same_run(tasks: Path, tmp_path: Path) -> None:
     for checkpoint in stopped.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.train.tree.save_tree", _stop)
+        patch.setattr("weft.train.tree.loop.save_tree", _stop)
         patch.setattr("weft.train.run.Run._drop", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             train_tree(first, host=tiny_host(tasks))

@@ -17,9 +17,9 @@ from weft.errors import ConfigError
 from weft.plain import plain
 
 if TYPE_CHECKING:
-    from weft.evaluate.merging import MergingRecipe
-    from weft.evaluate.routing_recipe import RoutingRecipe
-    from weft.train.tree_compare import TreeComparison
+    from weft.experiments.library.recipe import RoutingRecipe
+    from weft.experiments.merging.recipe import MergingRecipe
+    from weft.experiments.tree.recipe import TreeComparison
 
 Kind = Literal["library", "merging", "tree"]
 
@@ -67,23 +67,23 @@ def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
     """The recipe's schema, and what runs it."""
     match kind:
         case "library":
-            from weft.evaluate.routing_recipe import RoutingRecipe
+            from weft.experiments.library.recipe import RoutingRecipe
 
             return RoutingRecipe, _library
         case "merging":
-            from weft.evaluate.merging import MergingRecipe
+            from weft.experiments.merging.recipe import MergingRecipe
 
             return MergingRecipe, _merging
         case "tree":
-            from weft.train.tree_compare import TreeComparison
+            from weft.experiments.tree.recipe import TreeComparison
 
             return TreeComparison, _tree
 
 
 def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
-    from weft.evaluate.embeddings import measure_embeddings
-    from weft.evaluate.routing import measure_routing
-    from weft.evaluate.routing_report import routing_page, summarise_ways
+    from weft.experiments.library.embeddings import measure_embeddings
+    from weft.experiments.library.measure import measure_routing
+    from weft.experiments.library.page import routing_page, summarise_ways
     from weft.plot.bars import Bar, draw_bars
 
     with _status() as tell:
@@ -117,8 +117,8 @@ def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
 
 
 def _merging(recipe: MergingRecipe, command: str, json: bool) -> None:
-    from weft.evaluate.merging import measure_merging
-    from weft.evaluate.merging_report import differences, merging_page, points
+    from weft.experiments.merging.measure import measure_merging
+    from weft.experiments.merging.page import differences, merging_page, points
     from weft.plot.merging import draw_merging
 
     with _status() as tell:
@@ -138,9 +138,9 @@ def _merging(recipe: MergingRecipe, command: str, json: bool) -> None:
 
 def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
     from weft.evaluate.tables import versions
+    from weft.experiments.tree.measure import compare_trees
+    from weft.experiments.tree.page import to_dict, tree_page
     from weft.plot.tree import draw_trees
-    from weft.train.tree_compare import compare_trees
-    from weft.train.tree_page import to_dict, tree_page
 
     found = compare_trees(recipe, _line)  # every training has a progress bar of its own
     picture = _picture(recipe.output)

@@ -109,7 +109,7 @@ def merge(
         tasks = [_task(name) for name in data]
         host = open_host(base or named_base(ModelFlags(), sources))
     if host is not None and needs_data:
-        from weft.evaluate.merging import statistics
+        from weft.evaluate.statistics import statistics
 
         given |= statistics(method, host, sources, tasks, max_rows)
     merged = merge_adapters(method, sources, weights=weights or None, **given)

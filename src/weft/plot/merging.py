@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weft.plot.page import figure, save_figure
 
 if TYPE_CHECKING:
-    from weft.evaluate.merging_report import Point
+    from weft.experiments.merging.page import Point
 
 _BOLD = {"own adapter": "black", "routed": "tab:red", "base": "tab:gray"}
 _COLORS = [f"C{i}" for i in range(10) if i not in (3, 7)]  # neither that red nor that gray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from weft.plot.page import figure, save_figure
 
 if TYPE_CHECKING:
-    from weft.train.tree_compare import Outcome
+    from weft.experiments.tree.measure import Outcome
 
 _COSTS: tuple[tuple[str, Callable[[Outcome], float]], ...] = (
     ("parameters per token, with the base", lambda outcome: outcome.base + outcome.active),

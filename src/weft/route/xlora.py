@@ -5,8 +5,10 @@ adapters. Here the input of a deciding layer is read instead, and the layers fro
 
     w = softmax((V x + c) / temperature)        y = W x + sum_k w_k B_k A_k x
 
-So the cache is kept and each token is read once. With one expert per leaf it is also the plain soft mixture
-of experts that a tree is compared with.
+So the cache is kept and each token is read once. With `top_k` the best few act alone, at weights that sum to
+1, or with `norm_topk_prob=False` at their shares among all K. The best one at its share is the Switch
+Transformer (Fedus et al. 2021, arXiv 2101.03961), equations 1 and 2, without capacity limit and jitter; the
+share carries the router's gradient.
 
 Departs from the paper in: one pass; sites before the first deciding layer stay the base; x at unit root mean
 square; a linear classifier, whose weights are shared by the sites that follow a layer.
@@ -35,8 +37,8 @@ from weft.types import AbstractGate, Assignment, Bank, Dense, Site, TopK
 class XLora(AbstractGate):
     """Weights for K = `count` adapters per token, decided in each of `layers`; learned.
 
-    `top_k` keeps the best few, at weights that sum to 1; None keeps all. Raises ConfigError for an option out
-    of range.
+    `top_k` keeps the best few, at weights that sum to 1 unless `norm_topk_prob` is off; None keeps all.
+    Raises ConfigError for an option out of range.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class XLora(AbstractGate):
         *,
         layers: Sequence[int] = (0,),
         top_k: int | None = None,
+        norm_topk_prob: bool = True,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -58,6 +61,7 @@ class XLora(AbstractGate):
         super().__init__()
         self.layers = tuple(layers)
         self.top_k = top_k
+        self.norm_topk_prob = norm_topk_prob
         self.temperature = temperature
         drawn = torch.rand(len(layers), count, dim, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         self.weight_LKH = nn.Parameter(drawn * dim**-0.5)
@@ -101,7 +105,12 @@ class XLora(AbstractGate):
         when the disk refuses or the folder holds other files.
         """
         check_count(bank, self.bias_LK.shape[1], "an X-LoRA")
-        options = {"layers": self.layers, "top_k": self.top_k, "temperature": self.temperature}
+        options = {
+            "layers": self.layers,
+            "top_k": self.top_k,
+            "norm_topk_prob": self.norm_topk_prob,
+            "temperature": self.temperature,
+        }
         write_gate(folder, "xlora", bank, self.state_dict(), options=options, provenance=provenance)
 
     @classmethod
@@ -129,11 +138,15 @@ class XLora(AbstractGate):
         logits_BTK = self.logits(x_BTH, group)
         if self.top_k is None:
             return logits_BTK, Dense(logits_BTK.softmax(-1))
-        best_BTk, index_BTk = logits_BTK.topk(self.top_k, dim=-1)
-        return logits_BTK, TopK(index_BTk, best_BTk.softmax(-1))
+        if self.norm_topk_prob:
+            best_BTk, index_BTk = logits_BTK.topk(self.top_k, dim=-1)
+            return logits_BTK, TopK(index_BTk, best_BTk.softmax(-1))
+        weight_BTk, index_BTk = logits_BTK.softmax(-1).topk(self.top_k, dim=-1)
+        return logits_BTK, TopK(index_BTk, weight_BTk)
 
 
 class _Options(Config):
     layers: tuple[int, ...]
     top_k: int | None
+    norm_topk_prob: bool = True
     temperature: float

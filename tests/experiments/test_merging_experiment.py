@@ -6,9 +6,10 @@ from library_on_disk import ENCODER, common, write_library
 
 from weft.config import parse_config
 from weft.errors import ConfigError, MissingFileError
-from weft.evaluate import merging
-from weft.evaluate.merging import MergingRecipe, SetScores, draw_set, measure_merging
-from weft.evaluate.merging_report import carried, differences, merging_page, points
+from weft.experiments.merging import measure as merging
+from weft.experiments.merging.measure import SetScores, draw_set, measure_merging
+from weft.experiments.merging.page import carried, differences, merging_page, points
+from weft.experiments.merging.recipe import MergingRecipe
 
 METHODS = {
     "linear": {"method": "linear"},

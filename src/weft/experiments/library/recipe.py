@@ -1,25 +1,40 @@
-"""What `weft experiment library` is told, and the words it speaks in: requests, and ways to answer them."""
+"""What `weft experiment library` is told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Float
 from pydantic import Field, PositiveInt
 
 from weft.config import Config
 from weft.embed import EncoderConfig
-from weft.evaluate.learned_ways import GateTraining, LayerTraining, LoraHub
-from weft.evaluate.merging import Method
-from weft.tasks import Row
+from weft.experiments.merging.recipe import Method
 from weft.tasks.source import Source
-from weft.types import Mixture
 
-QUARTER = "oracle at 1/4, described"
-"""The way that shows what a gate on prompts with a description could gain from the task's own adapter."""
+
+class GateTraining(Config):
+    """How the gates of the experiment are trained."""
+
+    steps: PositiveInt = 150
+    learning_rate: float = Field(default=0.003, gt=0)
+
+
+class LoraHub(Config):
+    """LoraHub in the experiment: for every task by itself."""
+
+    candidates: PositiveInt = 20
+    """Adapters that are weighed, drawn from the library, the task's own among them."""
+    budget: PositiveInt = 40
+    at_once: PositiveInt = 8
+
+
+class LayerTraining(Config):
+    """Weights per layer in the experiment: for every task by itself, over the adapters that LoraHub has."""
+
+    candidates: PositiveInt = 20
+    """Adapters that are weighed, drawn from the library, the task's own among them."""
+    steps: PositiveInt = 20
+    learning_rate: float = Field(default=0.05, gt=0)
 
 
 class Single(Config):
@@ -75,37 +90,3 @@ class RoutingRecipe(Config):
     batch_size: PositiveInt = 128
     output: str | None = None
     """The Markdown page; JSON and a picture go beside it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Requests:
-    """N questions of T tasks, `rows_per_task` of each in a row."""
-
-    rows: tuple[Row, ...]
-    wordings: tuple[str, ...]
-    """By task: one that no training saw."""
-    known: tuple[str, ...]
-    """By task: one that trainings saw; what stands in the prompt of the ways that put one there."""
-    per_task: int
-
-
-@dataclass(frozen=True, eq=False)
-class Way:
-    """One way to answer the requests of one seed."""
-
-    name: str
-    sees: Literal["nothing", "wording", "examples", "prompt", "prompt with description", "the task"]
-    """What it decides on."""
-    mixture: Mixture | None
-    """A row for every request, or one for all; None is the base."""
-    active: float
-    """Adapters, of the library's rank, that every token passes."""
-    total: float
-    """Adapters, of the library's rank, that are kept."""
-    weight_TK: Float[torch.Tensor, "T K"] | None = None
-    """Of every adapter for each task, where a router decides; adapters 0 to T - 1 are the tasks' own."""
-    described: bool = False
-    """Whether the known description is in the prompt."""
-
-
-Ways = Callable[[Requests, int], Sequence[Way]]

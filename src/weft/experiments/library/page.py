@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import yaml
 
-from weft.evaluate.embeddings import Retrieved
 from weft.evaluate.intervals import Interval, bootstrap, interval, task_means
-from weft.evaluate.routing import Found
-from weft.evaluate.routing_recipe import QUARTER, RoutingRecipe
 from weft.evaluate.tables import markdown_table, show_interval, versions
+from weft.experiments.library.embeddings import Retrieved
+from weft.experiments.library.measure import Found
+from weft.experiments.library.recipe import RoutingRecipe
+from weft.experiments.library.requests import QUARTER
 
 ORACLE = "oracle"
 

@@ -7,7 +7,6 @@ prompt, unless a way says so.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from jaxtyping import Float
 
 from weft.engine import Engine, take_rows
 from weft.errors import ConfigError
-from weft.evaluate.merging import draw_set
-from weft.evaluate.routing_recipe import Requests, RoutingRecipe, Way
 from weft.evaluate.specialists import Specialists, load_specialists, score_rows
-from weft.evaluate.ways import prepare_ways
+from weft.experiments.library.recipe import RoutingRecipe
+from weft.experiments.library.requests import Requests, Way, draw_requests
+from weft.experiments.library.ways import prepare_ways
+from weft.experiments.merging.measure import draw_set
 from weft.host import Host
-from weft.tasks import Row, render_prompt, shuffled
+from weft.tasks import render_prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,25 +83,6 @@ def measure_routing(
                 (way, scores_NX.reshape(recipe.tasks, -1, 2), seconds / base)
             )
     return library, [_gather(ways) for ways in found.values()]
-
-
-def draw_requests(recipe: RoutingRecipe, library: Specialists, place: int, seed: int) -> Requests:
-    """The requests of one seed: different seeds ask different rows. Raises ConfigError for too few rows."""
-    rows: list[Row] = []
-    wordings, known = [], []
-    each = recipe.rows_per_task
-    for task in library.tasks[: recipe.tasks]:
-        if len(task.test) < each * len(recipe.seeds):
-            raise ConfigError(
-                f"task {task.name} has {len(task.test)} test rows, not {len(recipe.seeds)} times {each}"
-            )
-        order = shuffled(len(task.test), f"rows/{task.name}")
-        rows += [task.test[i] for i in order[place * each : (place + 1) * each]]
-        chance = random.Random(f"{seed}/{task.name}")
-        unseen = task.unseen_descriptions or task.descriptions
-        wordings.append(unseen[int(chance.random() * len(unseen))])
-        known.append(task.descriptions[int(chance.random() * len(task.descriptions))])
-    return Requests(tuple(rows), tuple(wordings), tuple(known), each)
 
 
 def _gather(seeds: Sequence[tuple[Way, np.ndarray, float]]) -> Found:

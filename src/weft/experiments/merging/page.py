@@ -10,8 +10,9 @@ import yaml
 from jaxtyping import Float
 
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
-from weft.evaluate.merging import BASE, OWN, MergingRecipe, SetScores
 from weft.evaluate.tables import markdown_table, show_interval, versions
+from weft.experiments.merging.measure import BASE, OWN, SetScores
+from weft.experiments.merging.recipe import MergingRecipe
 
 AVERAGE = "linear"
 """What the other methods are compared with: the plain average of deltas."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from weft.config import Config
 from weft.engine.score import nll
 from weft.errors import ConfigError
 from weft.evaluate.specialists import Specialists
+from weft.experiments.library.recipe import GateTraining, LayerTraining, LoraHub
 from weft.host import Host
 from weft.route import Phatgoose, PhatgooseTraining, Smear, Top1, XLora
 from weft.route.layers import by_layer, layers_of
@@ -22,31 +21,6 @@ from weft.route.library import select
 from weft.route.lorahub import search
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render
 from weft.types import Bank, Mixture, Term
-
-
-class GateTraining(Config):
-    """How the gates of the experiment are trained."""
-
-    steps: PositiveInt = 150
-    learning_rate: float = Field(default=0.003, gt=0)
-
-
-class LoraHub(Config):
-    """LoraHub in the experiment: for every task by itself."""
-
-    candidates: PositiveInt = 20
-    """Adapters that are weighed, drawn from the library, the task's own among them."""
-    budget: PositiveInt = 40
-    at_once: PositiveInt = 8
-
-
-class LayerTraining(Config):
-    """Weights per layer in the experiment: for every task by itself, over the adapters that LoraHub has."""
-
-    candidates: PositiveInt = 20
-    """Adapters that are weighed, drawn from the library, the task's own among them."""
-    steps: PositiveInt = 20
-    learning_rate: float = Field(default=0.05, gt=0)
 
 
 def learn_gates(
@@ -64,10 +38,10 @@ def learn_gates(
     never learned is all zeros, and its score of 0 is never among the best.
     """
     layers = tuple(sorted({site.layer for site in bank.sites if site.layer > 0})) or (0,)
-    size = {"count": len(bank), "dim": _width(host)}
+    count, dim = len(bank), _width(host)
     # The first layer sees single tokens and not what stands before them, so it decides nothing.
-    xlora, top1 = XLora(**size, layers=layers), Top1(XLora(**size, layers=layers))
-    smear = Smear(**size)
+    xlora, top1 = XLora(count, dim, layers=layers), Top1(XLora(count, dim, layers=layers))
+    smear = Smear(count, dim)
     phatgoose = PhatgooseTraining(bank.sites, len(bank))
     phatgoose.index_B = torch.arange(len(bank))
     terms = {

@@ -12,69 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, PositiveInt
-
-from weft.config import Config
-from weft.embed import EncoderConfig
 from weft.engine import Engine
-from weft.errors import ConfigError, SaveError, ShapeError
+from weft.errors import ConfigError, SaveError
 from weft.evaluate.specialists import Specialists, load_specialists, open_encoder, score_rows
+from weft.evaluate.statistics import STATISTICS, learn
+from weft.experiments.merging.recipe import MergingRecipe
 from weft.files import nearest, to_json
 from weft.host import Host
-from weft.host.fisher import fisher_diagonal
-from weft.host.gram import input_gram
 from weft.merge import merge, options_of
 from weft.route import Nearest
-from weft.tasks import Task, collate, render, shuffled
-from weft.tasks.source import Source
-from weft.types import Adapter, Mixture, Site
+from weft.tasks import Task, shuffled
+from weft.types import Mixture, Site
 
 BASE, OWN, ROUTED = "base", "own adapter", "routed"
 REFERENCES = (BASE, OWN, ROUTED)
 """What stands beside the merges."""
-
-_STATISTICS = {"fisher": fisher_diagonal, "gram": input_gram}
-
-
-class Method(Config):
-    """One way to merge."""
-
-    method: str
-    weight: float | None = None
-    """Of every adapter; 1 over their number unless given."""
-    options: dict[str, Any] = {}
-
-
-class MergingRecipe(Config):
-    """`weft experiment merging RECIPE`."""
-
-    base: str
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    library: str
-    """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Source = Field(discriminator="kind")
-    encoder: EncoderConfig
-    """Reads the descriptions for `routed`."""
-    encoder_cache: str = "runs/encoder-cache"
-    sets: dict[PositiveInt, PositiveInt]
-    """Adapters in a set -> how many random sets of that size."""
-    methods: dict[str, Method]
-    """The name shown -> method and options."""
-    described: bool = False
-    """Whether the task's description is in the prompt, so that one model can tell the tasks apart."""
-    rows_per_task: PositiveInt = 8
-    statistics_rows: PositiveInt = 16
-    """Train rows of a task that fisher and regmean look at."""
-    max_new_tokens: PositiveInt = 16
-    batch_size: PositiveInt = 256
-    seed: int = 0
-    output_dir: str
-    """Where the scores of every set go as they come; a run that was stopped goes on from them."""
-    output: str | None = None
-    """The Markdown page; JSON and a picture go beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +108,7 @@ def _mixture(
         best = [router.rank(_wording(task), names)[0][0] for task in part.tasks]
         return Mixture.rows(part.stack(), [names.index(name) for name in best for _ in range(each)])
     method = recipe.methods[way]
-    kinds = _STATISTICS.keys() & options_of(method.method).keys()
+    kinds = STATISTICS.keys() & options_of(method.method).keys()
     learned = {kind: [learn(k, kind) for k in chosen] for kind in kinds}
     weights = None if method.weight is None else [method.weight] * len(part)
     return Mixture.of(merge(method.method, part.adapters, weights=weights, **method.options, **learned))
@@ -203,35 +157,6 @@ def _router(recipe: MergingRecipe, host: Host, library: Specialists) -> Nearest:
 def _learn(recipe: MergingRecipe, host: Host, library: Specialists, k: int, kind: str) -> Mapping[Site, Any]:
     sites = sorted({site for adapter in library.adapters for site in adapter.factors})
     return learn(kind, host, library.adapters[k], library.tasks[k], recipe.statistics_rows, sites)
-
-
-def statistics(
-    method: str, host: Host, adapters: Sequence[Adapter], tasks: Sequence[Task], rows: int
-) -> dict[str, list[Mapping[Site, Any]]]:
-    """The options of a method that are learned from data, for every adapter on train rows of its task.
-
-    Empty for a method that needs none. Raises what `learn` raises.
-    """
-    sites = sorted({site for adapter in adapters for site in adapter.factors})
-    pairs = list(zip(adapters, tasks, strict=True))
-    return {
-        kind: [learn(kind, host, adapter, task, rows, sites) for adapter, task in pairs]
-        for kind in _STATISTICS.keys() & options_of(method).keys()
-    }
-
-
-def learn(
-    kind: str, host: Host, adapter: Adapter, task: Task, rows: int, sites: Sequence[Site]
-) -> Mapping[Site, Any]:
-    """What a merge wants to know of an adapter on train rows of its task: `fisher` or `gram`, by site.
-
-    Raises ShapeError for a task without train rows.
-    """
-    encoded = [render(host.tokenizer, row, max_length=host.window) for row in task.train[:rows]]
-    if not encoded:
-        raise ShapeError(f"task {task.name} has no rows of the part that is needed")
-    batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0)
-    return _STATISTICS[kind](host, Mixture.of(adapter), [batch], sites=sites)
 
 
 def _resume(file: Path, recipe: MergingRecipe) -> list[SetScores]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -14,10 +14,8 @@ from weft.route import Tree, TreeGate, full
 from weft.route.tree import leaf_name
 from weft.train.answers import language_model
 from weft.train.learned import LearnedBank
+from weft.train.tree.recipe import TreeRecipe
 from weft.types import AbstractGate, Fixed, Mixture, Rows, Site, Term
-
-if TYPE_CHECKING:
-    from weft.train.tree import TreeRecipe
 
 
 class Learned(nn.Module):

@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import Encoded, Row, Task, TaskSampler, render
 from weft.tasks.source import load_split, load_texts
-
-if TYPE_CHECKING:
-    from weft.train.tree import TreeRecipe
+from weft.train.tree.recipe import TreeRecipe
 
 _HELD_OUT = 20
 """Of so many stretches of plain text the last is kept for evaluation, so that every source is measured."""

@@ -18,8 +18,8 @@ from weft.embed.task2vec import distances, task2vec
 from weft.errors import ConfigError
 from weft.evaluate.intervals import Interval
 from weft.evaluate.retrieval import retrieval
-from weft.evaluate.routing_recipe import RoutingRecipe
 from weft.evaluate.specialists import Specialists, load_specialists, open_encoder
+from weft.experiments.library.recipe import RoutingRecipe
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.route.weigh import unit_vectors

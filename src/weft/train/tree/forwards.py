@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft.host import Host
-from weft.route import TreeGate
+from weft.route import TreeGate, XLora
 from weft.route.place import Decisions
 from weft.route.tree import Scope
 from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
 from weft.train.answers import Answers, answer, pad_id, split_rows
 from weft.train.packing import Packed
-from weft.train.tree_switch import Switch
 from weft.types import AbstractGate, Assignment, Mixture, Site
 
 
@@ -61,16 +60,20 @@ def watch(gate: AbstractGate, decisions: Decisions, packed: Packed) -> tuple[Ten
     zero = torch.zeros((), device=packed.ids_BT.device)
     if not decisions:
         return zero, zero, torch.ones(1, 1, dtype=torch.long)
-    assert isinstance(gate, TreeGate | Switch)
     entropy, uneven, load = [], [], []
     for decided in decisions.values():
-        logits = decided.logits if gate.descent == "soft" else decided.logits.detach()
-        heard_BT = heard(packed, gate.scope).to(logits.device)
-        index_BT = gate.leaf_of(logits)
+        logits = decided.logits
         if isinstance(gate, TreeGate):
+            logits = logits if gate.descent == "soft" else logits.detach()
+            heard_BT = heard(packed, gate.scope).to(logits.device)
+            weight_BTK, index_BT = gate.weights_of(logits), gate.leaf_of(logits)
             entropy.append(hardening(logits / gate.temperature, heard_BT))
-        uneven.append(balance(gate.weights_of(logits), index_BT, heard_BT))
-        load.append(counts(index_BT, len(gate.leaves), heard_BT))
+        else:
+            assert isinstance(gate, XLora)
+            heard_BT = heard(packed, "token").to(logits.device)
+            weight_BTK, index_BT = logits.softmax(-1), logits.argmax(-1)
+        uneven.append(balance(weight_BTK, index_BT, heard_BT))
+        load.append(counts(index_BT, weight_BTK.shape[-1], heard_BT))
     return torch.stack(entropy or [zero]).mean(), torch.stack(uneven).mean(), torch.stack(load)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from weft.errors import ConfigError
 from weft.evaluate.answer import read
-from weft.evaluate.learned_ways import layer_weights, learn_gates, lorahub_weights
-from weft.evaluate.merging import statistics
-from weft.evaluate.routing_recipe import QUARTER, Requests, RoutingRecipe, Way, Ways
 from weft.evaluate.specialists import Specialists, load_for, open_encoder
+from weft.evaluate.statistics import statistics
+from weft.experiments.library.learned_ways import layer_weights, learn_gates, lorahub_weights
+from weft.experiments.library.recipe import RoutingRecipe
+from weft.experiments.library.requests import QUARTER, Requests, Way, Ways
 from weft.host import Host
 from weft.merge import merge
 from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree

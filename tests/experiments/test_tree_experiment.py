@@ -12,12 +12,13 @@ from tiny_training import source, tiny_host, write_tasks
 
 from tiny_models import make_bank
 from weft.errors import ConfigError
+from weft.experiments.tree import measure
+from weft.experiments.tree.measure import compare_trees
+from weft.experiments.tree.page import to_dict, tree_page
+from weft.experiments.tree.recipe import TreeComparison
 from weft.host import Host
 from weft.plot.tree import draw_trees
-from weft.train import tree_compare
-from weft.train.tree_compare import TreeComparison, compare_trees
-from weft.train.tree_page import to_dict, tree_page
-from weft.train.tree_switch import Switch
+from weft.route import XLora
 from weft.types import Mixture, Term
 
 
@@ -47,7 +48,7 @@ def comparison(tasks: Path, output: Path, **changes: Any) -> TreeComparison:
 
 
 def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_compare, "load_base", lambda *_, **__: host)
+    monkeypatch.setattr(measure, "load_base", lambda *_, **__: host)
     asked = comparison(tasks, tmp_path, larger={"toy": {"twin": "other"}})
     told: list[str] = []
     outcomes = compare_trees(asked, told.append)
@@ -95,9 +96,9 @@ def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pyte
 def test_a_larger_base_must_read_the_same_tokens(
     tasks: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_compare, "load_base", lambda *_, **__: host)
+    monkeypatch.setattr(measure, "load_base", lambda *_, **__: host)
     hashes = iter(["one", "other"])
-    monkeypatch.setattr(tree_compare, "_hash", lambda _: next(hashes))
+    monkeypatch.setattr(measure, "_hash", lambda _: next(hashes))
     with pytest.raises(ConfigError, match="other reads other tokens than tiny"):
         compare_trees(comparison(tasks, tmp_path, larger={"toy": {"twin": "other"}}))
 
@@ -122,7 +123,7 @@ def test_bad_comparisons(tasks: Path, tmp_path: Path) -> None:
 def test_the_top_1_mixture_equals_a_loop(host: Host) -> None:
     sites = tuple(site for site in host.sites if site.layer == 0 and site.module in ("q_proj", "k_proj"))
     bank = make_bank(sites, 3, 2)
-    gate = Switch(bank.names, 32, layers=(0,), seed=0)
+    gate = XLora(3, 32, layers=(0,), top_k=1, norm_topk_prob=False, seed=0)
     x_BTH = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)) * 3
     layer = host.module.get_submodule(sites[0].path)
     with host.running(Mixture((Term(bank, gate),)), embeddings_BTH=x_BTH):

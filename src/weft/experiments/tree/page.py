@@ -10,17 +10,19 @@ from typing import Any
 
 import yaml
 
-from weft.train.tree_compare import Outcome, TreeComparison
+from weft.experiments.tree.measure import Outcome
+from weft.experiments.tree.recipe import TreeComparison
 
 _READING = (
     "Perplexity is that of answer tokens (on plain text, of all tokens behind the first few) of rows that "
     "were not trained on, by hard descent for a tree. All contestants of a corpus train on the same rows, in "
     "the same order, at the same rank and at the same sites of one frozen base. `active`: learned parameters "
     "that a token passes, one leaf and the nodes on the way to it; `with base`: and those of the base's "
-    "matrices. `FLOPs`: of training, by a formula "
-    "(src/weft/train/tree_compare.py); a tree computes all its leaves by soft descent. `time`: the median "
-    "step times the steps, on a machine that may have had other work. `gap`: hard over soft loss, less 1. "
-    "`load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves without a token."
+    "matrices. `FLOPs`: of training, by the formula of "
+    "src/weft/experiments/tree/measure.py; a tree computes all its leaves by soft descent. `time`: the "
+    "median step times the steps, on a machine that may have had other work. `gap`: hard over soft loss, "
+    "less 1. `load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves without a "
+    "token."
 )
 
 

@@ -16,96 +16,24 @@ Charalampopoulos et al. 2024, arXiv 2405.16836, have one).
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from weft.config import Config
 from weft.host import Host
 from weft.route import TreeGate, save_tree
-from weft.route.tree import Scope
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
-from weft.tasks.source import Source
 from weft.train.answers import load_base, pad_id, split_rows, sum_over_processes
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
-from weft.train.tree_answers import answer_under, evenness, heard, measure, watch
-from weft.train.tree_learned import Learned, learned_tree
-from weft.train.tree_rows import Groups, choose_tasks, tree_rows
+from weft.train.optimizer import build_optimizers, build_schedulers
+from weft.train.run import Run
+from weft.train.tree.forwards import answer_under, evenness, heard, measure, watch
+from weft.train.tree.learned import Learned, learned_tree
+from weft.train.tree.recipe import TreeRecipe
+from weft.train.tree.rows import Groups, choose_tasks, tree_rows
 from weft.types import AbstractGate
-
-
-class TreeRecipe(Config):
-    """`weft train tree RECIPE`; names as in `weft train lora` where they have one."""
-
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the base; the tree is trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    data: Source = Field(discriminator="kind")
-    split: str = "train"
-    """Where the tasks come from: trained on their train rows, measured on their test rows."""
-    tasks: int | None = Field(default=None, gt=0)
-    """The first so many, or all."""
-    tasks_per_batch: int = Field(default=32, ge=0)
-    """0 trains on plain text alone."""
-    rows_per_task: int = Field(default=4, gt=0)
-    describe: bool = True
-    """Whether prompts begin with a description of the task."""
-    text_rows: int = Field(default=0, ge=0)
-    """Rows of plain text per step."""
-    text_length: int = Field(default=128, gt=1)
-    text_tokens: int | None = Field(default=None, gt=1)
-    """Read at most so many tokens of text; None is all."""
-    text_prompt: int = Field(default=1, gt=0)
-    """Tokens that a row of text begins with, outside the loss; a tree per sequence decides on them."""
-    depth: int = Field(default=3, ge=0, le=6)
-    """A tree of 2^depth leaves; 0 is one LoRA."""
-    r: int = Field(default=8, gt=0)
-    lora_alpha: float = Field(default=16, gt=0)
-    shared_r: int = Field(default=0, ge=0)
-    """Rank of a further leaf that is always on; 0 for none."""
-    scope: Scope = "token"
-    layers: tuple[int, ...] | Literal["all"] = (0,)
-    """Layers that decide, with scope token; sites before the first of them stay the base."""
-    temperature: float = Field(default=1.0, gt=0)
-    final_temperature: float = Field(default=0.3, gt=0)
-    """What it falls to while descent is soft."""
-    hard_ratio: float = Field(default=0.25, ge=0, le=1)
-    """Share of the steps, at the end, by hard descent."""
-    hardening: float = Field(default=0.1, ge=0)
-    balance: float = Field(default=0.1, ge=0)
-    rebalance: float = Field(default=0.0, ge=0)
-    """After each step the bias of a node moves by this times what went right above half of its tokens."""
-    region_leak: float = Field(default=0.0, ge=0, le=0.5)
-    target_modules: str | tuple[str, ...] = "all-linear"
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
-    tokens_per_forward: int | None = Field(default=None, gt=0)
-    """A step takes as many forwards as it needs; None is 2048 on a CPU, 16384 elsewhere."""
-    max_length: int | None = Field(default=None, gt=1)
-    """A longer row is an error; None is the window of the base."""
-    save_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the saved leaves."""
-    eval_tasks: int = Field(default=64, gt=0)
-    eval_rows: int = Field(default=4, gt=0)
-    """Rows of each task, or 16 times as many of text, that it is measured on."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "TreeRecipe":
-        if self.optimizer.optim != "adamw":
-            raise ValueError("a tree is trained with optim: adamw, muon is for whole matrices")
-        if not self.tasks_per_batch + self.text_rows:
-            raise ValueError("there is nothing to train on; set tasks_per_batch or text_rows")
-        if self.text_prompt >= self.text_length:
-            raise ValueError("text_prompt leaves no token of text_length to learn")
-        return self
 
 
 def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = True) -> Path:

@@ -23,53 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import nn
 
-from weft.config import Config
 from weft.errors import ConfigError
-from weft.files import is_name, read_json, replace_file, to_json
+from weft.experiments.tree.recipe import TreeComparison
+from weft.files import read_json, replace_file, to_json
 from weft.host import Host
-from weft.route import Smear, TreeGate
+from weft.route import Smear, TreeGate, XLora
 from weft.train.answers import load_base
 from weft.train.run import Run
-from weft.train.tree import TreeRecipe, fit
-from weft.train.tree_learned import Learned, deciding, learned_tree, width
-from weft.train.tree_rows import Groups, alone, choose_tasks, tree_rows
-from weft.train.tree_switch import Switch
+from weft.train.tree import TreeRecipe
+from weft.train.tree.learned import Learned, deciding, learned_tree, width
+from weft.train.tree.loop import fit
+from weft.train.tree.rows import Groups, alone, choose_tasks, tree_rows
 from weft.types import AbstractGate
-
-
-class TreeComparison(Config):
-    """`weft experiment tree RECIPE`."""
-
-    corpora: dict[str, TreeRecipe]
-    """By name. The runs of its contestants go into folders below `run.output_dir`; `depth` is not used."""
-    larger: dict[str, dict[str, str]] = {}
-    """By corpus larger bases, each by a name that the page gives it."""
-    depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    experts: int = Field(default=16, gt=1)
-    """Of SMEAR and of the mixture; what the wide LoRA has times the rank."""
-    seeds: tuple[int, ...] = (0,)
-    output: str | None = None
-    """The page, a .md file."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> TreeComparison:
-        if not self.corpora or not self.depths or not self.seeds:
-            raise ValueError("there is nothing to compare; give corpora, depths and seeds")
-        for name, recipe in self.corpora.items():
-            if not is_name(name):
-                raise ValueError(f"{name!r} cannot name a corpus: use letters, digits and . _ -")
-            if not all(is_name(larger) for larger in self.larger.get(name, {})):
-                raise ValueError(f"larger bases of {name} are named with letters, digits and . _ -")
-            if recipe.scope != "token" or recipe.shared_r:
-                raise ValueError(f"corpus {name}: contestants decide per token, without a shared leaf")
-        if unknown := self.larger.keys() - self.corpora.keys():
-            raise ValueError(f"larger bases for {min(unknown)}, which is no corpus")
-        if any(not 1 <= depth <= 6 for depth in self.depths):
-            raise ValueError(f"depths are from 1 to 6, got {list(self.depths)}")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +187,9 @@ def _learned(recipe: TreeRecipe, host: Host, kind: str, experts: int) -> Learned
         dim = width(recipe.model_copy(update={"scope": "sequence"}), host)
         gate = Smear(experts, dim, seed=recipe.run.seed)
         return Learned(recipe, sites, gate, names, combine="average")
-    gate = Switch(names, width(recipe, host), layers=layers, seed=recipe.run.seed)
+    gate = XLora(
+        experts, width(recipe, host), layers=layers, top_k=1, norm_topk_prob=False, seed=recipe.run.seed
+    )
     return Learned(recipe, sites, gate, names)
 
 
@@ -232,7 +201,7 @@ def _computed(learned: Learned, recipe: TreeRecipe, tokens: int) -> tuple[float,
     if isinstance(learned.gate, TreeGate):
         nodes = max(len(learned.gate.leaves) - 1, 1)
         return one + gate / nodes * recipe.depth, float(leaves + gate)
-    if isinstance(learned.gate, Switch):
+    if isinstance(learned.gate, XLora):
         return one + gate, one + gate
     rows = recipe.run.max_steps * (recipe.tasks_per_batch * recipe.rows_per_task + recipe.text_rows)
     averaged = one + (leaves + gate) * rows / tokens

@@ -9,13 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from weft.config import parse_config
 from weft.errors import ConfigError
-from weft.evaluate.embeddings import measure_embeddings
-from weft.evaluate.learned_ways import GateTraining, LayerTraining, _draw, layer_weights, learn_gates
-from weft.evaluate.routing import Found, measure_routing
-from weft.evaluate.routing_recipe import Requests, RoutingRecipe
-from weft.evaluate.routing_report import routing_page, summarise_ways
 from weft.evaluate.specialists import Specialists
-from weft.evaluate.ways import _trees, spread, watch
+from weft.experiments.library.embeddings import measure_embeddings
+from weft.experiments.library.learned_ways import _draw, layer_weights, learn_gates
+from weft.experiments.library.measure import Found, measure_routing
+from weft.experiments.library.page import routing_page, summarise_ways
+from weft.experiments.library.recipe import GateTraining, LayerTraining, RoutingRecipe
+from weft.experiments.library.requests import Requests
+from weft.experiments.library.ways import _trees, spread, watch
 from weft.route import Arrow, LayerWeights, Tree, TreeGate, full, learn, save_tree
 from weft.tasks import render
 from weft.types import Dense, Mixture, Rows, Term

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,8 +56,7 @@ class Planted(NamedTuple):
     hyper: Stub
 
 
-@pytest.fixture(scope="session")
-def planted() -> Planted:
+def make_planted() -> Planted:
     tasks = planted_tasks()
     texts = [text for task in tasks for text in (*task.descriptions, *task.unseen_descriptions)]
     tokenizer = build_tokenizer(texts)

@@ -1,0 +1,1 @@
+"""Every way to use one library of adapters, on the same rows."""

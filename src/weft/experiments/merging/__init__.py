@@ -1,0 +1,1 @@
+"""How many adapters a merge carries."""

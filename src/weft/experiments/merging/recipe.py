@@ -1,0 +1,50 @@
+"""What `weft experiment merging` is told."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from weft.config import Config
+from weft.embed import EncoderConfig
+from weft.tasks.source import Source
+
+
+class Method(Config):
+    """One way to merge."""
+
+    method: str
+    weight: float | None = None
+    """Of every adapter; 1 over their number unless given."""
+    options: dict[str, Any] = {}
+
+
+class MergingRecipe(Config):
+    """`weft experiment merging RECIPE`."""
+
+    base: str
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    library: str
+    """Folder of adapter folders, each named as the task that it was trained for."""
+    data: Source = Field(discriminator="kind")
+    encoder: EncoderConfig
+    """Reads the descriptions for `routed`."""
+    encoder_cache: str = "runs/encoder-cache"
+    sets: dict[PositiveInt, PositiveInt]
+    """Adapters in a set -> how many random sets of that size."""
+    methods: dict[str, Method]
+    """The name shown -> method and options."""
+    described: bool = False
+    """Whether the task's description is in the prompt, so that one model can tell the tasks apart."""
+    rows_per_task: PositiveInt = 8
+    statistics_rows: PositiveInt = 16
+    """Train rows of a task that fisher and regmean look at."""
+    max_new_tokens: PositiveInt = 16
+    batch_size: PositiveInt = 256
+    seed: int = 0
+    output_dir: str
+    """Where the scores of every set go as they come; a run that was stopped goes on from them."""
+    output: str | None = None
+    """The Markdown page; JSON and a picture go beside it."""

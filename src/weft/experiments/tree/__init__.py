@@ -1,0 +1,1 @@
+"""Trees of adapters beside what they compete with."""
