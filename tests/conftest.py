@@ -14,10 +14,16 @@ from transformers import LlamaForCausalLM
 
 from planted import Planted, make_planted
 from tiny_models import make_bank, make_llama
+from weft.errors import MissingFileError
 from weft.host import Host
+from weft.host.fetch import fetch_model
+from weft.registry import NAMED, cache_folder
 from weft.types import Bank
 
 torch.set_num_threads(1)
+
+_USERS_CACHE = cache_folder()
+"""Before `home` moves it: a real model is fetched once, not once a test."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +35,26 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
     monkeypatch.setenv("HF_HOME", str(folder / ".cache" / "huggingface"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def fetched_smollm2() -> Path:
+    """The folder of `weft/smollm2` in the user's own cache; without a network tests skip, but not in CI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEFT_CACHE", str(_USERS_CACHE))
+        try:
+            return fetch_model(NAMED["weft/smollm2"])
+        except MissingFileError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def smollm2(fetched_smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name `weft/smollm2`, fetched and within reach."""
+    monkeypatch.setenv("WEFT_CACHE", str(_USERS_CACHE))
+    return "weft/smollm2"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import ConfigError, MissingFileError, SaveError, UnknownNameError
+from weft.registry import NAMED, kept_in
 
 _EMBEDDED = "weft/"
 _HERE, _EXCHANGE = -100, 2
@@ -123,18 +124,22 @@ def embedded_folder() -> Path:
 
 
 def resolve(name: str | os.PathLike[str]) -> Path | None:
-    """Folder meant by an embedded name (`weft/letters`) or by a local path; None for anything else.
+    """Folder meant by a name of Weft's (`weft/letters`) or by a local path; None for anything else.
 
-    Raises UnknownNameError for an embedded name that does not exist.
+    Raises UnknownNameError for such a name that does not exist, MissingFileError for a model that has not
+    been fetched yet.
     """
     text = os.fspath(name)
+    if text in NAMED and not Path(text).is_dir():
+        folder = kept_in(NAMED[text])
+        if not folder.is_dir():
+            raise MissingFileError(f"{text} is not on this machine yet; fetch it with: weft pull {text}")
+        return folder
     if text.startswith(_EMBEDDED) and not Path(text).is_dir():
         parts = text.removeprefix(_EMBEDDED).split("/")
         folder = embedded_folder().joinpath(*parts)
         if not all(map(is_name, parts)) or not folder.is_dir():
-            known = sorted(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())
-            raise UnknownNameError(
-                f"no embedded model {text}{nearest(text, known)}; there are {', '.join(known)}"
-            )
+            known = sorted([*NAMED, *(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())])
+            raise UnknownNameError(f"no model {text}{nearest(text, known)}; there are {', '.join(known)}")
         return folder
     return Path(text) if Path(text).is_dir() else None

@@ -103,4 +103,4 @@ def test_what_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["show", "revers"]) == 1
     assert "revers is no folder" in capsys.readouterr().err
     assert main(["show", "weft/leters"]) == 1
-    assert "no embedded model" in capsys.readouterr().err
+    assert "no model" in capsys.readouterr().err

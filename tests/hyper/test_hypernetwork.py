@@ -258,7 +258,7 @@ def test_another_base_is_refused(pico_host: Host, tmp_path: Path) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(MissingFileError, match="no hypernetwork folder at nowhere"):
         HyperNetwork.from_pretrained("nowhere")
-    with pytest.raises(UnknownNameError, match="no embedded model"):
+    with pytest.raises(UnknownNameError, match="no model"):
         HyperNetwork.from_pretrained("weft/nothing-like-it")
 
 

@@ -1,4 +1,4 @@
-"""Reading a causal language model and its tokenizer from an embedded name, a folder or the Hub."""
+"""Reading a causal language model and its tokenizer from a name of Weft's, a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from weft.errors import ConfigError, MissingFileError
 from weft.files import nearest, resolve
+from weft.host.fetch import fetch_model
+from weft.registry import NAMED
 
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 _DTYPES = {
@@ -31,6 +33,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, Any]:
     """The model, in evaluation mode on `device`, and its tokenizer.
 
+    A name such as `weft/smollm2` is fetched on its first use, with what `fetch_model` raises.
     Weights are read from safetensors alone, never from pickles. The tokenizer is None for a local folder
     that holds none. Raises MissingFileError when nothing is there or weights are missing or damaged,
     ConfigError for something that is no causal language model and for a dtype or device that cannot be used,
@@ -38,12 +41,15 @@ def load_model(
     """
     _check_dtype(dtype)
     _check_device(device)
-    folder = resolve(name_or_path)
+    name = os.fspath(name_or_path)
+    if name in NAMED and not Path(name).is_dir():
+        fetch_model(NAMED[name])
+    folder = resolve(name)
     if folder is not None and not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
         raise MissingFileError(f"{folder} holds {what}")
-    source = str(name_or_path if folder is None else folder)
+    source = name if folder is None else str(folder)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

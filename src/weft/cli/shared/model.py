@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from weft.errors import ConfigError
 from weft.files import read_json, resolve
+from weft.registry import NAMED
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -115,7 +116,7 @@ def _hide_bars(name: str | Path) -> None:
     """Progress bars are for downloads; what is on disk would only make them blink."""
     from transformers.utils import logging
 
-    if resolve(name) is not None:
+    if str(name) in NAMED or resolve(name) is not None:
         logging.disable_progress_bar()
 
 
