@@ -40,6 +40,7 @@ def test_models_are_the_default(models: Path, capsys: pytest.CaptureFixture[str]
         ("weft/letters", "base"),
         ("weft/letters-loras", "1 adapters"),
         ("weft/letters-t2l", "hypernetwork"),
+        ("weft/smollm2", "base"),
     ]
     assert all(row["megabytes"] > 0 for row in rows)
 

@@ -31,6 +31,7 @@ VERBS = {
     "experiment": "weft.cli.experiment:experiment",
     "bench": "weft.cli.bench:bench",
     "map": "weft.cli.map:map_library",
+    "pull": "weft.cli.pull:pull",
     "list": "weft.cli.list:list_things",
     "show": "weft.cli.show:show",
 }

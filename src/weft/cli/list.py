@@ -10,6 +10,7 @@ from weft.cli.shared.kinds import adapters_in, kind_of, size_of
 from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
 from weft.files import embedded_folder, resolve
+from weft.registry import NAMED, kept_in
 
 if TYPE_CHECKING:
     from weft.tasks import Task
@@ -25,7 +26,7 @@ def list_things(
     *,
     json: Flag = False,
 ) -> None:
-    """List models that ship with Weft, adapters, recipes, tasks or encoders.
+    """List named models, adapters, recipes, tasks or encoders.
 
     For example:
 
@@ -63,11 +64,17 @@ def _models(_: None) -> Rows:
     for path in sorted(p for p in embedded_folder().glob("*") if p.is_dir()):
         inside = adapters_in(path)
         kind = f"{len(inside)} adapters" if inside else kind_of(path)
-        rows.append({"name": f"weft/{path.name}", "kind": kind, "megabytes": round(size_of(path) / 1e6, 2)})
+        size = round(size_of(path) / 1e6, 2)
+        rows.append(
+            {"name": f"weft/{path.name}", "kind": kind, "megabytes": size, "where": "ships with Weft"}
+        )
     if not rows:
         raise MissingFileError(
             f"no models in {embedded_folder()}; train them with the recipes in recipes/letters"
         )
+    for name, model in NAMED.items():
+        where = "fetched" if kept_in(model).is_dir() else f"to fetch: weft pull {name}"
+        rows.append({"name": name, "kind": "base", "megabytes": model.megabytes, "where": where})
     return rows
 
 
