@@ -1,20 +1,43 @@
 """Recipes: strict YAML into frozen pydantic models, with dotted overrides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weft.errors import ConfigError, MissingFileError
 from weft.files import nearest
+from weft.plain import plain
+from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
+
+_MOST = 3
+"""Wrong keys that one message names."""
+_LARGEST = 1 << 53
+"""Whole numbers of a recipe stay below this, so that JSON and every number type hold them."""
+
+Size = Annotated[int, Field(gt=0, le=1 << 20)]
+"""How many of something a step or a file holds, or how wide it is."""
+Rank = Annotated[int, Field(gt=0, le=8192)]
+"""The rank of an adapter."""
+Steps = Annotated[int, Field(gt=0, le=10**9)]
+"""How many steps."""
 
 
 class Config(BaseModel):
-    """Base of every recipe section: frozen, and a key that is not known is an error."""
+    """Base of every recipe section: frozen, finite, and a key that is not known is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _holds_what_can_be_written(self) -> "Config":
+        for name in type(self).model_fields:
+            for value in _leaves(getattr(self, name)):
+                if isinstance(value, int) and abs(value) > _LARGEST:
+                    raise ValueError(f"{name} is {shown(value)}, at most 2**53 is read")
+                if isinstance(value, str):
+                    check_text(value, name)
+        return self
 
 
 C = TypeVar("C", bound=Config)
@@ -26,20 +49,21 @@ def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) 
     Raises MissingFileError, or ConfigError naming the key, with the nearest known one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"no recipe at {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = read_yaml(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"no recipe at {shown_path(path)} ({error})") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} should hold keys and values, it holds a {type(values).__name__}")
+        raise ConfigError(
+            f"{shown_path(path)} should hold keys and values, it holds a {type(values).__name__}"
+        )
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"an override reads key=value, got {override!r}")
-        _put(values, key.replace("-", "_").split("."), yaml.safe_load(text))
-    return parse_config(kind, values, str(path))
+            raise ConfigError(f"an override reads key=value, got {shown(override)}")
+        _put(values, key.replace("-", "_").split("."), parse_yaml(text, f"the value of {shown(key)}"))
+    return parse_config(kind, values, shown_path(path))
 
 
 def parse_config(kind: type[C], values: dict[str, Any], source: str) -> C:
@@ -47,29 +71,49 @@ def parse_config(kind: type[C], values: dict[str, Any], source: str) -> C:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(kind, e, source) for e in error.errors())) from error
+        found = error.errors(include_url=False)
+        told = [_explain(kind, e, source) for e in found[:_MOST]]
+        more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
+        raise ConfigError("; ".join([*told, *more])) from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} is nested too deep, or holds itself") from error
 
 
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{key} is a plain value, it has no keys below it")
+            raise ConfigError(f"{shown(key)} is a plain value, it has no keys below it")
     values[keys[-1]] = value
 
 
 def _explain(kind: type[Config], error: Any, source: str) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = plain(".".join(str(part)[:60] for part in error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{source}: unknown key {where}{nearest(where.split('.')[-1], _keys(kind))}"
-    return f"{source}: {where}: {error['msg']}, got {error['input']!r}"
+        return f"{source}: unknown key {where}{nearest(str(error['loc'][-1]), _keys(kind))}"
+    said = plain(error["msg"])
+    said = said if len(said) <= 200 else f"{said[:197]}..."
+    return f"{source}: {where}: {said}, got {shown(error['input'])}"
 
 
 def _keys(kind: type[BaseModel]) -> set[str]:
     keys: set[str] = set()
     for name, info in kind.model_fields.items():
         keys.add(name)
-        for part in (info.annotation, *getattr(info.annotation, "__args__", ())):
+        for part in (info.annotation, *get_args(info.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 keys |= _keys(part)
     return keys
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The plain values of a field; those of a section were looked at when it was made."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            yield from _leaves(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    elif not isinstance(value, BaseModel):
+        yield value

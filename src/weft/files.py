@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from weft.errors import ConfigError, MissingFileError, SaveError, UnknownNameError
+from weft.errors import SaveError, UnknownNameError
+from weft.reading import read_json as read_json
 from weft.registry import NAMED, kept_in
 
 _EMBEDDED = "weft/"
@@ -91,16 +92,6 @@ def _sync(file: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file. Raises MissingFileError or ConfigError, each naming the file."""
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-
-
 def to_json(value: Any) -> str:
     """JSON with sorted keys and a final newline: equal values give equal bytes."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -113,7 +104,7 @@ def is_name(name: str) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean X?)`, or nothing when no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name[:100], list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -38,7 +38,7 @@ def test_reads_each_format(tmp_path):
         ({"prompt": "x", "completion": "y", "text": "z"}, "line 2: a row reads"),
         ({"text": "z"}, "line 2: this row has 'text', those before it have 'prompt'"),
         ({"prompt": "x"}, "line 2: a row with a prompt needs a completion"),
-        ({"prompt": "x", "completion": 3}, "line 2: prompt should be a list"),
+        ({"prompt": "x", "completion": 3}, "line 2: completion should be a string"),
         ({"prompt": "", "completion": ""}, "line 2: .*both are empty"),
         ({"prompt": "x", "completion": "y", "references": "y"}, "line 2: references should be a list"),
         ({"prompt": "x", "completion": "y", "references": [1]}, "line 2: a reference should be a string"),
@@ -72,7 +72,7 @@ def test_missing_empty_and_damaged_files(tmp_path):
     with pytest.raises(ConfigError, match="holds no rows"):
         read_rows(write(tmp_path / "empty.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
-    with pytest.raises(ConfigError, match="cannot be read after line 0"):
+    with pytest.raises(ConfigError, match="line 1: byte 0xe9 is not UTF-8"):
         read_rows(tmp_path / "latin.jsonl")
     packed = gzip.compress(b'{"text": "abc"}\n' * 1000)
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-12])

@@ -1,24 +1,25 @@
 """Rows and prompts to token ids, through the tokenizer's chat template where it has one.
 
-Without a template everything is joined plainly: description, newline, prompt, completion, end of text.
+One rule for training and generation: a row begins with exactly the ids that generation starts from, and its
+last token is one that generation stops at. Without a template everything is joined plainly: description,
+newline, prompt, completion, end of text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from weft.errors import ConfigError, PromptTooLongError
+from weft.reading import check_text, shown
 from weft.tasks.task import Row
+from weft.tasks.template import Dialect, Turns, dialect_of, write
 
-_PROBE = "weft system probe"
-
-Turns = Sequence[tuple[str, str]]
-"""(role, content) turns of a chat."""
+_ANCHOR = "\n"
+"""A text that no tokenizer joins to the word behind it."""
 
 
 class Encoded(NamedTuple):
@@ -42,30 +43,35 @@ def render(
 ) -> Encoded:
     """Encode a row; a description goes before it, as the system message where there is a chat template.
 
-    Prompt and completion together are exactly the rendering of the whole. Where the prompt alone is written
-    otherwise than as the beginning of the whole, the completion starts at the first token that differs.
-    A plain text is all completion, and no template is applied to it.
+    The prompt is what `render_prompt` gives for the row's question. The completion is what the template
+    writes from there on, up to and with the token that ends a turn; where it ends turns with none, the
+    tokenizer's end of text is put there. A plain text is all completion, and no template is applied to it.
 
-    Raises PromptTooLongError over `max_length` tokens, ConfigError when the template refuses it.
+    Raises PromptTooLongError over `max_length` tokens; ConfigError when the template refuses the row or
+    changes its answer, and when there is no token to end an answer with.
     """
-    if tokenizer.chat_template is None or row.is_text:
-        text = _plain(row.question, description)
-        whole = _tokens(tokenizer, text + row.completion)
-        prompt = _tokens(tokenizer, text) if text else []
-        end = tokenizer.eos_token_id
-        if not isinstance(end, int):
-            raise ConfigError("the tokenizer has no eos_token, so an answer cannot end; set one")
-        whole.append(end)
+    dialect = None if row.is_text else dialect_of(tokenizer)
+    if dialect is None:
+        prompt = "" if row.is_text and description is None else _plain(row.question, description)
+        prompt_ids = _tokens(tokenizer, prompt) if prompt else []
+        answer = row.completion
+        whole_ids = _tokens(tokenizer, prompt + answer)
+        stop_id = None
     else:
-        whole = _chat(tokenizer, row.messages, description, generate=False)
-        prompt = _chat(tokenizer, row.question, description, generate=True)
-    length = _common_prefix(prompt, whole)
-    if length == len(whole):
-        raise ConfigError(
-            f"the tokenizer renders no token for the answer {row.completion!r}; check its template"
-        )
-    _check_length(whole, max_length, row.prompt or row.completion)
-    return Encoded(whole[:length], whole[length:])
+        prompt = _chat(tokenizer, dialect, row.question, description, ask=True)
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        answer = _answer(tokenizer, dialect, row, prompt, description)
+        whole_ids = tokenizer.encode(prompt + answer, add_special_tokens=False)
+        stop_id = dialect.stop_id
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        completion_ids = whole_ids[len(prompt_ids) :]
+    else:  # some tokenizer joins the end of a prompt to the start of its answer
+        completion_ids = _continue(tokenizer, prompt_ids, answer, whole_ids)
+    if stop_id is None or completion_ids[-1:] != [stop_id]:
+        completion_ids.append(_end_of_text(tokenizer))
+    encoded = Encoded(prompt_ids, completion_ids)
+    _check_length(encoded.ids, max_length, row.prompt or row.completion)
+    return encoded
 
 
 def render_prompt(
@@ -77,17 +83,29 @@ def render_prompt(
 ) -> list[int]:
     """Encode a question, ready for the model to answer.
 
-    Raises PromptTooLongError over `max_length` tokens, ConfigError when the template refuses it.
+    Raises PromptTooLongError over `max_length` tokens, ConfigError when the template refuses it or a text
+    holds half a character.
     """
     turns = (("user", prompt),) if isinstance(prompt, str) else prompt
     if not turns:
         raise ConfigError("there is no turn to answer, the list of messages is empty")
-    if tokenizer.chat_template is None:
+    for _, content in turns:
+        check_text(content, "a prompt")
+    dialect = dialect_of(tokenizer)
+    if dialect is None:
         ids = _tokens(tokenizer, _plain(turns, description))
     else:
-        ids = _chat(tokenizer, turns, description, generate=True)
+        text = _chat(tokenizer, dialect, turns, description, ask=True)
+        ids = tokenizer.encode(text, add_special_tokens=False)
     _check_length(ids, max_length, turns[-1][1])
     return ids
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the end of text, and what the chat template ends a turn with."""
+    dialect = dialect_of(tokenizer)
+    ends = [tokenizer.eos_token_id, None if dialect is None else dialect.stop_id]
+    return frozenset(end for end in ends if isinstance(end, int))
 
 
 def fit_rows(
@@ -97,10 +115,36 @@ def fit_rows(
     max_length: int,
     descriptions: Sequence[str] = (),
 ) -> tuple[tuple[Row, ...], int]:
-    """The rows that fit `max_length` tokens with the longest of the descriptions, and how many do not."""
+    """The rows that fit `max_length` tokens with the longest of the descriptions, and how many do not.
+
+    Raises ConfigError that names the row, counted from 1, which cannot be rendered.
+    """
     longest = max(descriptions, key=lambda text: len(_tokens(tokenizer, text)), default=None)
-    kept = tuple(row for row in rows if len(render(tokenizer, row, description=longest).ids) <= max_length)
-    return kept, len(rows) - len(kept)
+    kept: list[Row] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            encoded = render(tokenizer, row, description=longest)
+        except ConfigError as error:
+            raise ConfigError(f"row {number}: {error}") from error
+        if len(encoded.ids) <= max_length:
+            kept.append(row)
+    return tuple(kept), len(rows) - len(kept)
+
+
+def every_answer(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows with a row more for each earlier answer of a chat, so that the loss is on every assistant turn."""
+    spread: list[Row] = []
+    for row in rows:
+        for place, (role, content) in enumerate(row.history):
+            if role != "assistant" or not place or not content:
+                continue
+            before, (asker, question) = row.history[: place - 1], row.history[place - 1]
+            if asker == "user":
+                spread.append(Row(question, content, (), before))
+            elif asker == "tool":
+                spread.append(Row("", content, (), row.history[:place]))
+        spread.append(row)
+    return tuple(spread)
 
 
 def _plain(turns: Turns, description: str | None) -> str:
@@ -120,49 +164,58 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def _chat(
-    tokenizer: PreTrainedTokenizerBase, turns: Turns, description: str | None, *, generate: bool
-) -> list[int]:
+    tokenizer: PreTrainedTokenizerBase, dialect: Dialect, turns: Turns, description: str | None, *, ask: bool
+) -> str:
     system = [] if description is None else [description]
     if turns[0][0] == "system":
         system.append(turns[0][1])
         turns = turns[1:]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    if system and _takes_system(tokenizer, tokenizer.get_chat_template()):
-        messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
-    elif system:
-        first = next((m for m in messages if m["role"] == "user"), None)
-        if first is None:
-            raise ConfigError(
-                "the chat template takes no system message, and there is no user turn to put it in"
-            )
-        first["content"] = "\n\n".join([*system, first["content"]])
-    return tokenizer.encode(_write(tokenizer, messages, generate), add_special_tokens=False)
+    return write(tokenizer, dialect, turns, system, ask=ask)
 
 
-def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generate: bool) -> str:
-    try:
-        text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"the chat template refuses these turns: {error}") from error
-    return text
+def _answer(
+    tokenizer: PreTrainedTokenizerBase, dialect: Dialect, row: Row, prompt: str, description: str | None
+) -> str:
+    """What the template writes of an answer behind the prompt, up to the mark that ends a turn."""
+    whole = _chat(tokenizer, dialect, row.messages, description, ask=False)
+    said = row.completion.strip()
+    if whole.startswith(prompt):
+        text = whole[len(prompt) :]
+    else:  # a prompt that ends in more than a header, such as the start of a thought
+        bare = _chat(tokenizer, dialect, row.question, description, ask=False)
+        start = len(bare) + len(dialect.header) if whole.startswith(bare + dialect.header) else -1
+        start = start if start >= 0 else whole.rfind(said) if said else len(whole) - len(dialect.after)
+        text = whole[start:] if start >= 0 else ""
+    text = text.removesuffix(dialect.after)
+    if said not in text:
+        raise ConfigError(
+            f"the chat template does not keep the answer {shown(row.completion)}, it writes {shown(text)}"
+        )
+    return text + (dialect.end or dialect.after.rstrip())
 
 
-@lru_cache(maxsize=8)
-def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Tried once per template: some raise on a system message, some drop it without a word."""
-    turns = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "-"}]
-    try:
-        return _PROBE in str(tokenizer.apply_chat_template(turns, tokenize=False, chat_template=template))
-    except jinja2.TemplateError:
-        return False
+def _continue(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], answer: str, whole_ids: list[int]
+) -> list[int]:
+    """Ids of an answer of its own behind a prompt, such that both together read like the whole."""
+    alone = tokenizer.encode(answer, add_special_tokens=False)
+    if tokenizer.decode(prompt_ids + alone) == tokenizer.decode(whole_ids):
+        return alone
+    # A tokenizer that puts a space before every text does not put it behind a line break.
+    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
+    anchored = tokenizer.encode(_ANCHOR + answer, add_special_tokens=False)
+    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
 
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    if b[: len(a)] == a:
-        return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise ConfigError("the tokenizer has no eos_token, so an answer cannot end; set one")
+    return end
 
 
 def _check_length(ids: list[int], max_length: int | None, text: str) -> None:
     if max_length is not None and len(ids) > max_length:
-        raise PromptTooLongError(f"{len(ids)} tokens, at most {max_length} fit: {text[:60]!r}; shorten it")
+        raise PromptTooLongError(
+            f"{len(ids)} tokens, at most {max_length} fit: {shown(text, 60)}; shorten it"
+        )

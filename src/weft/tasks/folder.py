@@ -70,7 +70,9 @@ def load_tasks(folder: str | os.PathLike[str]) -> tuple[Task, ...]:
 
     Raises MissingFileError when there is none, ConfigError for two tasks of one name.
     """
-    folders = sorted(about.parent for about in Path(folder).glob(f"*/{_ABOUT}"))
+    folders = sorted(
+        about.parent for about in Path(folder).glob(f"*/{_ABOUT}") if not about.parent.name.startswith(".")
+    )
     if not folders:
         raise MissingFileError(f"{folder} holds no task folders (subfolders with a {_ABOUT})")
     tasks: dict[str, Task] = {}

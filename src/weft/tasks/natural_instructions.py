@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import ConfigError, MissingFileError, UnknownNameError
-from weft.files import nearest, read_json
-from weft.tasks.rows import read_json_lines
+from weft.files import nearest
+from weft.reading import read_json, read_json_lines, read_lines, shown
 from weft.tasks.task import Row, Task
 
 _UNSEEN = 20
@@ -178,7 +178,7 @@ def _names_of_split(folder: Path, split: str) -> list[str]:
     if not file.is_file():
         known = (found.name.removesuffix("_tasks.txt") for found in sorted(file.parent.glob("*_tasks.txt")))
         raise MissingFileError(f"no such file: {file}; splits there: {', '.join(known) or 'none'}")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for _, line in read_lines(file)]
 
 
 def _read_original(folder: Path, name: str) -> _Source:
@@ -207,7 +207,5 @@ def _fields(where: str, value: Any, **kinds: type | tuple[type, ...]) -> list[An
         raise ConfigError(f"{where}: expected an object with {', '.join(kinds)}")
     for key, kind in kinds.items():
         if not isinstance(value.get(key), kind):
-            raise ConfigError(
-                f"{where}: {key} is missing or of the wrong type, got {str(value.get(key))[:80]}"
-            )
+            raise ConfigError(f"{where}: {key} is missing or of the wrong type, got {shown(value.get(key))}")
     return [value[key] for key in kinds]

@@ -1,28 +1,56 @@
-"""Rows in JSON Lines files, in the formats that TRL reads; which one, each file's own keys say.
+"""Rows in JSON Lines files, in the columns that public sets have; which ones, each file's own keys say.
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+    {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}      ShareGPT
+    {"instruction": "...", "input": "...", "output": "..."}                                      Alpaca
     {"prompt": "...", "completion": "..."}      or both as lists of messages
     {"text": "..."}
 
-`references`, a list of all accepted answers, may stand beside any of them; other keys are left alone.
+A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
+Hermes models write, and each result as a `tool` turn. Where a set has a chat and other columns beside it, the
+chat is read. `references`, a list of all accepted answers, may stand beside any of them; other keys are left
+alone.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import ConfigError
 from weft.files import replace_file
-from weft.tasks.task import Row
+from weft.reading import check_text, read_json_lines, shown
+from weft.tasks.task import ROLES, Row
 
-_FORMATS = ("messages", "prompt", "text")
-_SHAPES = '{"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": "..."}'
+_FORMATS = {
+    "messages": {"messages"},
+    "conversations": {"conversations"},
+    "instruction": {"instruction", "output"},
+    "prompt": {"prompt"},
+    "text": {"text"},
+}
+"""Keys by which a row is known; a row of an earlier format may hold those of a later one too."""
+_SHAPES = (
+    '{"messages": [...]}, {"conversations": [...]}, {"instruction": ..., "output": ...}, '
+    '{"prompt": ..., "completion": ...} or {"text": "..."}'
+)
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+    "function_call": "assistant",
+} | {role: role for role in ROLES}
+
+Turns = list[tuple[str, str]]
 
 
 def read_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
@@ -30,23 +58,26 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
 
     Raises MissingFileError, or ConfigError that names the file and the line; a file without rows is one.
     """
+    return to_rows(read_json_lines(path), str(path))
+
+
+def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[Row, ...]:
+    """Objects with their places as rows; the first one decides the format of all. Raises ConfigError."""
     found = ""
     rows: list[Row] = []
-    for where, value in read_json_lines(path):
-        present = [name for name in _FORMATS if name in value]
-        if len(present) != 1:
-            raise ConfigError(f"{where}: a row reads {_SHAPES}, this one has the keys {sorted(value)}")
-        if found and found != present[0]:
-            raise ConfigError(
-                f"{where}: this row has {present[0]!r}, those before it have {found!r}; keep to one"
-            )
-        found = present[0]
+    for where, value in values:
+        kind = _format(value)
+        if kind is None:
+            raise ConfigError(f"{where}: a row reads {_SHAPES}, this one has the keys {shown(sorted(value))}")
+        if found and found != kind:
+            raise ConfigError(f"{where}: this row has {kind!r}, those before it have {found!r}; keep to one")
+        found = kind
         try:
             rows.append(_parse(value, found))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
     if not rows:
-        raise ConfigError(f"{path} holds no rows; write some or remove it")
+        raise ConfigError(f"{source} holds no rows; write some or remove it")
     return tuple(rows)
 
 
@@ -64,71 +95,96 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     replace_file(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("file, line n", object) for every line that is not blank; a name ending in .gz is unpacked.
-
-    Raises MissingFileError, or ConfigError that names the file and the line.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise MissingFileError(f"no such file: {file}")
-    opener = gzip.open if file.suffix == ".gz" else open
-    number = 0
-    with opener(file, "rt", encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"{file}, line {number}"
-                    yield where, _object(line, where)
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ConfigError(f"{file} cannot be read after line {number}: {error}") from error
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: a line holds one JSON object, got {str(value)[:80]}")
-    return value
+def _format(value: dict[str, Any]) -> str | None:
+    found = [name for name, keys in _FORMATS.items() if keys <= value.keys()]
+    is_unclear = found == ["prompt", "text"] and "completion" in value
+    return None if not found or is_unclear else found[0]
 
 
 def _parse(value: dict[str, Any], found: str) -> Row:
     given = value.get("references", [])
-    if not isinstance(given, list):
-        raise ConfigError(f"references should be a list of strings, got {str(given)[:80]}")
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"references should be a list of strings, got {shown(given)}")
     references = tuple(_string(answer, "a reference") for answer in given)
-    if found == "text":
-        return Row("", _string(value["text"], "text"), references)
-    if found == "messages":
-        return _chat(_turns(value["messages"], "messages"), references)
+    match found:
+        case "text":
+            return Row("", _string(value["text"], "text"), references)
+        case "messages" | "conversations":
+            return _chat(_turns(value[found], found), references)
+        case "instruction":
+            told = [_string(value["instruction"], "instruction")]
+            more = value.get("input")
+            if more is not None and _string(more, "input").strip():
+                told.append(more)
+            return Row("\n\n".join(told), _string(value["output"], "output"), references)
     if "completion" not in value:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return Row(prompt, completion, references)
+    if isinstance(prompt, str) or isinstance(completion, str):
+        return Row(_string(prompt, "prompt"), _string(completion, "completion"), references)
     return _chat(_turns(prompt, "prompt") + _turns(completion, "completion"), references)
 
 
-def _chat(turns: list[tuple[str, str]], references: tuple[str, ...]) -> Row:
+def _chat(turns: Turns, references: tuple[str, ...]) -> Row:
     roles = [role for role, _ in turns]
-    if roles[-2:] != ["user", "assistant"]:
+    if len(roles) < 2 or roles[-1] != "assistant" or roles[-2] not in ("user", "tool"):
         raise ConfigError(
-            f"a chat ends with a user and then an assistant turn, got {' '.join(roles) or 'nothing'}"
+            f"a chat ends with a user and then an assistant turn, got {' '.join(roles[-6:]) or 'nothing'}"
         )
+    if roles[-2] == "tool":
+        return Row("", turns[-1][1], references, tuple(turns[:-1]))
     return Row(turns[-2][1], turns[-1][1], references, tuple(turns[:-2]))
 
 
-def _turns(value: Any, key: str) -> list[tuple[str, str]]:
-    if not isinstance(value, list) or not all(
-        isinstance(m, dict) and m.keys() >= {"role", "content"} for m in value
-    ):
-        raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {str(value)[:80]}')
-    return [(_string(m["role"], "role"), _string(m["content"], "content")) for m in value]
+def _turns(value: Any, key: str) -> Turns:
+    if not isinstance(value, list | tuple) or not all(isinstance(turn, dict) for turn in value):
+        raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {shown(value)}')
+    return [turn_of(turn, key) for turn in value]
+
+
+def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:
+    """One turn of a chat as (role, text), from `role` and `content` or ShareGPT's `from` and `value`.
+
+    Raises ConfigError for a turn without them, a role unknown, or a content that is no text.
+    """
+    role = turn.get("role", turn.get("from"))
+    content = turn.get("content", turn.get("value"))
+    if role is None or ("content" not in turn and "value" not in turn and not turn.get("tool_calls")):
+        raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {shown(turn)}')
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {shown(role)}")
+    return _ROLES[role], "\n".join([*_parts(content, key), *_calls(turn.get("tool_calls"))])
+
+
+def _parts(content: Any, key: str) -> list[str]:
+    """The texts of a content: a string, a list of text parts, or null beside a tool call."""
+    if content is None:
+        return []
+    if not isinstance(content, list | tuple):
+        return [_string(content, f"the content of a turn of {key}")]
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None
+        if not isinstance(text, str):
+            raise ConfigError(f"a part of a content should be text, got {shown(part)}; leave such rows out")
+        texts.append(check_text(text, "a part of a content"))
+    return ["".join(texts)]
+
+
+def _calls(calls: Any) -> list[str]:
+    """Tool calls as text, the way that Hermes models write them."""
+    if calls is None:
+        return []
+    if not isinstance(calls, list | tuple):
+        raise ConfigError(f"tool_calls should be a list, got {shown(calls)}")
+    texts: list[str] = []
+    for call in calls:
+        told = call.get("function", call) if isinstance(call, dict) else call
+        texts.append(f"<tool_call>\n{json.dumps(told, ensure_ascii=False, default=str)}\n</tool_call>")
+    return texts
 
 
 def _string(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{key} should be a string, got {str(value)[:80]}")
-    return value
+        raise ConfigError(f"{key} should be a string, got {shown(value)}")
+    return check_text(value, key)

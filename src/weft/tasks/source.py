@@ -1,7 +1,7 @@
 """Where a recipe's tasks come from: the letters world, Natural Instructions, or a user's own folders."""
 
-import gzip
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weft.config import Config
-from weft.errors import MissingFileError, UnknownNameError
+from weft.errors import UnknownNameError
 from weft.files import nearest
+from weft.reading import read_lines
 from weft.tasks.folder import load_tasks
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
@@ -127,15 +128,7 @@ def load_texts(source: Source) -> Iterator[str]:
     if isinstance(source, LettersSource):
         return
     for name in source.texts:
-        path = Path(name)
-        if not path.is_file():
-            raise MissingFileError(f"no text file at {path}")
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as file
-        ):
-            yield from (line.strip() for line in file if line.strip())
+        yield from (line.strip() for _, line in read_lines(name))
 
 
 def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedTokenizerBase:
@@ -151,7 +144,7 @@ def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_everything(source, tasks), trainer)
+    tokenizer.train_from_iterator(_short_words(_everything(source, tasks)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -159,6 +152,11 @@ def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedT
         chat_template=_BPE_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _short_words(texts: Iterable[str]) -> Iterator[str]:
+    """Words over 1000 characters cut up: counting the pairs of one that has millions never ends."""
+    return (re.sub(r"\S{1000}", r"\g<0> ", text) for text in texts)
 
 
 def _everything(source: Source, tasks: Sequence[Task]) -> Iterator[str]:

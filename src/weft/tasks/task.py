@@ -10,8 +10,9 @@ from functools import cached_property
 
 from weft.errors import ConfigError
 from weft.files import is_name
+from weft.reading import shown
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 """The roles that a turn of a chat may have."""
 
 
@@ -24,7 +25,7 @@ class Row:
     """
 
     prompt: str
-    """The last question; empty for a plain text."""
+    """The last question; empty for a plain text, and where the history ends with what a tool said."""
     completion: str
     """What the model should say. May be empty where there is a prompt: the model then just ends."""
     references: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class Row:
             raise ConfigError("a row needs a prompt or a completion, both are empty")
         for role, _ in self.history:
             if role not in ROLES:
-                raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {role!r}")
+                raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {shown(role)}")
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -51,7 +52,9 @@ class Row:
 
     @property
     def question(self) -> tuple[tuple[str, str], ...]:
-        """The (role, content) turns up to the answer."""
+        """The (role, content) turns up to the answer, which may also follow what a tool has said."""
+        if not self.prompt and self.history and self.history[-1][0] == "tool":
+            return self.history
         return (*self.history, ("user", self.prompt))
 
     @property
@@ -84,7 +87,7 @@ class Task:
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ConfigError(
-                f"{self.name!r} cannot name a task: use letters, digits and . _ - +, at most 100 in all"
+                f"{shown(self.name)} cannot name a task: use letters, digits and . _ - +, at most 100 in all"
             )
         if not self.descriptions:
             raise ConfigError(f"task {self.name} has no description; give at least one")
@@ -93,7 +96,7 @@ class Task:
             if not text.strip():
                 raise ConfigError(f"task {self.name} has an empty description; write it or remove it")
             if text in seen:
-                raise ConfigError(f"task {self.name} has the description {text!r} twice; remove one")
+                raise ConfigError(f"task {self.name} has the description {shown(text)} twice; remove one")
             seen.add(text)
         if not (self.train or self.test):
             raise ConfigError(f"task {self.name} has no rows, neither train nor test")
