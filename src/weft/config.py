@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import ConfigError
 from weft.files import nearest
 from weft.plain import plain
 from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
@@ -48,11 +48,7 @@ def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) 
 
     Raises MissingFileError, or ConfigError naming the key, with the nearest known one.
     """
-    path = Path(path)
-    try:
-        values = read_yaml(path)
-    except MissingFileError as error:
-        raise MissingFileError(f"no recipe at {shown_path(path)} ({error})") from error
+    values = read_yaml(path)
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(

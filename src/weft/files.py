@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from weft.errors import SaveError, UnknownNameError
+from weft.errors import MissingFileError, SaveError, UnknownNameError
 from weft.reading import read_json as read_json
 from weft.registry import NAMED, kept_in
 

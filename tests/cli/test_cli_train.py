@@ -99,7 +99,7 @@ def test_a_wrong_change_is_one_line(
 
 def test_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "hyper", "nowhere.yaml"]) == 1
-    assert capsys.readouterr().err == "weft: no recipe at nowhere.yaml\n"
+    assert capsys.readouterr().err == "weft: no such file: nowhere.yaml\n"
     assert main(["train", "hypr", "nowhere.yaml"]) == 2
     assert 'Did you mean "hyper"?' in capsys.readouterr().err
 
