@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from weft.adapters import delta, site_at
-from weft.merge import merge
+from weft.merging import merge
 from weft.types import Adapter, Factors
 
 ADAPTERS, RANK, WIDTH = 8, 16, 2048

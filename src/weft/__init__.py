@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from weft.errors import WeftError
     from weft.host import Host, sites_of
     from weft.hyper import HyperNetwork
+    from weft.merging import merge
     from weft.types import (
         Adapter,
         Bank,
         Description,
-        Document,
         Examples,
         Mixture,
-        Signal,
         Site,
         Term,
     )
@@ -30,14 +29,13 @@ _PUBLIC = {
     "weft.errors": ("WeftError",),
     "weft.host": ("Host", "sites_of"),
     "weft.hyper": ("HyperNetwork",),
+    "weft.merging": ("merge",),
     "weft.types": (
         "Adapter",
         "Bank",
         "Description",
-        "Document",
         "Examples",
         "Mixture",
-        "Signal",
         "Site",
         "Term",
     ),
@@ -48,18 +46,17 @@ __all__ = [
     "Adapter",
     "Bank",
     "Description",
-    "Document",
     "Engine",
     "Examples",
     "Host",
     "HyperNetwork",
     "Mixture",
     "Sampling",
-    "Signal",
     "Site",
     "Term",
     "WeftError",
     "load",
+    "merge",
     "save",
     "sites_of",
 ]

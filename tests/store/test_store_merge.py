@@ -13,7 +13,7 @@ from store_kit import contents, git, is_clean, key, lora, tensor, write_folder
 
 import weft
 from weft.errors import BaseMismatchError, ConfigError, UnknownNameError, WeftError
-from weft.merge import merge as merge_adapters
+from weft.merging import merge as merge_adapters
 from weft.store import Store
 from weft.store.merge import Merged
 from weft.store.three_way import alive

@@ -15,7 +15,7 @@ from store_kit import commit_tree, contents, git, is_clean, key, lora, tensor, w
 
 from weft.cli import app
 from weft.errors import WeftError
-from weft.merge import merge as merge_adapters
+from weft.merging import merge as merge_adapters
 from weft.store import Store
 from weft.store.git import Git
 from weft.store.merge import merge

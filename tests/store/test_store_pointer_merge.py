@@ -8,7 +8,7 @@ import pytest
 from store_kit import BASES, combine, contents, derive, git, is_clean, key, lora, tensor, write_folder
 
 from weft.errors import AdapterFormatError, WeftError
-from weft.merge import merge as merge_adapters
+from weft.merging import merge as merge_adapters
 from weft.store import Store
 from weft.store.replay import Replayed
 

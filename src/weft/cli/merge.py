@@ -88,8 +88,8 @@ def merge(
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import load, save
-    from weft.merge import gather, options_of
-    from weft.merge import merge as merge_adapters
+    from weft.merging import gather, options_of
+    from weft.merging import merge as merge_adapters
 
     method = method.replace("-", "_")
     known = options_of(method)

@@ -9,7 +9,7 @@ from weft.errors import ShapeError
 from weft.host import Host
 from weft.host.fisher import fisher_diagonal
 from weft.host.gram import input_gram
-from weft.merge import options_of
+from weft.merging import options_of
 from weft.tasks import Task, collate, render
 from weft.types import Adapter, Mixture, Site
 

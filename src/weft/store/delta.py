@@ -30,7 +30,7 @@ from weft.store.three_way import alive
 from weft.types import Adapter, Factors, Site
 
 MergeAdapters = Callable[..., Adapter]
-"""`weft.merge.merge`: (method, adapters, weights=..., **options) -> adapter."""
+"""`weft.merge`: (method, adapters, weights=..., **options) -> adapter."""
 _ANCESTOR = "task_arithmetic"
 
 Halves = tuple[tuple[str, ...], tuple[str, ...]]

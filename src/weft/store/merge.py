@@ -56,9 +56,9 @@ def merge(
     """Merge revisions into HEAD, all in one commit.
 
     With a name only that adapter is merged; the commit then has HEAD alone as its parent, for the rest of the
-    revisions is still to be merged. `on_conflict` is `fail`, `ours`, `theirs`, or a method of `weft.merge`
+    revisions is still to be merged. `on_conflict` is `fail`, `ours`, `theirs`, or a method of `weft.merging`
     with its options; None is what the rules of HEAD's store say, else `fail`. Weights are one for each
-    parent, HEAD first; `merge_adapters` is `weft.merge.merge`.
+    parent, HEAD first; `merge_adapters` is `weft.merge`.
 
     Raises ConfigError for a conflict under `fail` (every one named), for what no policy can decide, and for
     edits in the way; BaseMismatchError; UnknownNameError for a revision; what the method raises; and GitError

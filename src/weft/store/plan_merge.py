@@ -145,9 +145,7 @@ def _by_method(
     from weft.store.delta import join  # loads torch
 
     if merge_adapters is None:
-        raise ConfigError(
-            f"{its.name}: {policy.on_conflict} needs `merge_adapters`, such as weft.merge.merge"
-        )
+        raise ConfigError(f"{its.name}: {policy.on_conflict} needs `merge_adapters`, such as weft.merge")
     commits = [its.commits[k] for k in its.alive()]
     parts, lost = join(git, its, policy.on_conflict, policy.weights, policy.options, merge_adapters)
     lineage = dict(manifest.manifest.lineage)

@@ -16,7 +16,7 @@ class Policy(NamedTuple):
     """What to do about tensors that several sides changed."""
 
     on_conflict: str = FAIL
-    """`fail`, `ours`, `theirs`, or a method of `weft.merge`."""
+    """`fail`, `ours`, `theirs`, or a method of `weft.merging`."""
     weights: tuple[float, ...] | None = None
     """One for each parent, HEAD first; those of the sides in question are used."""
     options: Mapping[str, Any] = {}

@@ -26,7 +26,7 @@ class Tools(NamedTuple):
     """What recipes are run with; those that need one that is None are named and not run."""
 
     merge_adapters: "MergeAdapters | None" = None
-    """`weft.merge.merge`."""
+    """`weft.merge`."""
     combine: Combine | None = None
     derive: Derive | None = None
     """Has the weights of the base that the store began with."""

@@ -81,12 +81,12 @@ def merge(
 
 
 def merger_for(method: str, options: Mapping[str, object]) -> "MergeAdapters":
-    """`weft.merge.merge`, once the method is known to take these options.
+    """`weft.merge`, once the method is known to take these options.
 
     Raises UnknownNameError for a method, ConfigError for one that needs data or lacks an option.
     """
     from weft.files import nearest
-    from weft.merge import options_of
+    from weft.merging import options_of
 
     known = options_of(method)
     if {"fisher", "gram"} & known.keys():
@@ -98,16 +98,16 @@ def merger_for(method: str, options: Mapping[str, object]) -> "MergeAdapters":
 
 
 def late_merger(method: str, *words: Any, **options: Any) -> "Adapter":
-    """`weft.merge.merge` for methods that the rules of the store name: loaded where a conflict needs it."""
+    """`weft.merge` for methods that the rules of the store name: loaded where a conflict needs it."""
     merger = merger_for(method, {key: value for key, value in options.items() if key != "weights"})
     return merger(method, *words, **options)
 
 
 def one_thread() -> "MergeAdapters":
-    """`weft.merge.merge` in one thread: the order of a sum decides its last bit."""
+    """`weft.merge` in one thread: the order of a sum decides its last bit."""
     import torch
 
-    from weft.merge import merge as merge_adapters
+    from weft.merging import merge as merge_adapters
 
     torch.set_num_threads(1)
     return merge_adapters

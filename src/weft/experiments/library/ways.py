@@ -17,7 +17,7 @@ from weft.experiments.library.learned_ways import layer_weights, learn_gates, lo
 from weft.experiments.library.recipe import RoutingRecipe
 from weft.experiments.library.requests import QUARTER, Requests, Way, Ways
 from weft.host import Host
-from weft.merge import merge
+from weft.merging import merge
 from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree
 from weft.route.layers import by_layer
 from weft.route.load import load_router

@@ -21,7 +21,7 @@ from weft.evaluate.statistics import STATISTICS, learn
 from weft.experiments.merging.recipe import MergingRecipe
 from weft.files import nearest, to_json
 from weft.host import Host
-from weft.merge import merge, options_of
+from weft.merging import merge, options_of
 from weft.route import Nearest
 from weft.tasks import Task, shuffled
 from weft.types import Mixture, Site

@@ -21,8 +21,8 @@ _READING = (
     "matrices. `FLOPs`: of training, by the formula of "
     "src/weft/experiments/tree/measure.py; a tree computes all its leaves by soft descent. `time`: the "
     "median step times the steps, on a machine that may have had other work. `gap`: hard over soft loss, "
-    "less 1. `load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves without a "
-    "token."
+    "less 1. `load`: of the most loaded leaf, in units of the mean, the worst layer; `dead`: leaves "
+    "without a token."
 )
 
 

@@ -8,9 +8,9 @@ divides by the sum of the weights unless told otherwise.
 
 from __future__ import annotations
 
-from weft.merge.exact import weighted_sum_of
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources
+from weft.merging.exact import weighted_sum_of
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources
 
 
 def linear(sources: Sources, *, rank: int | None = None) -> Merged:

@@ -16,9 +16,9 @@ import math
 
 from weft.adapters import inner
 from weft.errors import ShapeError
-from weft.merge.exact import weighted_sum_of
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources, shares
+from weft.merging.exact import weighted_sum_of
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources, shares
 from weft.types import Adapter, Site
 
 _STRAIGHT = 1e-6

@@ -11,7 +11,7 @@ from weft.errors import ConfigError, UnknownNameError
 from weft.host import Host
 from weft.host.fisher import fisher_diagonal
 from weft.host.gram import input_gram
-from weft.merge import merge
+from weft.merging import merge
 from weft.types import Bank, Mixture, Site
 
 

@@ -26,9 +26,9 @@ from transformers import LlamaForCausalLM
 from tiny_models import make_llama
 from weft.adapters import concat, load, save
 from weft.host import Host
-from weft.merge import METHODS, merge
-from weft.merge.low_rank import refactor
-from weft.merge.threshold import kth_largest
+from weft.merging import METHODS, merge
+from weft.merging.low_rank import refactor
+from weft.merging.threshold import kth_largest
 from weft.types import Adapter, Bank, Factors, Mixture
 
 # PEFT asks an old name of transformers when it wraps a model.
@@ -253,7 +253,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = [m for m in METHODS if m not in RANDOM]
     methods = [m for m in methods if m not in ("peft_linear", "slerp")]
     whole = {m: merge(m, adapters, **options_for(m, adapters)) for m in methods}
-    monkeypatch.setattr("weft.merge.dense._BLOCK", 40)  # two rows at a time
+    monkeypatch.setattr("weft.merging.dense._BLOCK", 40)  # two rows at a time
     for method in methods:
         assert_same_deltas(merge(method, adapters, **options_for(method, adapters)), whole[method])
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.merge.dense import delta_rows, row_blocks
-from weft.merge.sources import Sources
+from weft.merging.dense import delta_rows, row_blocks
+from weft.merging.sources import Sources
 from weft.types import Adapter, Site
 
 _HALF = 2**16

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 
 from weft.errors import ConfigError
-from weft.merge.exact import weighted_sum_of
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources
+from weft.merging.exact import weighted_sum_of
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources
 
 
 def task_arithmetic(sources: Sources, *, scaling: float = 1.0, rank: int | None = None) -> Merged:

@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from weft.adapters import site_at
-from weft.merge import merge
+from weft.merging import merge
 from weft.types import Adapter, Factors, Site
 
 NAMES = ("one", "two", "three")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from weft.adapters import concat
-from weft.merge.low_rank import cut
-from weft.merge.sources import Merged, Sources, widest
+from weft.merging.low_rank import cut
+from weft.merging.sources import Merged, Sources, widest
 from weft.types import Adapter, Factors, Site
 
 

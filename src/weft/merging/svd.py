@@ -7,9 +7,9 @@ Eckart and Young 1936. PEFT's `svd` gives the same adapter by an SVD of the dens
 
 from __future__ import annotations
 
-from weft.merge.exact import weighted_sum_of
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources
+from weft.merging.exact import weighted_sum_of
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources
 
 
 def svd(sources: Sources, *, rank: int | None = None) -> Merged:

@@ -14,21 +14,21 @@ from weft.adapters import norm
 from weft.adapters.card import base_model
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
-from weft.merge.breadcrumbs import breadcrumbs
-from weft.merge.concat import concat
-from weft.merge.dare import dare_linear, dare_ties
-from weft.merge.della import della
-from weft.merge.fisher import fisher
-from weft.merge.knots import knots
-from weft.merge.linear import linear
-from weft.merge.magnitude_prune import magnitude_prune
-from weft.merge.peft_linear import peft_linear
-from weft.merge.regmean import regmean
-from weft.merge.slerp import slerp
-from weft.merge.sources import Merged, Sources, Weights, gather
-from weft.merge.svd import svd
-from weft.merge.task_arithmetic import task_arithmetic
-from weft.merge.ties import ties
+from weft.merging.breadcrumbs import breadcrumbs
+from weft.merging.concat import concat
+from weft.merging.dare import dare_linear, dare_ties
+from weft.merging.della import della
+from weft.merging.fisher import fisher
+from weft.merging.knots import knots
+from weft.merging.linear import linear
+from weft.merging.magnitude_prune import magnitude_prune
+from weft.merging.peft_linear import peft_linear
+from weft.merging.regmean import regmean
+from weft.merging.slerp import slerp
+from weft.merging.sources import Merged, Sources, Weights, gather
+from weft.merging.svd import svd
+from weft.merging.task_arithmetic import task_arithmetic
+from weft.merging.ties import ties
 from weft.types import Adapter
 
 METHODS: Mapping[str, Callable[..., Merged]] = MappingProxyType(

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.merge.consensus import disjoint_mean
-from weft.merge.low_rank import check_rank, cut
-from weft.merge.sources import Merged, Sources, in_unit, shares, widest
-from weft.merge.threshold import keep_count, kth_largest
-from weft.merge.ties import check_trim, trimmed
+from weft.merging.consensus import disjoint_mean
+from weft.merging.low_rank import check_rank, cut
+from weft.merging.sources import Merged, Sources, in_unit, shares, widest
+from weft.merging.threshold import keep_count, kth_largest
+from weft.merging.ties import check_trim, trimmed
 from weft.types import Factors, Site
 
 _NOTHING = 1e-6

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from weft.merge.consensus import disjoint_mean, weighted_sum
-from weft.merge.dense import merge_dense
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources, generator, in_unit, shares
+from weft.merging.consensus import disjoint_mean, weighted_sum
+from weft.merging.dense import merge_dense
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources, generator, in_unit, shares
 from weft.types import Site
 
 

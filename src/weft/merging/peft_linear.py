@@ -14,7 +14,7 @@ import math
 import torch
 
 from weft.errors import ShapeError
-from weft.merge.sources import Merged, Sources, widest
+from weft.merging.sources import Merged, Sources, widest
 from weft.types import Factors
 
 

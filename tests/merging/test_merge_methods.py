@@ -8,7 +8,7 @@ import torch
 from merge_cases import Q0, Q1, SITES, UP0, dense, fisher_for, gram_for, make_adapter, three
 from torch import Tensor
 
-from weft.merge import merge
+from weft.merging import merge
 from weft.types import Adapter, Factors, Site
 
 WEIGHTS = [0.5, 0.3, 0.2]

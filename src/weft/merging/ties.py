@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from weft.errors import ConfigError
-from weft.merge.consensus import disjoint_mean
-from weft.merge.dense import merge_dense
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources, in_unit, shares
-from weft.merge.threshold import at_site, keep_count, magnitude, over_adapters
+from weft.merging.consensus import disjoint_mean
+from weft.merging.dense import merge_dense
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources, in_unit, shares
+from weft.merging.threshold import at_site, keep_count, magnitude, over_adapters
 from weft.types import Site
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weft.merge.consensus import weighted_sum
-from weft.merge.dense import merge_dense
-from weft.merge.low_rank import check_rank
-from weft.merge.sources import Merged, Sources, in_unit
-from weft.merge.threshold import at_site, keep_count
-from weft.merge.ties import trimmed
+from weft.merging.consensus import weighted_sum
+from weft.merging.dense import merge_dense
+from weft.merging.low_rank import check_rank
+from weft.merging.sources import Merged, Sources, in_unit
+from weft.merging.threshold import at_site, keep_count
+from weft.merging.ties import trimmed
 from weft.types import Site
 
 

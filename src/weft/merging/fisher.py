@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, WeightsError
-from weft.merge.dense import merge_dense
-from weft.merge.low_rank import check_rank, cut
-from weft.merge.sources import Merged, Sources, shares, widest
+from weft.merging.dense import merge_dense
+from weft.merging.low_rank import check_rank, cut
+from weft.merging.sources import Merged, Sources, shares, widest
 from weft.types import Factors, Site
 
 

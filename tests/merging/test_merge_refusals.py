@@ -9,7 +9,7 @@ from merge_cases import Q0, SITES, UP0, fisher_for, gram_for, make_adapter, thre
 
 from weft.adapters import site_at
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError, WeftError, WeightsError
-from weft.merge import METHODS, merge, options_of
+from weft.merging import METHODS, merge, options_of
 from weft.types import Adapter, Factors
 
 

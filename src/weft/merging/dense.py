@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.merge.low_rank import check_rank, refactor
-from weft.merge.sources import Merged, Sources, full_rank, widest
+from weft.merging.low_rank import check_rank, refactor
+from weft.merging.sources import Merged, Sources, full_rank, widest
 from weft.types import Factors, Site
 
 _BLOCK = 2**24

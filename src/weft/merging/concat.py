@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from weft.merge.exact import weighted_sum_of
-from weft.merge.sources import Merged, Sources
+from weft.merging.exact import weighted_sum_of
+from weft.merging.sources import Merged, Sources
 
 
 def concat(sources: Sources) -> Merged:
