@@ -8,7 +8,7 @@ import pytest
 
 from weft import files
 from weft.errors import SaveError
-from weft.files import replace_folder
+from weft.files import folders_with, remove_leftovers, replace_folder
 
 
 def write(target: Path, text: str) -> None:
@@ -81,3 +81,27 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         write(tmp_path / "x", "new")
     assert read(tmp_path / "x") == ["old", "old"]
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_what_a_kill_left_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old folder comes back where the kill came between two renames, on systems without an exchange."""
+    write(tmp_path / "x", "old")
+    (tmp_path / ".keep.me").mkdir()
+    monkeypatch.setattr(files, "_exchanged", die)
+    killed(lambda: write(tmp_path / "x", "new"))
+    assert len(folders_with(tmp_path, "one")) == 1
+    assert len(os.listdir(tmp_path)) == 3
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".keep.me", "x"]
+
+    monkeypatch.setattr(files, "_exchanged", no_exchange)
+    renames = iter([os.rename, die])
+    monkeypatch.setattr(os, "rename", lambda *paths: next(renames)(*paths))
+    killed(lambda: write(tmp_path / "x", "new"))
+    monkeypatch.undo()
+    assert not (tmp_path / "x").exists()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
+    assert read(tmp_path / "x") == ["old", "old"]
+    assert sorted(os.listdir(tmp_path)) == [".keep.me", "x"]
+    remove_leftovers(tmp_path / "nowhere")

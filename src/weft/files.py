@@ -19,6 +19,9 @@ from weft.registry import NAMED, kept_in
 _EMBEDDED = "weft/"
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
+_ASIDE, _OLD = ".weft-", ".old"
+"""How the folders are called that `replace_folder` writes: `.NAME.weft-xxxxxxxx`, and what was there: + `.old`."""
+_LEFTOVER = re.compile(r"\.(.+)\.weft-[a-z0-9_]{8}(\.old)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -34,14 +37,14 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     fresh: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}{_ASIDE}", dir=target.parent))
         fresh.chmod(0o755)
         yield fresh
         for file in fresh.rglob("*"):
             if file.is_file():
                 _sync(file)
         if not _exchanged(fresh, target):
-            old = fresh.with_name(fresh.name + ".old")
+            old = fresh.with_name(fresh.name + _OLD)
             if os.path.lexists(target):
                 os.rename(target, old)
             os.rename(fresh, target)
@@ -53,6 +56,25 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if fresh is not None:
             _remove(fresh)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Take away what a killed `replace_folder` left in a folder; a former folder that lacks is put back.
+
+    Only for a folder that no other process writes into.
+    """
+    for found in list(folder.iterdir()) if folder.is_dir() else ():
+        match = _LEFTOVER.fullmatch(found.name)
+        if match is not None and match[2] and not os.path.lexists(folder / match[1]):
+            os.rename(found, folder / match[1])
+        elif match is not None:
+            _remove(found)
+
+
+def folders_with(folder: Path, file: str) -> list[Path]:
+    """The folders right inside a folder that hold a file, by name; hidden ones (`.name`) are none."""
+    found = (path.parent for path in folder.glob(f"*/{file}"))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _exchanged(fresh: Path, target: Path) -> bool:

@@ -26,7 +26,7 @@ def test_an_adapter(tiny: Tiny, adapter: str, capsys: pytest.CaptureFixture[str]
     facts = shown(capsys, adapter)
     assert facts["kind"] == "adapter"
     assert (facts["base"], facts["rank"], facts["sites"]) == (tiny.fingerprint, 2, 14)
-    assert facts["cue"] == DESCRIPTIONS[0]
+    assert facts["description"] == DESCRIPTIONS[0]
     assert "q_proj" in facts["modules"]
 
 

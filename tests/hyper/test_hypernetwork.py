@@ -84,7 +84,7 @@ def test_an_adapter_tells_where_it_comes_from(pico_host: Host) -> None:
     assert adapter.name == "mine"
     assert adapter.provenance == {
         "hypernetwork": "tiny",
-        "cue": "count",
+        "description": "count",
         "seed": 7,
         "base_model": "weft/pico",
     }

@@ -238,8 +238,15 @@ def test_a_library_from_its_folder(pico_host, bank, tmp_path):
         load_library(tmp_path)
     other = write_library(tmp_path / "two", Bank(bank.names, bank.a, bank.b, "weft1-a"), TASKS)
     write_library(other, Bank(("late",), *_one(bank), "weft1-b"), {})
+    with pytest.warns(UserWarning, match="left out adapter late: it belongs to base weft1-b"):
+        library = load_library(other)
+    assert "late" not in [adapter.name for adapter in library.adapters]
     with pytest.raises(BaseMismatchError):
-        load_library(other).bank(pico_host)
+        library.bank(pico_host)
+    with pytest.raises(BaseMismatchError), pytest.warns(UserWarning, match="left out adapter count: "):
+        library.fitting(pico_host)
+    with pytest.raises(BaseMismatchError, match="weft1-b"):
+        load_library(other, strict=True)
 
 
 def _one(bank):
@@ -256,8 +263,52 @@ def test_nan_in_a_library_is_found_before_anything_runs(bank, tmp_path):
     tensors = load_file(file)
     first = min(tensors)
     save_file(tensors | {first: tensors[first] * float("nan")}, file, {"format": "pt"})
-    with pytest.raises((AdapterFormatError, WeightsError), match="NaN"):
+    with pytest.raises(AdapterFormatError, match="NaN"):
+        load_library(folder, strict=True)
+    with pytest.warns(UserWarning, match=r"left out .*upper: .*NaN"):
+        library = load_library(folder)
+    assert [adapter.name for adapter in library.adapters] == sorted(TASKS.keys() - {"upper"})
+    for name in TASKS.keys() - {"upper"}:
+        shutil.rmtree(folder / name)
+    with (
+        pytest.raises(AdapterFormatError, match="NaN"),
+        pytest.warns(UserWarning, match="left out"),
+    ):
         load_library(folder)
+
+
+def test_hidden_folders_are_no_adapters(bank, tmp_path):
+    """A save under way, and the copies of notebooks."""
+    folder = write_library(tmp_path / "library", bank, TASKS)
+    shutil.copytree(folder / "upper", folder / ".upper.weft-abcd1234")
+    shutil.copytree(folder / "upper", folder / ".ipynb_checkpoints")
+    (folder / ".ipynb_checkpoints" / "adapter_model.safetensors").write_bytes(b"")
+    assert load_library(folder, strict=True).labels == TASKS
+
+
+def test_an_adapter_of_another_size_is_left_out(pico_host, bank, tmp_path):
+    folder = write_library(tmp_path / "library", bank, TASKS)
+    site = adapters.site_at(bank.sites[0].path, 3, 5)
+    adapters.save(Adapter({site: Factors(torch.ones(1, 3), torch.ones(5, 1), 1.0)}), folder / "aa")
+    with pytest.warns(UserWarning, match="left out adapter aa: it changes .* from 3 to 5 features"):
+        library = load_library(folder)
+    assert len(library.bank(pico_host)) == len(TASKS)
+
+
+def test_labels_from_a_file(bank, tmp_path):
+    folder = write_library(tmp_path / "library", bank, {})
+    assert load_library(folder).labels == {}
+    (folder / "labels.json").write_text(json.dumps({"upper": "SHOUT", "count": ["count", "how many"]}))
+    assert load_library(folder).labels == {"upper": "SHOUT", "count": ("count", "how many")}
+    other = tmp_path / "other.json"
+    for told, kind, message in (
+        ({"uper": "x"}, UnknownNameError, "did you mean upper"),
+        ({"upper": 3}, ConfigError, "upper should have a description"),
+        (["upper"], ConfigError, "should map names"),
+    ):
+        other.write_text(json.dumps(told))
+        with pytest.raises(kind, match=message):
+            load_library(folder, labels=other)
 
 
 def test_a_tree_is_no_router(pico_host, bank, tmp_path):

@@ -5,7 +5,8 @@ from weft.adapters.concat import concat
 from weft.adapters.fingerprint import fingerprint
 from weft.adapters.fold import Folded, delta, fold
 from weft.adapters.inner import cosine, inner, norm
-from weft.adapters.peft_folder import load, save
+from weft.adapters.peft_folder import load, load_each, save
+from weft.adapters.provenance import descriptions_of, joint_description
 from weft.adapters.site import site_at
 from weft.adapters.truncate import Spectrum, spectrum, truncate, truncation_error
 from weft.adapters.weights import tensor_bytes
@@ -19,10 +20,13 @@ __all__ = [
     "concat",
     "cosine",
     "delta",
+    "descriptions_of",
     "fingerprint",
     "fold",
     "inner",
+    "joint_description",
     "load",
+    "load_each",
     "norm",
     "save",
     "site_at",

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from weft.adapters.card import card
 from weft.adapters.check import check_factors, check_finite
 from weft.adapters.lora_config import config_of, parse, rank_and_scaling, unknown_keys
+from weft.adapters.provenance import provenance_text, read_provenance
 from weft.adapters.site import site_at
 from weft.adapters.weights import tensor_bytes
 from weft.checks import CARD, CONFIG, MAX_TENSOR, WEIGHTS, check_shapes, check_target, weights_file
@@ -26,6 +28,7 @@ from weft.errors import (
     MissingFileError,
     ShapeError,
     UnsupportedAdapterError,
+    WeftError,
 )
 from weft.files import read_json, replace_folder, resolve
 from weft.tensor_file import Header, read_header
@@ -65,10 +68,7 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
     named = metadata.get(_BASE, "")
     if base and named and base != named:
         raise BaseMismatchError(f"{folder} belongs to base {named}, not to {base}")
-    try:
-        provenance = dict(json.loads(metadata.get(_PROVENANCE, "{}")))
-    except (TypeError, ValueError) as error:
-        raise AdapterFormatError(f"{file}: its provenance is not valid JSON: {error}") from error
+    provenance = read_provenance(metadata.get(_PROVENANCE, "{}"), f"{file}: its provenance")
     return Adapter(
         MappingProxyType(factors),
         base=named or base,
@@ -76,6 +76,26 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
         peft_config=MappingProxyType(values),
         provenance=MappingProxyType(provenance),
     )
+
+
+def load_each(folders: Iterable[Path], *, strict: bool = False) -> dict[Path, Adapter]:
+    """Adapters by their folder; one that cannot be read is named in a warning and left out, unless `strict`.
+
+    Raises what `load` raises: for the first one where `strict`, else where none could be read.
+    """
+    adapters: dict[Path, Adapter] = {}
+    first = None
+    for folder in folders:
+        try:
+            adapters[folder] = load(folder)
+        except WeftError as error:
+            if strict:
+                raise
+            first = first or error
+            warnings.warn(f"left out {folder}: {error}", stacklevel=2)
+    if first is not None and not adapters:
+        raise first
+    return adapters
 
 
 def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
@@ -91,6 +111,7 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
         raise ShapeError(f"adapter {adapter.name} changes no module, there is nothing to save")
     check_factors(adapter)
     check_target(Path(path))
+    provenance = provenance_text(adapter.provenance, f"the provenance of {adapter.name}")
     config = config_of(adapter)
     tensors = {}
     for site, (a_RI, b_OR, _) in adapter.factors.items():
@@ -100,7 +121,7 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
     if adapter.base:
         metadata[_BASE] = adapter.base
     if adapter.provenance:
-        metadata[_PROVENANCE] = json.dumps(dict(adapter.provenance), sort_keys=True, ensure_ascii=False)
+        metadata[_PROVENANCE] = provenance
     weights = tensor_bytes(tensors, metadata)
     with replace_folder(path) as folder:
         # Key order is kept: of two patterns that match one module, PEFT takes the first.

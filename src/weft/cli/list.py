@@ -9,7 +9,7 @@ from weft.cli.shared.flags import Flag
 from weft.cli.shared.kinds import adapters_in, kind_of, size_of
 from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
-from weft.files import embedded_folder, resolve
+from weft.files import embedded_folder, folders_with, resolve
 from weft.registry import NAMED, kept_in
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def list_things(
     folder: str | None = None,
     /,
     *,
+    strict: Flag = False,
     json: Flag = False,
 ) -> None:
     """List named models, adapters, recipes, tasks or encoders.
@@ -38,13 +39,14 @@ def list_things(
         what: What to list.
         folder: Where to look; adapters that ship with Weft, recipes of the checkout and tasks of the letters
             world unless given.
+        strict: End at an adapter that cannot be read; else it is named and left out.
         json: Print JSON.
     """
     match what:
         case "models":
             rows = _models(_refuse_folder(what, folder))
         case "adapters":
-            rows = _adapters(folder)
+            rows = _adapters(folder, strict)
         case "recipes":
             rows = _recipes(folder)
         case "tasks":
@@ -78,8 +80,8 @@ def _models(_: None) -> Rows:
     return rows
 
 
-def _adapters(folder: str | None) -> Rows:
-    from weft.adapters import load
+def _adapters(folder: str | None, strict: bool) -> Rows:
+    from weft.adapters import descriptions_of, load_each
 
     if folder is None:
         paths = [path for holder in sorted(embedded_folder().glob("*")) for path in adapters_in(holder)]
@@ -88,21 +90,17 @@ def _adapters(folder: str | None) -> Rows:
         paths = [] if place is None else adapters_in(place)
     if not paths:
         raise MissingFileError(f"no adapter folders in {folder or embedded_folder()}")
-    rows: Rows = []
-    for path in paths:
-        adapter = load(path)
-        about = adapter.provenance.get("cue") or adapter.provenance.get("description")
-        rows.append(
-            {
-                "name": adapter.name,
-                "rank": adapter.rank,
-                "sites": len(adapter.sites),
-                "base": adapter.base,
-                "about": about,
-                "path": str(path),
-            }
-        )
-    return rows
+    return [
+        {
+            "name": adapter.name,
+            "rank": adapter.rank,
+            "sites": len(adapter.sites),
+            "base": adapter.base,
+            "about": list(descriptions_of(adapter)),
+            "path": str(path),
+        }
+        for path, adapter in load_each(paths, strict=strict).items()
+    ]
 
 
 def _recipes(folder: str | None) -> Rows:
@@ -127,7 +125,7 @@ def _tasks(folder: str | None) -> Rows:
     if folder is None:
         # Few rows: only names and descriptions are shown.
         source = LettersSource(kind="letters", train_rows=1, test_rows=1)
-    elif any(Path(folder).glob("*/task.yaml")):
+    elif folders_with(Path(folder), "task.yaml"):
         source = FolderSource(kind="folder", path=folder)
     elif Path(folder).is_dir():
         source = NaturalInstructionsSource(kind="natural_instructions", path=folder)

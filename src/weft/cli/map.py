@@ -26,6 +26,7 @@ def map_library(
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("map.png"),
     by: Literal["adapter", "description"] = "adapter",
+    strict: Flag = False,
     json: Flag = False,
 ) -> None:
     """Draw a library of adapters: which are alike, in which clusters.
@@ -39,6 +40,7 @@ def map_library(
         library: A folder of adapter folders.
         output: Picture to write, a PNG; the numbers go beside it.
         by: What is compared: the changes that adapters make, or the descriptions that they were made for.
+        strict: End at an adapter that cannot be read; else it is named and left out.
         json: Print the JSON as well.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
@@ -49,12 +51,12 @@ def map_library(
     if not folders:
         raise MissingFileError(f"no adapter folders in {library}")
 
-    from weft.adapters import load
+    from weft.adapters import load_each
     from weft.adapters.card import base_model
     from weft.embed import cosines
     from weft.plot import draw_map, lay_out, to_dict
 
-    adapters = [load(folder) for folder in folders]
+    adapters = list(load_each(folders, strict=strict).values())
     cosine_KK = cosines(adapters) if by == "adapter" else _described(adapters)
     laid = lay_out([adapter.name for adapter in adapters], cosine_KK.numpy())
     base = base_model(adapters[0]) or adapters[0].base
@@ -84,17 +86,21 @@ def map_library(
 
 def _described(adapters: Sequence[Adapter]) -> Tensor:
     """Cosines of the sentence vectors of what adapters were made for."""
+    import torch
     from torch.nn.functional import normalize
 
+    from weft.adapters import descriptions_of
     from weft.embed import SentenceEncoder
     from weft.types import Description
 
-    texts = [adapter.provenance.get("cue") or adapter.provenance.get("description") for adapter in adapters]
-    missing = [a.name for a, text in zip(adapters, texts, strict=True) if not isinstance(text, str)]
+    missing = [adapter.name for adapter in adapters if not descriptions_of(adapter)]
     if missing:
         raise ConfigError(
-            f"{len(missing)} adapters have no description in their provenance, {missing[0]} is one; "
-            "map them by adapter"
+            f"{len(missing)} adapters have no description, {missing[0]} is one; weft describe gives it one, "
+            "or map them by adapter"
         )
-    e_KD = normalize(SentenceEncoder().encode([Description(str(text)) for text in texts]).double(), dim=-1)
+    cues = [[Description(text) for text in descriptions_of(adapter)] for adapter in adapters]
+    encoder = SentenceEncoder()
+    e_KD = torch.stack([normalize(encoder.encode(of_one).double(), dim=-1).mean(0) for of_one in cues])
+    e_KD = normalize(e_KD, dim=-1)
     return e_KD @ e_KD.mT

@@ -119,7 +119,7 @@ class HyperNetwork(AbstractHyperNetwork):
             {s: Factors(_copy(a_KRI[0]), _copy(b_KOR[0]), scaling) for s, (a_KRI, b_KOR) in factors.items()},
             base=self.base,
             name=slug(cue) if name is None else name,
-            provenance={"hypernetwork": self.name, "cue": cue_text(cue), **told},
+            provenance={"hypernetwork": self.name, "description": cue_text(cue), **told},
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from weft.adapters import check_fits, load
+from weft.adapters import check_fits, descriptions_of, load_each
 from weft.adapters.card import base_model
-from weft.errors import AdapterFormatError, ConfigError, MissingFileError, UnknownNameError
-from weft.files import nearest, resolve
+from weft.checks import CONFIG
+from weft.errors import (
+    BaseMismatchError,
+    ConfigError,
+    MissingFileError,
+    ShapeError,
+    UnknownNameError,
+    WeftError,
+)
+from weft.files import folders_with, nearest, read_json, resolve
 from weft.host import Host
-from weft.types import Adapter, Bank
+from weft.types import Adapter, Bank, Site
+
+LABELS = "labels.json"
+"""What the adapters of a library do, in its own words."""
+
+
+Label = str | tuple[str, ...]
+"""What an adapter does, in one description or in several."""
 
 
 class Library(NamedTuple):
@@ -21,10 +39,24 @@ class Library(NamedTuple):
 
     adapters: tuple[Adapter, ...]
     """In the order of their names."""
-    labels: dict[str, str]
-    """The description in an adapter's card, by its name; those without one are left out."""
+    labels: dict[str, Label]
+    """What an adapter does, by its name: as the library's labels file says, else as its card does."""
     base_model: str
     """Name of the base as its users know it; empty where no card says it."""
+
+    def fitting(self, host: Host, *, strict: bool = False) -> Library:
+        """The library without the adapters that do not fit a host, each named in a warning.
+
+        Raises what `check_fits` raises: for the first one where `strict`, else where none fits.
+        """
+        return self._without(lambda adapter: check_fits(adapter, host.sites, host.fingerprint), strict)
+
+    def _without(self, check: Callable[[Adapter], None], strict: bool) -> Library:
+        adapters = _sound(self.adapters, check, strict)
+        names = {adapter.name for adapter in adapters}
+        return self._replace(
+            adapters=adapters, labels={name: text for name, text in self.labels.items() if name in names}
+        )
 
     def bank(self, host: Host) -> Bank:
         """All adapters stacked, in the number type and on the device of a host.
@@ -35,40 +67,107 @@ class Library(NamedTuple):
             check_fits(adapter, host.sites, host.fingerprint)
         return Bank.stack(self.adapters).to(host.device, host.dtype)
 
-    def descriptions(self) -> dict[str, str]:
+    def descriptions(self) -> dict[str, Label]:
         """The label of every adapter. Raises ConfigError for one without."""
         for adapter in self.adapters:
             if adapter.name not in self.labels:
                 raise ConfigError(
-                    f"the card of adapter {adapter.name} has no description to choose it by; "
-                    "arrow and spectr need none"
+                    f"adapter {adapter.name} has no description to choose it by; weft describe gives it one, "
+                    f"or {LABELS} in its library; arrow and spectr need none"
                 )
         return dict(self.labels)
 
 
-def load_library(folder: str | os.PathLike[str]) -> Library:
+def load_library(
+    folder: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None, strict: bool = False
+) -> Library:
     """Read all adapters right inside a folder, or of a library that ships with Weft.
 
-    Raises MissingFileError for no folder or no adapter in it, AdapterFormatError for NaN, and what loading an
-    adapter raises.
+    An adapter that is damaged, or of another base or size than most, is named in a warning and left out,
+    unless `strict`. `labels` is a JSON file from adapter names to descriptions (one each or a list), which win
+    over the cards'; `labels.json` in the library unless given.
+
+    Raises MissingFileError for no folder or no adapter in it, ConfigError for a wrong labels file, and what
+    loading an adapter raises: for the first one where `strict`, else where none is left.
     """
     found = resolve(folder)
     if found is None:
         raise MissingFileError(f"no library at {os.fspath(folder)}; it is a folder of adapter folders")
-    paths = sorted(path.parent for path in found.glob("*/adapter_config.json"))
+    paths = folders_with(found, CONFIG)
     if not paths:
         raise MissingFileError(f"no adapter in {found}; a library is a folder of adapter folders")
-    adapters = tuple(load(path) for path in paths)
-    for adapter in adapters:
-        for site, (a_RI, b_OR, _) in adapter.factors.items():
-            if not (torch.isfinite(a_RI).all() and torch.isfinite(b_OR).all()):
-                raise AdapterFormatError(f"adapter {adapter.name} holds NaN or infinity at {site.path}")
-    labels = {adapter.name: adapter.provenance.get("description") for adapter in adapters}
+    adapters = tuple(load_each(paths, strict=strict).values())
+    adapters = _sound(adapters, _like_most(adapters), strict)
+    told = {adapter.name: descriptions_of(adapter) for adapter in adapters}
+    file = found / LABELS if labels is None else Path(labels)
+    if labels is not None or file.is_file():
+        told |= _read_labels(file, {path.name for path in paths})
     return Library(
         adapters,
-        {name: text for name, text in labels.items() if isinstance(text, str) and text.strip()},
+        {a.name: _label(told[a.name]) for a in adapters if told[a.name]},
         next((base_model(adapter) for adapter in adapters if base_model(adapter)), ""),
     )
+
+
+def _label(texts: tuple[str, ...]) -> Label:
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
+    told = read_json(file)
+    if not isinstance(told, dict):
+        raise ConfigError(f"{file} should map names of adapters to descriptions, it holds {told!r:.40}")
+    labels = {}
+    for name, given in told.items():
+        if name not in names:
+            raise UnknownNameError(f"{file}: no adapter {name!r} in this library{nearest(name, names)}")
+        texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else ()
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ConfigError(f"{file}: {name} should have a description or a list of them, got {given!r:.40}")
+        labels[name] = texts
+    return labels
+
+
+def _sound(
+    adapters: tuple[Adapter, ...], check: Callable[[Adapter], None], strict: bool
+) -> tuple[Adapter, ...]:
+    """Those that pass; the others are named in a warning. Raises where `strict`, or where none passes."""
+    kept, first = [], None
+    for adapter in adapters:
+        try:
+            check(adapter)
+            kept.append(adapter)
+        except WeftError as error:
+            if strict:
+                raise
+            first = first or error
+            warnings.warn(f"left out adapter {adapter.name}: {error}", stacklevel=3)
+    if first is not None and not kept:
+        raise first
+    return tuple(kept)
+
+
+def _like_most(adapters: tuple[Adapter, ...]) -> Callable[[Adapter], None]:
+    """A check that an adapter names the base that most name, and that its sites are as large as theirs."""
+    bases = Counter(adapter.base for adapter in adapters if adapter.base)
+    base = next((name for name, _ in bases.most_common(1)), "")
+    sizes = Counter(site for adapter in adapters if adapter.base in ("", base) for site in adapter.sites)
+    usual: dict[str, Site] = {}
+    for site, _ in sizes.most_common():
+        usual.setdefault(site.path, site)
+
+    def check(adapter: Adapter) -> None:
+        if adapter.base and adapter.base != base:
+            raise BaseMismatchError(f"it belongs to base {adapter.base}, the library to {base}")
+        for site in adapter.sites:
+            if usual[site.path] != site:
+                other = usual[site.path]
+                raise ShapeError(
+                    f"it changes {site.path} from {site.in_features} to {site.out_features} features, "
+                    f"the library has {other.in_features} to {other.out_features}"
+                )
+
+    return check
 
 
 def select(bank: Bank, names: Sequence[str]) -> Bank:

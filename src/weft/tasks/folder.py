@@ -9,7 +9,7 @@ import yaml
 
 from weft.config import Config, load_config
 from weft.errors import ConfigError, MissingFileError, SaveError
-from weft.files import replace_folder
+from weft.files import folders_with, replace_folder
 from weft.tasks.rows import read_rows, write_rows
 from weft.tasks.task import Task
 
@@ -70,9 +70,7 @@ def load_tasks(folder: str | os.PathLike[str]) -> tuple[Task, ...]:
 
     Raises MissingFileError when there is none, ConfigError for two tasks of one name.
     """
-    folders = sorted(
-        about.parent for about in Path(folder).glob(f"*/{_ABOUT}") if not about.parent.name.startswith(".")
-    )
+    folders = folders_with(Path(folder), _ABOUT)
     if not folders:
         raise MissingFileError(f"{folder} holds no task folders (subfolders with a {_ABOUT})")
     tasks: dict[str, Task] = {}

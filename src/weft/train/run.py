@@ -28,7 +28,7 @@ from torch import nn
 
 from weft.config import Config
 from weft.errors import ConfigError, SaveError
-from weft.files import read_json, replace_file, replace_folder, to_json
+from weft.files import read_json, remove_leftovers, replace_file, replace_folder, to_json
 from weft.plain import plain
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
@@ -123,7 +123,9 @@ class Run:
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
         """Load the newest checkpoint and return the step to go on from; 0 for a fresh run."""
         if self.accelerator.is_main_process:
-            self._drop(self.folder.glob(f".{_CHECKPOINT}*"))  # half written when a run was killed
+            for place in (self.folder, *self.folder.glob("*/")):  # half written when a run was killed
+                remove_leftovers(place)
+            self._drop(self.folder.glob(f".{_CHECKPOINT}*"))
             if not self.resume:
                 self._drop(self.folder.glob(f"{_CHECKPOINT}*"))  # else the next resume takes them
         checkpoint = self.last_checkpoint() if self.resume else None

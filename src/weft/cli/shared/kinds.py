@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from weft.files import read_json
+from weft.checks import CONFIG
+from weft.files import folders_with, read_json
 
 Kind = Literal["adapter", "hypernetwork", "tree", "router", "base", "run", "task", "folder"]
 
@@ -31,7 +32,7 @@ def kind_of(folder: Path) -> Kind:
 
 def adapters_in(folder: Path) -> list[Path]:
     """The adapter folders right inside a folder, by name."""
-    return sorted(path.parent for path in folder.glob("*/adapter_config.json"))
+    return folders_with(folder, CONFIG)
 
 
 def size_of(folder: Path) -> int:

@@ -1,0 +1,63 @@
+"""What an adapter's card tells of it: the one schema that all makers write and all readers ask.
+
+    description     what it does, in words: a text, or a list of them (a merge has those of its parents)
+    base_model      name of its base, a hub id or a path
+    parents, method what it was made of, and how
+    recipe, seed, data_hash, metrics, hypernetwork, ...     whatever else its maker knows
+
+Any JSON value is kept as it is, as long as it can be written again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weft.errors import AdapterFormatError
+from weft.tensor_file import strict_json
+from weft.types import Adapter
+
+MAX_PROVENANCE = 1 << 20
+"""Bytes of JSON."""
+_DEEPEST = 32
+
+
+def descriptions_of(adapter: Adapter) -> tuple[str, ...]:
+    """What an adapter does, in words; several where it was made of several, none where nobody said."""
+    told = adapter.provenance.get("description")
+    texts = [told] if isinstance(told, str) else told if isinstance(told, list | tuple) else []
+    return tuple(text for text in texts if isinstance(text, str) and text.strip())
+
+
+def joint_description(adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """`description` for what is made of these adapters: all of theirs, each once; empty where none has one."""
+    texts = list(dict.fromkeys(text for adapter in adapters for text in descriptions_of(adapter)))
+    return {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
+
+
+def read_provenance(text: str, source: object) -> dict[str, Any]:
+    """Provenance from its JSON. Raises AdapterFormatError for what could not be written again."""
+    values = strict_json(text.encode("utf-8", "surrogatepass"), source)
+    provenance_text(values, source)
+    return values
+
+
+def provenance_text(values: Mapping[str, Any], source: object) -> str:
+    """JSON of provenance. Raises AdapterFormatError for values that JSON has not, too much, or too deep."""
+    try:
+        text = json.dumps(dict(values), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise AdapterFormatError(f"{source} is not valid JSON: {why}") from error
+    if size > MAX_PROVENANCE:
+        raise AdapterFormatError(f"{source} has {size} bytes, at most {MAX_PROVENANCE} are kept")
+    if _depth(values) > _DEEPEST:
+        raise AdapterFormatError(f"{source} is nested more than {_DEEPEST} deep")
+    return text
+
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return 1 + max(map(_depth, inside), default=0)
