@@ -20,7 +20,7 @@ _EMBEDDED = "weft/"
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 _ASIDE, _OLD = ".weft-", ".old"
-"""How the folders are called that `replace_folder` writes: `.NAME.weft-xxxxxxxx`, and what was there: + `.old`."""
+"""`replace_folder` writes into `.NAME.weft-xxxxxxxx`; what was there is that with `.old` for a moment."""
 _LEFTOVER = re.compile(r"\.(.+)\.weft-[a-z0-9_]{8}(\.old)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 

@@ -196,7 +196,7 @@ def test_invalid_config_file(folder: Path, text: str) -> None:
 
 def test_invalid_provenance(folder: Path) -> None:
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"weft_provenance": "{"})
-    with pytest.raises(AdapterFormatError, match="its provenance is not valid JSON"):
+    with pytest.raises(AdapterFormatError, match="its provenance: not valid JSON"):
         load(folder)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from weft.adapters.card import base_model
+from weft.adapters.provenance import joint_description
 from weft.errors import BaseMismatchError, ShapeError
 from weft.types import Adapter, Factors
 
@@ -39,6 +40,7 @@ def concat(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     provenance: dict[str, Any] = {
         "method": "concat",
         "parents": [adapter.name for adapter in adapters],
+        **joint_description(adapters),
         "weights": [float(weight) for weight in weights],
     }
     names = sorted({base_model(adapter) for adapter in adapters} - {""})

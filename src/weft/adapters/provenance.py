@@ -31,7 +31,7 @@ def descriptions_of(adapter: Adapter) -> tuple[str, ...]:
 
 
 def joint_description(adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """`description` for what is made of these adapters: all of theirs, each once; empty where none has one."""
+    """`description` for what is made of these adapters: all of theirs, each once; else nothing."""
     texts = list(dict.fromkeys(text for adapter in adapters for text in descriptions_of(adapter)))
     return {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
 
@@ -59,5 +59,5 @@ def provenance_text(values: Mapping[str, Any], source: object) -> str:
 
 
 def _depth(value: Any) -> int:
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return 1 + max(map(_depth, inside), default=0)
+    inside = value.values() if isinstance(value, Mapping) else value
+    return 1 + max(map(_depth, inside), default=0) if isinstance(value, Mapping | list | tuple) else 1

@@ -132,9 +132,10 @@ def _load_library(
     from weft.route import load_library
 
     check_router(choice.router)
-    library = load_library(choice.library or "")
+    library = load_library(choice.library or "", labels=choice.labels, strict=choice.strict)
     base = model.base or library.base_model or None
     host, adapters, mixture = load_model(replace(model, base=base, describe=None))
+    library = library.fitting(host, strict=choice.strict)
     bank = library.bank(host)
     router = open_router(choice.router, library, bank, top_k=choice.router_top_k, host=host)
     return host, adapters, mixture, _Chosen(router, library, bank, requests)

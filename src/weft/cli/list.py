@@ -81,7 +81,7 @@ def _models(_: None) -> Rows:
 
 
 def _adapters(folder: str | None, strict: bool) -> Rows:
-    from weft.adapters import descriptions_of, load_each
+    from weft.adapters import load_each
 
     if folder is None:
         paths = [path for holder in sorted(embedded_folder().glob("*")) for path in adapters_in(holder)]
@@ -96,7 +96,7 @@ def _adapters(folder: str | None, strict: bool) -> Rows:
             "rank": adapter.rank,
             "sites": len(adapter.sites),
             "base": adapter.base,
-            "about": list(descriptions_of(adapter)),
+            "about": adapter.provenance.get("description"),
             "path": str(path),
         }
         for path, adapter in load_each(paths, strict=strict).items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
@@ -35,6 +36,10 @@ class LibraryFlags:
     """Folder of adapter folders; each prompt, or the text of --describe, chooses among them."""
     router: str = "nearest"
     """What chooses: nearest, blend, classifier, arrow, spectr, or the folder of a trained router."""
+    labels: Path | None = None
+    """JSON file from names of the library to descriptions; labels.json in it unless given."""
+    strict: Flag = False
+    """End at an adapter of the library that cannot be used; else it is named and left out."""
     router_top_k: int | None = None
     """How many adapters share a prompt, or a token (arrow, spectr); the router's own number unless given."""
 
@@ -45,6 +50,8 @@ def route(
     router: str = "nearest",
     top_k: int | None = None,
     describe: str | None = None,
+    labels: Path | None = None,
+    strict: Flag = False,
     explain: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -63,6 +70,9 @@ def route(
             trained one.
         top_k: How many adapters share a prompt; the router's own number unless given.
         describe: Choose by this text instead of the prompt.
+        labels: A JSON file from adapter names to descriptions, which win over the cards'; labels.json in the
+            library unless given.
+        strict: End at an adapter that is damaged or of another base; else it is named and left out.
         explain: Add descriptions, and the runner-up.
         json: Print JSON.
     """
@@ -74,7 +84,7 @@ def route(
     check_router(router)
     if router in GATES:
         raise _decides_in_the_forward(router)
-    found = load_library(library)
+    found = load_library(library, labels=labels, strict=strict)
     opened = open_router(router, found, Bank.stack(found.adapters), top_k=top_k)
     asked = list(prompts) or [str(describe)]
     results = explained(opened, [describe or prompt for prompt in asked], found)
@@ -130,6 +140,7 @@ def explained(router: Router, requests: Sequence[str], library: Library) -> list
     Where all adapters share, the runner-up is the second.
     """
     from weft.route import Nearest
+    from weft.route.library import texts_of
     from weft.types import Term
 
     if isinstance(router, Term):
@@ -139,7 +150,7 @@ def explained(router: Router, requests: Sequence[str], library: Library) -> list
     full_BK = _unlimited(router, requests, names)
     index = Nearest(router.encoder)
     for name, label in library.labels.items():
-        index.add(name, [label])
+        index.add(name, texts_of(label))
     near_BK = index.cosines(requests, index.names).tolist() if index.names else [[]] * len(requests)
     results = []
     for weight_K, full_K, near_K in zip(weight_BK, full_BK, near_BK, strict=True):
@@ -172,16 +183,19 @@ def _unlimited(router: AbstractWeigher, requests: Sequence[str], names: Sequence
 def _weigher(name: str, library: Library) -> AbstractWeigher:
     from weft.embed import SentenceEncoder
     from weft.route import Blend, Classifier, Nearest
+    from weft.route.library import texts_of
 
     labels = library.descriptions()
     encoder = SentenceEncoder()
     if name == "blend":
         return Blend(encoder, labels)
     if name == "classifier":
-        return Classifier.fit(encoder, [(label, name) for name, label in labels.items()])
+        return Classifier.fit(
+            encoder, [(text, name) for name, label in labels.items() for text in texts_of(label)]
+        )
     index = Nearest(encoder)
     for adapter, label in labels.items():
-        index.add(adapter, [label])
+        index.add(adapter, texts_of(label))
     return index
 
 

@@ -118,7 +118,9 @@ def _run(folder: Path) -> dict[str, Any]:
     for line in lines:
         last |= jsonlib.loads(line)
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
-    results = sorted(path.name for path in folder.iterdir() 
+    results = sorted(
+        path.name
+        for path in folder.iterdir()
         if path.is_dir() and path.name not in checkpoints and not path.name.startswith(".")
     )
     return {

@@ -84,8 +84,8 @@ def load_library(
     """Read all adapters right inside a folder, or of a library that ships with Weft.
 
     An adapter that is damaged, or of another base or size than most, is named in a warning and left out,
-    unless `strict`. `labels` is a JSON file from adapter names to descriptions (one each or a list), which win
-    over the cards'; `labels.json` in the library unless given.
+    unless `strict`. `labels` is a JSON file from adapter names to descriptions (one each or a list), which
+    win over the cards'; `labels.json` in the library unless given.
 
     Raises MissingFileError for no folder or no adapter in it, ConfigError for a wrong labels file, and what
     loading an adapter raises: for the first one where `strict`, else where none is left.
@@ -109,6 +109,11 @@ def load_library(
     )
 
 
+def texts_of(label: Label) -> tuple[str, ...]:
+    """The descriptions in a label."""
+    return (label,) if isinstance(label, str) else label
+
+
 def _label(texts: tuple[str, ...]) -> Label:
     return texts[0] if len(texts) == 1 else texts
 
@@ -123,7 +128,7 @@ def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
             raise UnknownNameError(f"{file}: no adapter {name!r} in this library{nearest(name, names)}")
         texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else ()
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ConfigError(f"{file}: {name} should have a description or a list of them, got {given!r:.40}")
+            raise ConfigError(f"{file}: {name} should have a description, or a list of them")
         labels[name] = texts
     return labels
 
