@@ -84,17 +84,18 @@ def load_each(folders: Iterable[Path], *, strict: bool = False) -> dict[Path, Ad
     Raises what `load` raises: for the first one where `strict`, else where none could be read.
     """
     adapters: dict[Path, Adapter] = {}
-    first = None
+    errors: list[tuple[Path, WeftError]] = []
     for folder in folders:
         try:
             adapters[folder] = load(folder)
         except WeftError as error:
             if strict:
                 raise
-            first = first or error
-            warnings.warn(f"left out {folder}: {error}", stacklevel=2)
-    if first is not None and not adapters:
-        raise first
+            errors.append((folder, error))
+    if errors and not adapters:
+        raise errors[0][1]
+    for folder, error in errors:
+        warnings.warn(f"left out {folder}: {error}", stacklevel=2)
     return adapters
 
 

@@ -137,7 +137,7 @@ def _sound(
     adapters: tuple[Adapter, ...], check: Callable[[Adapter], None], strict: bool
 ) -> tuple[Adapter, ...]:
     """Those that pass; the others are named in a warning. Raises where `strict`, or where none passes."""
-    kept, first = [], None
+    kept, errors = [], []
     for adapter in adapters:
         try:
             check(adapter)
@@ -145,10 +145,11 @@ def _sound(
         except WeftError as error:
             if strict:
                 raise
-            first = first or error
-            warnings.warn(f"left out adapter {adapter.name}: {error}", stacklevel=3)
-    if first is not None and not kept:
-        raise first
+            errors.append((adapter.name, error))
+    if errors and not kept:
+        raise errors[0][1]
+    for name, error in errors:
+        warnings.warn(f"left out adapter {name}: {error}", stacklevel=3)
     return tuple(kept)
 
 
