@@ -45,17 +45,20 @@ class Library(NamedTuple):
     """Name of the base as its users know it; empty where no card says it."""
 
     def fitting(self, host: Host, *, strict: bool = False) -> Library:
-        """The library without the adapters that do not fit a host, each named in a warning.
+        """The library without the adapters whose sites a host lacks, each named in a warning.
 
-        Raises what `check_fits` raises: for the first one where `strict`, else where none fits.
+        Raises BaseMismatchError for a library of another base, and what `check_fits` raises: for the first
+        adapter where `strict`, else where none fits.
         """
-        return self._without(lambda adapter: check_fits(adapter, host.sites, host.fingerprint), strict)
-
-    def _without(self, check: Callable[[Adapter], None], strict: bool) -> Library:
-        adapters = _sound(self.adapters, check, strict)
+        adapters = _sound(
+            self.adapters,
+            lambda adapter: check_fits(adapter, host.sites, host.fingerprint),
+            strict,
+            always=(BaseMismatchError,),
+        )
         names = {adapter.name for adapter in adapters}
         return self._replace(
-            adapters=adapters, labels={name: text for name, text in self.labels.items() if name in names}
+            adapters=adapters, labels={name: label for name, label in self.labels.items() if name in names}
         )
 
     def bank(self, host: Host) -> Bank:
@@ -134,16 +137,22 @@ def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _sound(
-    adapters: tuple[Adapter, ...], check: Callable[[Adapter], None], strict: bool
+    adapters: tuple[Adapter, ...],
+    check: Callable[[Adapter], None],
+    strict: bool,
+    always: tuple[type[WeftError], ...] = (),
 ) -> tuple[Adapter, ...]:
-    """Those that pass; the others are named in a warning. Raises where `strict`, or where none passes."""
+    """Those that pass; the others are named in a warning.
+
+    Raises where `strict`, for the errors of `always`, and where none passes.
+    """
     kept, errors = [], []
     for adapter in adapters:
         try:
             check(adapter)
             kept.append(adapter)
         except WeftError as error:
-            if strict:
+            if strict or isinstance(error, always):
                 raise
             errors.append((adapter.name, error))
     if errors and not kept:
