@@ -208,7 +208,7 @@ def test_mistakes(
     assert "is for base weft1-other" in refused(capsys, *route, *other_router)
     save(replace(bank[1], base="weft1-other", name="late"), few / "late")
     assert "belongs to base weft1-other" in refused(
-        capsys, "generate", "x", "--library", str(few), "--base", tiny.base, "--router", "arrow"
+        capsys, "generate", "x", "--library", str(few), "--base", tiny.base, "--router", "arrow", "--strict"
     )
 
 
