@@ -210,17 +210,17 @@ def test_a_bare_repository(forked: Path, tmp_path: Path) -> None:
 
 
 def test_someone_commits_in_between(forked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weft.store import merge as module
+    from weft.store import edit as module
 
     once = iter([True])
-    land = module._land
+    land = module._moved
 
     def slowly(*words: object) -> bool:
         if next(once, False):
             git(forked, "commit", "-q", "--allow-empty", "-m", "in between")
         return land(*words)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(module, "_land", slowly)
+    monkeypatch.setattr(module, "_moved", slowly)
     with Git(forked) as opened:
         merge(opened, ["one"], on_conflict="ours")
     assert git(forked, "log", "--format=%s", "--first-parent", "-2").splitlines() == [

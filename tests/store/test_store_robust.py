@@ -96,9 +96,9 @@ def test_a_full_disk_in_checkout(
 
 
 def test_a_lock_that_git_left_is_named(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weft.store import edit
+    from weft.store import turn
 
-    monkeypatch.setattr(edit, "_PATIENCE", 0.05)
+    monkeypatch.setattr(turn, "_PATIENCE", 0.05)
     (root / ".git/index.lock").touch()
     head = git(root, "rev-parse", "HEAD")
     with Store(root) as store:

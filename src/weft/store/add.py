@@ -16,13 +16,14 @@ from weft.store.layout import (
     ATTRIBUTES,
     ATTRIBUTES_TEXT,
     MANIFEST,
+    MAX_TEXT,
     STORE,
     TENSORS,
-    check_apart,
     check_name,
+    check_portable,
 )
 from weft.store.manifest import Manifest, check_lineage, manifest_bytes
-from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.objects import FILE, FILES, TREE, Entry, Objects
 from weft.store.pointer import BLOBS_OVER, SETTING, move_out
 from weft.store.store_file import Modules, StoreFile, store_bytes
 from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, store_at
@@ -69,13 +70,26 @@ def init(
             change: dict[tuple[str, ...], Entry | None] = {
                 (STORE,): Entry(FILE, objects.add("blob", store_bytes(file)))
             }
-            if ATTRIBUTES not in entries:
-                change[(ATTRIBUTES,)] = Entry(FILE, objects.add("blob", ATTRIBUTES_TEXT.encode()))
+            told = _attributes_at(git, entries.get(ATTRIBUTES))
+            if ATTRIBUTES_TEXT.encode() not in told:
+                data = told + b"\n" * (bool(told) and not told.endswith(b"\n")) + ATTRIBUTES_TEXT.encode()
+                change[(ATTRIBUTES,)] = Entry(FILE, objects.add("blob", data))
             return change
 
         edit(git, plan, "Start a store of adapters")
         if blobs is not None:
             git.run("config", SETTING, str(Path(blobs).absolute()))
+
+
+def _attributes_at(git: Git, entry: Entry | None) -> bytes:
+    """What a repository says about its files. Raises ConfigError where a working folder says more."""
+    if entry is not None and entry.mode not in FILES:
+        raise ConfigError(f"{ATTRIBUTES} of {git.root} is no file; a store needs one of its own")
+    told = git.read(entry.oid, "blob", MAX_TEXT) if entry else b""
+    here = git.root / ATTRIBUTES
+    if not git.bare and os.path.lexists(here) and (here.is_symlink() or here.read_bytes() != told):
+        raise ConfigError(f"{here} is not as HEAD has it; commit it first, for a store adds lines to it")
+    return told
 
 
 def add(
@@ -105,7 +119,7 @@ def add(
     def plan(objects: Objects, tree: str | None) -> Change:
         nonlocal written
         known = adapters_at(git, tree) if tree else {}
-        check_apart([*known, name], ADAPTERS)
+        check_portable([*known, name], ADAPTERS)
         former, old = lineage, None
         if name in known:
             old = open_tree(git, name, known[name])

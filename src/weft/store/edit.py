@@ -8,69 +8,101 @@
 Killed before the last step, the change is at most staged.
 """
 
-import fcntl
-import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from weft.errors import ConfigError, SaveError
+from weft.errors import ConfigError
+from weft.store.follow import follow, index_tree
 from weft.store.git import Git, GitError
 from weft.store.objects import TREE, Entry, Objects
+from weft.store.turn import LastingError, in_turn
 
 Change = Mapping[tuple[str, ...], Entry | None]
 """What lies at a path from now on; None removes it."""
-_TRIES = 100
-_PATIENCE = 2.0
-"""Seconds to wait for another git process."""
 _UNDERWAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD")
+
+
+class Here(NamedTuple):
+    """Where an edit begins."""
+
+    head: str | None
+    tree: str | None
+    """HEAD's."""
+    staged: str | None
+    """The tree of the index; None in a bare repository."""
+
+
+class Proposal(NamedTuple):
+    """What is to become of HEAD."""
+
+    change: Change
+    parents: tuple[str, ...] = ()
+    """Those of a merge; else HEAD is the parent, and a change of nothing makes no commit."""
+    commit: str | None = None
+    """One that has the change already: HEAD only follows."""
+
+
+class _Done(NamedTuple):
+    commit: str | None
 
 
 def edit(git: Git, plan: Callable[[Objects, str | None], Change], message: str | None) -> str | None:
     """Commit a change, or only stage it where there is no message; id of the new commit, if any.
 
     `plan` gets HEAD's tree (the staged one without a message) and adds its objects; it is asked anew after a
-    lost race. A change of nothing makes no commit. Raises ConfigError in the middle of a merge, GitError or
-    SaveError where git or the disk refuses.
+    lost race. Raises what `advance` raises.
+    """
+    staging = message is None
+    return advance(
+        git, lambda objects, at: Proposal(plan(objects, at.staged if staging else at.tree)), message
+    )
+
+
+def advance(
+    git: Git,
+    propose: Callable[[Objects, Here], Proposal | None],
+    message: str | None,
+    note: str | None = None,
+) -> str | None:
+    """Make the commit that is proposed, and move HEAD, index and working folder to it.
+
+    Without a message the change is staged. `propose` is asked anew after a lost race; None is no change.
+    Raises ConfigError in the middle of a merge and for a message that is no text, EditedError for edits in
+    the way, GitError or SaveError where git or the disk refuses.
     """
     git.secure()
     if message is None and git.bare:
         raise ConfigError(f"{git.root} is bare and has nowhere to stage; give a message (-m) to commit")
-    if message is not None:
-        if not message.strip():
-            raise ConfigError("the message of a commit cannot be empty")
-        for name in _UNDERWAY:
-            if (git.folder / name).exists():
-                raise ConfigError(
-                    f"{git.root} is in the middle of a merge ({name}); finish it with `git commit`"
-                )
-    with _turn(git):
-        for attempt in range(_TRIES):
-            head = git.resolve("HEAD")
-            before = git.tree_of(head) if head else None
-            index = None if git.bare else _index_tree(git)
-            objects = Objects(git.algorithm)
-            change = plan(objects, before if message is not None else index)
-            commit, tree = None, None
-            if message is not None:
-                tree = replaced(git, objects, before, change)
-            staged = None if git.bare else replaced(git, objects, index, change)
-            git.keep(objects)
-            if message is not None and tree != before:
-                signed = ["-S"] if git.signs else []
-                parent = ["-p", head] if head else []
-                words = ["commit-tree", *signed, *parent, str(tree)]
-                commit = git.run(*words, stdin=message.strip().encode() + b"\n").decode().strip()
-            if staged is not None and staged != index:
-                _follow(git, str(index), staged)
-            if commit is None:
-                return None
-            if _moved(git, head, commit, message or ""):
-                git.tidy()
-                return commit
-            time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
-    raise SaveError(f"{git.root}: others committed {_TRIES} times in between; try again")
+    text = None if message is None else _message(git, message)
+
+    lost: Change = {}
+
+    def attempt() -> _Done | None:
+        nonlocal lost
+        head = git.resolve("HEAD")
+        tree = git.tree_of(head) if head else None
+        index = None if git.bare else index_tree(git)
+        objects = Objects(git.algorithm)
+        if lost and tree is not None and replaced(git, objects, tree, lost) == tree:
+            return _Done(head)  # it was staged when plain git committed, and went along
+        proposal = propose(objects, Here(head, tree, index))
+        if proposal is None:
+            return _Done(None)
+        change, parents, commit = proposal
+        new = tree if text is None or commit else replaced(git, objects, tree, change)
+        staged = None if index is None else replaced(git, objects, index, change)
+        git.keep(objects)
+        if text is not None and new is not None and (new != tree or parents) and not commit:
+            commit = _commit(git, new, parents or ((head,) if head else ()), text)
+        if index is not None and staged is not None and staged != index:
+            follow(git, index, staged)
+        if commit is not None and not _moved(git, head, commit, note or f"weft: {str(message).strip()}"):
+            lost = {} if parents else change
+            return None
+        git.tidy()
+        return _Done(commit)
+
+    return in_turn(git, attempt).commit
 
 
 def replaced(git: Git, objects: Objects, tree: str | None, change: Change) -> str:
@@ -94,6 +126,14 @@ def replaced(git: Git, objects: Objects, tree: str | None, change: Change) -> st
     return objects.add_tree(entries)
 
 
+def entry_at(git: Git, tree: str | None, path: tuple[str, ...]) -> Entry | None:
+    """What a tree has at a path."""
+    entry = None if tree is None else Entry(TREE, tree)
+    for name in path:
+        entry = git.tree(entry.oid, name).get(name) if entry and entry.mode == TREE else None
+    return entry
+
+
 def _entries(git: Git, objects: Objects, tree: str | None) -> dict[str, Entry]:
     if tree is None:
         return {}
@@ -102,56 +142,34 @@ def _entries(git: Git, objects: Objects, tree: str | None) -> dict[str, Entry]:
     return git.tree(tree, tree)
 
 
-def _index_tree(git: Git) -> str:
+def _message(git: Git, message: str) -> bytes:
+    if not message.strip():
+        raise ConfigError("the message of a commit cannot be empty")
+    for name in _UNDERWAY:
+        if (git.folder / name).exists():
+            raise ConfigError(f"{git.root} is in the middle of a merge ({name}); finish it with `git commit`")
     try:
-        return _patiently(lambda: git.run("write-tree")).decode().strip()
+        return message.strip().encode() + b"\n"
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the message {message!r:.80} is no text in UTF-8; give one that is") from error
+
+
+def _commit(git: Git, tree: str, parents: tuple[str, ...], text: bytes) -> str:
+    words = [word for parent in parents for word in ("-p", parent)]
+    try:
+        return (
+            git.run("commit-tree", *(["-S"] if git.signs else []), *words, tree, stdin=text).decode().strip()
+        )
     except GitError as error:
-        if "index.lock" in str(error):
-            raise
-        raise ConfigError(f"{git.root} has unmerged files ({error}); finish the merge first") from error
+        raise LastingError(str(error)) from error
 
 
-def _follow(git: Git, index: str, staged: str) -> None:
-    """Bring index and working folder from one tree to another; edits that are not staged are never lost."""
-    words = ("read-tree", "-m", "-u", index, staged)
-    try:
-        _patiently(lambda: git.run(*words))
-    except GitError:
-        # Files may only look edited: a clone or a touch changes their times.
-        _patiently(lambda: git.run("update-index", "-q", "--refresh", ok=(0, 1)))
-        _patiently(lambda: git.run(*words))
-
-
-def _moved(git: Git, head: str | None, commit: str, message: str) -> bool:
+def _moved(git: Git, head: str | None, commit: str, note: str) -> bool:
     """Move HEAD's branch from one commit to the next, unless someone else moved it."""
-    note = f"weft: {message.strip().splitlines()[0]}"
     try:
-        git.run("update-ref", "-m", note, "HEAD", commit, head or "0" * len(commit))
-    except GitError as error:
-        if git.resolve("HEAD") == head and "lock" not in str(error):
+        git.run("update-ref", "-m", note.splitlines()[0], "HEAD", commit, head or "0" * len(commit))
+    except GitError:
+        if git.resolve("HEAD") == head:
             raise
         return False
     return True
-
-
-def _patiently(call: Callable[[], bytes]) -> bytes:
-    """Repeat a call while another git process holds the lock of the index."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return call()
-        except GitError as error:
-            if "index.lock" not in str(error) or time.monotonic() > end:
-                raise
-        time.sleep(0.02)
-
-
-@contextmanager
-def _turn(git: Git) -> Iterator[None]:
-    """One Weft process at a time edits a repository; the lock ends with the process, however it ends."""
-    handle = os.open(git.folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from weft.store.layout import (
     MAX_TEXT,
     PICKLE,
     WEIGHTS,
-    check_apart,
+    check_portable,
     check_tensor,
     file_of,
 )
@@ -142,7 +142,7 @@ def _take_tensors(file: Path) -> tuple[Header, dict[str, bytes]]:
         header = parse(handle.read(length), size - 8 - length, file)
         if not header.specs:
             raise AdapterFormatError(f"{file} holds no tensors")
-        check_apart((spec.name for spec in header.specs), file)
+        check_portable((spec.name for spec in header.specs), file)
         tensors = {}
         for spec in header.specs:  # in the order of their bytes, end to end
             if spec.end - spec.begin > MAX_TENSOR:

@@ -1,7 +1,7 @@
 """The one place where git is called: a repository, its objects, and the processes that serve them.
 
 Nothing that a repository holds is run: no hooks, no file system monitor, no filters that its attributes
-choose, no signature program of its own configuration, no `ext::` remotes.
+choose, no program that its own configuration names, no `ext::` remotes.
 """
 
 import os
@@ -22,22 +22,18 @@ from weft.errors import (
     WeftError,
 )
 from weft.store.objects import Entry, Objects, install_pack, object_id, parse_tree, write_pack
+from weft.store.settings import ALWAYS, read_settings
 
-_SAFE = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.ext.allow=never")
 # What would send git to another repository than the one named.
 _PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR",
            "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX")  # fmt: skip
-_SIGNERS = {
-    "gpg.program": "gpg",
-    "gpg.openpgp.program": "gpg",
-    "gpg.x509.program": "gpgsm",
-    "gpg.ssh.program": "ssh-keygen",
-}
-_TIDYING = ("gc.auto", "gc.autopacklimit")
 # Below git's own limits: 50 packs (two files each or more), 27 objects in the one folder that it counts.
 _FEW_PACKS, _FEW_LOOSE = 90, 20
 _AT_ONCE = 256
 """Requests that wait in a pipe: few enough never to fill it."""
+_ALWAYS = tuple(part for option in ALWAYS for part in ("-c", option))
+_MARK = "--and-then"
+"""No option of git's, which then repeats it."""
 _LOOSE = 100
 """Fewer new objects than this become files of their own, as git does with what it receives."""
 
@@ -51,9 +47,7 @@ class Git:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Find the repository that a folder belongs to. Raises MissingFileError where there is none."""
-        self._environment = {key: value for key, value in os.environ.items() if key not in _PLACES}
-        self._environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-        self._options: list[str] = [part for option in _SAFE for part in ("-c", option)]
+        self._environment = _environment()
         self._reader: subprocess.Popen[bytes] | None = None
         self._sizer: subprocess.Popen[bytes] | None = None
         self._unread = 0
@@ -64,16 +58,18 @@ class Git:
         if not self._at.is_dir():
             raise MissingFileError(f"no folder at {folder}")
         try:
-            facts = self.run(
-                "rev-parse", "--path-format=absolute", "--git-dir", "--git-path", "objects",
-                "--is-bare-repository", "--show-object-format", "--show-cdup",
-            ).decode("utf-8", "surrogateescape").split("\n")  # fmt: skip
+            said = self.run(
+                "rev-parse", "--path-format=absolute", "--is-bare-repository", "--show-object-format",
+                "--git-dir", _MARK, "--git-path", "objects", _MARK, "--show-cdup",
+            ).decode("utf-8", "surrogateescape")  # fmt: skip
         except GitError as error:
             raise MissingFileError(f"{folder} is in no git repository that can be read ({error})") from error
-        self.folder, self._objects = Path(facts[0]), Path(facts[1])
-        self.bare = facts[2] == "true"
-        self.algorithm = facts[3]
-        self.root = self.folder if self.bare else Path(os.path.normpath(self._at / facts[4]))
+        # A path may have several lines, and a bare repository says nothing about the way up.
+        facts, objects, up = said.split(f"{_MARK}\n")
+        bare, self.algorithm, place = facts.split("\n", 2)
+        self.folder, self._objects = Path(place.removesuffix("\n")), Path(objects.removesuffix("\n"))
+        self.bare = bare == "true"
+        self.root = self.folder if self.bare else Path(os.path.normpath(self._at / up.removesuffix("\n")))
         self._at = self.root
         self._oid_size = 20 if self.algorithm == "sha1" else 32
 
@@ -82,47 +78,32 @@ class Git:
         """A plain `git init`; harmless where there is a repository already."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / ".git").exists():
-            environment = {key: value for key, value in os.environ.items() if key not in _PLACES}
-            _start(["git", "init", "--quiet", "--initial-branch=main"], folder, environment)
+            _start(["git", "init", "--quiet", "--initial-branch=main"], folder, _environment())
 
     @staticmethod
     def clone(url: str, folder: Path, filter: bool) -> str:
         """`git clone` without a checkout, with `filter` without contents; what git says. Raises GitError."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        environment = {key: value for key, value in os.environ.items() if key not in _PLACES}
-        environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-        words = ["git", *(part for option in _SAFE for part in ("-c", option)), "clone", "--no-checkout"]
-        words += ["--filter=blob:none"] if filter else []
-        _, said = _start([*words, "--", url, str(folder)], folder.parent, environment)
+        words = ["clone", "--no-checkout", *(["--filter=blob:none"] if filter else [])]
+        _, said = _start(["git", *_ALWAYS, *words, "--", url, str(folder)], folder.parent, _environment())
         return said.decode("utf-8", "replace")
 
     def run(self, *words: str, stdin: bytes | IO[bytes] = b"", ok: Sequence[int] = (0,)) -> bytes:
         """Run one git command; what it prints. Raises GitError for an exit status that is not `ok`."""
-        return _start(["git", *self._options, *words], self._at, self._environment, stdin, ok)[0]
+        return _start(["git", *_ALWAYS, *words], self._at, self._environment, stdin, ok)[0]
 
     def ask(self, *words: str) -> str:
         """Run a command that judges; what it prints and says as an error, whatever its exit status."""
-        out, said = _start(["git", *self._options, *words], self._at, self._environment, ok=range(256))
+        out, said = _start(["git", *_ALWAYS, *words], self._at, self._environment, ok=range(256))
         return (out + b"\n" + said).decode("utf-8", "replace")
 
     def secure(self) -> None:
-        """Switch off what the configuration would run on content; needed before files or signatures are."""
+        """Switch off what the configuration would run; needed before files, signatures or remotes are."""
         if self._secured:
             return
-        listed = self.run("config", "--list", "--show-scope", "-z").decode("utf-8", "replace").split("\0")
-        for scope, setting in zip(listed[::2], listed[1::2], strict=False):
-            key, _, value = setting.partition("\n")
-            section, _, name = key.partition(".")
-            if section == "filter" and "." in name:
-                driver = name.rpartition(".")[0]
-                off = (f"filter.{driver}.{x}" for x in ("clean=", "smudge=", "process=", "required=false"))
-                self._options += [part for option in off for part in ("-c", option)]
-            elif key in _SIGNERS and scope in ("local", "worktree"):
-                self._options += ["-c", f"{key}={_SIGNERS[key]}"]
-            elif key == "commit.gpgsign":
-                self.signs = value.lower() not in ("false", "no", "off", "0")
-            elif key in _TIDYING:
-                self._tidies = True
+        settings = read_settings(self.run("config", "--list", "--show-scope", "-z"), self._environment)
+        self._environment |= settings.environment
+        self.signs, self._tidies = settings.signs, settings.tidies
         self._secured = True
 
     def tidy(self) -> None:
@@ -237,6 +218,7 @@ class Git:
         """Get missing objects of a partial clone in one request."""
         if not oids:
             return
+        self.secure()
         remotes = (
             self.run("config", "--get-regexp", r"^remote\..*\.promisor$", ok=(0, 1)).decode().split("\n")
         )
@@ -289,8 +271,10 @@ class Git:
         return _answer(process, name)
 
     def _serve(self, mode: str) -> subprocess.Popen[bytes]:
+        if self.is_partial():
+            self.secure()  # what is missing is fetched
         return subprocess.Popen(
-            ["git", *self._options, "cat-file", mode],
+            ["git", *_ALWAYS, "cat-file", mode],
             cwd=self._at,
             env=self._environment,
             stdin=subprocess.PIPE,
@@ -310,6 +294,11 @@ class Git:
                         pipe.close()
         self._reader = self._sizer = None
         self._unread = 0
+
+
+def _environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in _PLACES}
+    return kept | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def _holds_more(folder: Path, most: int) -> bool:

@@ -49,26 +49,27 @@ def log(git: Git, name: str | None = None, rev: str = "HEAD") -> list[Version]:
 def versions(git: Git, *words: str) -> list[Version]:
     """The commits that `git log` lists for some words."""
     git.secure()
-    out = git.run("log", "-z", f"--format={'%x1f'.join(_FIELDS)}", *words).decode("utf-8", "replace")
-    rows = [line.split("\x1f") for line in out.split("\0") if line]
+    # No text of git's holds a NUL.
+    out = git.run("log", "-z", "--encoding=UTF-8", f"--format={'%x00'.join(_FIELDS)}", *words)
+    fields = [plain(field) for field in out.decode("utf-8", "replace").split("\0")]
+    rows = zip(*[iter(fields)] * len(_FIELDS), strict=False)
     return [
-        Version(commit, date, plain(author), plain(" ".join(rest[:-1])), _SIGNATURES.get(rest[-1], rest[-1]))
-        for commit, date, author, *rest in rows
+        Version(commit, date, author, message, _SIGNATURES.get(state) or state)
+        for commit, date, author, message, state in rows
     ]
 
 
 def tags(git: Git) -> dict[str, str]:
     """Every annotated tag and its signature, as `Version.signature` has it."""
     git.secure()
-    fields = "%(refname:strip=2)%00%(objecttype)%00%(contents:signature)%01"
-    out = git.run("for-each-ref", f"--format={fields}", "refs/tags").decode("utf-8", "replace")
-    states = {}
-    for row in out.split("\x01"):
-        name, _, rest = row.lstrip("\n").partition("\0")
-        kind, _, signature = rest.partition("\0")
-        if kind == "tag":
-            states[name] = _tag_state(git, name) if signature.strip() else "none"
-    return states
+    fields = "%(refname:strip=2)%00%(objecttype)%00%(contents:signature)%00"
+    out = git.run("for-each-ref", f"--format={fields}", "refs/tags").decode("utf-8", "surrogateescape")
+    rows = zip(*[iter(out.split("\0"))] * 3, strict=False)
+    return {
+        plain(name): _tag_state(git, name) if signature else "none"
+        for name, kind, signature in ((name.removeprefix("\n"), kind, told) for name, kind, told in rows)
+        if kind == "tag"
+    }
 
 
 def _tag_state(git: Git, name: str) -> str:

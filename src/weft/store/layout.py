@@ -1,7 +1,7 @@
 """Where things lie in a store, and which names may become paths.
 
     weft-store.json                               format and base
-    .gitattributes                                no conversion of line ends
+    .gitattributes                                no conversion on the way in and out
     adapters/<name>/adapter.json                  the manifest
     adapters/<name>/adapter_config.json           as it came in
     adapters/<name>/README.md                     as it came in, where there was one
@@ -25,7 +25,14 @@ CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "REA
 PICKLE = "adapter_model.bin"
 SUFFIX = ".safetensors"
 
-ATTRIBUTES_TEXT = "* -text\n*.safetensors binary\n"
+_FILES = (f"/{STORE}", f"/{ADAPTERS}/**", f"/{ACCEPTED}/**")
+ATTRIBUTES_TEXT = "".join(
+    [
+        "# A store of adapters. Of all lines that match a file the last one counts: keep these at the end.\n",
+        *(f"{files} -text -filter -ident !working-tree-encoding !diff !merge\n" for files in _FILES),
+        *(f"{files}/*{SUFFIX} -diff -merge\n" for files in _FILES[1:]),
+    ]
+)
 
 MAX_RANK = 8192
 """As `weft.load` has it."""
@@ -36,6 +43,9 @@ MAX_TENSOR = 2 << 30
 MAX_ADAPTER = 16 << 30
 """Bytes of all tensors of one adapter."""
 
+_ENDS = (STORE, MANIFEST, CONFIG, CARD, SUFFIX)
+_CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LONGEST, _KEPT, _CUT = 200, 120, "%~"
 
@@ -91,10 +101,44 @@ def check_tensor(name: str, shape: tuple[int, ...], source: object) -> None:
             raise AdapterFormatError(f"{source}: {name} has rank {rank}, at most {MAX_RANK} is stored")
 
 
-def check_apart(names: Iterable[str], what: object) -> None:
-    """Raise AdapterFormatError for names that differ in case alone: some file systems hold only one."""
+def check_portable(names: Iterable[str], what: object) -> None:
+    """Raise AdapterFormatError for names that some file system cannot hold.
+
+    Those are names that differ in case alone, and names of devices to Windows, whatever follows their dot.
+    """
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise AdapterFormatError(f"{what}: {other} and {name} differ in case alone; rename one")
+        if name.partition(".")[0].casefold() in _DEVICES:
+            raise AdapterFormatError(f"{what}: {name!r:.80} is the name of a device on Windows; rename it")
+
+
+def converting_line(attributes: bytes) -> str | None:
+    """The line of a `.gitattributes` by which git would change a store's files on their way; None for none.
+
+    Lines as in `ATTRIBUTES_TEXT` undo what stands above them.
+    """
+    states: dict[str, dict[str, str]] = {files: {} for files in _FILES}
+    for line in map(str.strip, attributes.decode("utf-8", "replace").splitlines()):
+        pattern, *words = line.split() or ["#"]
+        if pattern.startswith("#") or not _may_match(pattern):
+            continue
+        for files, found in states.items():
+            for word in words:
+                name = word.lstrip("-!").partition("=")[0]
+                if word == name or "=" in word:
+                    found |= {name: line} if name in _CONVERTS else {}
+                elif pattern in (files, "*"):
+                    found.pop(name, None)
+                    if word == "-text":  # then the ends of lines are left alone, whatever they should be
+                        found.pop("eol", None)
+                        found.pop("crlf", None)
+    return next((line for found in states.values() for line in found.values()), None)
+
+
+def _may_match(pattern: str) -> bool:
+    """Whether files of a store may end as a pattern does, behind its last wildcard."""
+    end = re.split(r"[*?\]\\]", pattern.casefold().strip('"'))[-1].rpartition("/")[2]
+    return any(file.endswith(end) or end.endswith(file) for file in map(str.casefold, _ENDS))

@@ -10,9 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 from weft.errors import ConfigError
+from weft.store.edit import entry_at
 from weft.store.folder import exact_header
 from weft.store.git import Git
-from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, TENSORS, check_apart
+from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, TENSORS, check_portable
 from weft.store.manifest import LINEAGE, Manifest, manifest_bytes
 from weft.store.merge_manifest import MergedManifest, merge_manifests
 from weft.store.objects import FILE, TREE, Entry, Objects
@@ -69,7 +70,7 @@ def plan_merge(
         raise ConfigError(_told(undecided, policies(undecided[0].adapter)))
     change = {path: entry for plan in plans for path, entry in plan.change.items()}
     gone = {adapter for adapter in parts if change.get((ADAPTERS, adapter), rest) is None}
-    check_apart({*adapters_at(git, git.tree_of(commits[0])), *parts} - gone, ADAPTERS)
+    check_portable({*adapters_at(git, git.tree_of(commits[0])), *parts} - gone, ADAPTERS)
     decided = tuple(conflict for plan in plans for conflict in plan.decided)
     return Plan(change, decided, (), max(plan.lost for plan in plans))
 
@@ -128,7 +129,7 @@ def _choose(git: Git, commits: Sequence[str], found: Changes, policy: Policy) ->
     change = dict(found.clean)
     for conflict in found.conflicts:
         k = conflict.sides[0 if policy.on_conflict == OURS else -1]
-        change[conflict.path] = _at(git, commits[k], conflict.path)
+        change[conflict.path] = entry_at(git, git.tree_of(commits[k]), conflict.path)
     return Plan(change, found.conflicts)
 
 
@@ -197,13 +198,6 @@ def _misfit(git: Git, its: Sides, change: Mapping[Path, Entry | None]) -> str | 
     if any(state.texts[CONFIG] == text and state.tensors == tensors for state in sides):
         return None
     return misfit(git, its.name, text, tensors)
-
-
-def _at(git: Git, commit: str, path: Path) -> Entry | None:
-    entry: Entry | None = Entry(TREE, git.tree_of(commit))
-    for name in path:
-        entry = git.tree(entry.oid, name).get(name) if entry and entry.mode == TREE else None
-    return entry
 
 
 def _told(conflicts: Sequence[Conflict], policy: Policy) -> str:

@@ -17,7 +17,7 @@ from weft.store.edit import Change, edit
 from weft.store.fits import check_modules
 from weft.store.folder import Parts, exact_header, read_tensor, take_apart
 from weft.store.git import Git
-from weft.store.layout import ADAPTERS, MANIFEST, TENSORS, check_apart, check_name, file_of
+from weft.store.layout import ADAPTERS, MANIFEST, TENSORS, check_name, check_portable, file_of
 from weft.store.manifest import Manifest, check_lineage, manifest_bytes
 from weft.store.objects import FILE, TREE, Entry, Objects
 from weft.store.pieces import Values, cut, join, piece_file, pieces_of
@@ -62,7 +62,7 @@ def stack(
             raise UnknownNameError(
                 f"no adapter {parent}{nearest(parent, known)}; `weft store list` names all"
             )
-        check_apart([*known, name], ADAPTERS)
+        check_portable([*known, name], ADAPTERS)
         below = open_tree(git, parent, known[parent])
         git.fetch(git.missing(below.tree))
         base = manifest_of(git, below).base

@@ -20,7 +20,8 @@ from weft.store.layout import (
     MAX_TEXT,
     STORE,
     TENSORS,
-    check_apart,
+    check_portable,
+    converting_line,
 )
 from weft.store.manifest import parse_manifest
 from weft.store.objects import FILES
@@ -30,7 +31,6 @@ from weft.store.store_file import StoreFile, parse_store
 from weft.store.stored import Stored, accepted_at, adapters_at, open_tree
 from weft.tensor_file import strict_json
 
-_CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}
 _BROKEN = ("error", "missing", "broken", "fatal", "bad")
 _MOST = 1000
 
@@ -67,6 +67,8 @@ def verify(git: Git) -> Verified:
         walk.commit(version.commit)
     if not walk.stores:
         raise MissingFileError(f"{git.root} has no commit with a {STORE}; `weft store init` makes a store")
+    for tip in _tips(git):
+        walk.attributes(tip)
     signed = tags(git)
     walk.problems += [f"tag {name}: the signature is bad" for name, state in signed.items() if state == "bad"]
     return Verified(
@@ -110,10 +112,8 @@ class _Walk:
                 raise AdapterFormatError(f"{STORE} is no file")
             if entries[STORE].oid not in self.missing:
                 file = parse_store(self.git.read(entries[STORE].oid, "blob", MAX_TEXT), STORE)
-            if ATTRIBUTES in entries and entries[ATTRIBUTES].oid not in self.missing:
-                _check_attributes(self.git.read(entries[ATTRIBUTES].oid, "blob", MAX_TEXT))
             found = adapters_at(self.git, root)
-            check_apart(found, ADAPTERS)
+            check_portable(found, ADAPTERS)
             folded = accepted_at(self.git, root, file)
         except WeftError as error:
             self.problems.append(f"{where}: {error}")
@@ -126,6 +126,22 @@ class _Walk:
                 self.fit(where, open_tree(self.git, name, tree), file, entries[STORE].oid)
             except WeftError as error:
                 self.problems.append(f"{where}: {error}")
+
+    def attributes(self, tip: str) -> None:
+        """Check that git leaves files as they are. Earlier commits do not count: their content is checked."""
+        entries = self.git.tree(self.git.tree_of(tip), tip)
+        told = entries.get(ATTRIBUTES)
+        if STORE not in entries or told is None or told.oid in self.missing:
+            return
+        if told.mode not in FILES:
+            self.problems.append(f"{tip[:12]}: {ATTRIBUTES} is no file")
+            return
+        line = converting_line(self.git.read(told.oid, "blob", MAX_TEXT))
+        if line is not None:
+            self.problems.append(
+                f"{tip[:12]}: {ATTRIBUTES} says {line!r:.80}, by which git would change files on their way; "
+                f"docs/store.md has the lines to put below it"
+            )
 
     def fit(self, where: str, stored: Stored, file: StoreFile, of: str) -> None:
         """Check a version of an adapter once, and that it fits what each store says about its base."""
@@ -154,7 +170,7 @@ class _Walk:
             base = parse_manifest(texts[MANIFEST], f"{where}/{MANIFEST}").base
         if CONFIG in texts:
             strict_json(texts[CONFIG], f"{where}/{CONFIG}")
-        check_apart(stored.tensors, f"{where}/{TENSORS}")
+        check_portable(stored.tensors, f"{where}/{TENSORS}")
         pieces = pieces_of(stored.tensors, f"{where}/{TENSORS}")
         fresh = {
             file: oid
@@ -173,17 +189,18 @@ class _Walk:
         return base, shapes
 
 
+def _tips(git: Git) -> list[str]:
+    """HEAD and the ends of all branches, here and as they were fetched; a tag is a thing of the past."""
+    listed = git.run("for-each-ref", "--format=%(objecttype) %(objectname) %(refname)").decode(
+        "utf-8", "replace"
+    )
+    rows = (line.split(" ", 2) for line in listed.splitlines())
+    tips = [oid for kind, oid, name in rows if kind == "commit" and not name.startswith("refs/tags/")]
+    head = git.resolve("HEAD")
+    return list(dict.fromkeys([*tips, *([head] if head else [])]))
+
+
 def _hashes(git: Git) -> list[str]:
     """What git finds wrong with its own objects."""
     said = git.ask("fsck", "--full", "--no-dangling", "--no-progress")
     return [f"git: {line}" for line in said.splitlines() if line.startswith(_BROKEN)]
-
-
-def _check_attributes(data: bytes) -> None:
-    """Raise AdapterFormatError for attributes by which git would change files on their way."""
-    for line in data.decode("utf-8", "replace").splitlines():
-        for word in line.split()[1:]:
-            if word.partition("=")[0] in _CONVERTS and not line.startswith("#"):
-                raise AdapterFormatError(
-                    f"{ATTRIBUTES} says {line.strip()!r:.80}, by which git would change files on their way"
-                )
