@@ -9,11 +9,11 @@ from pathlib import Path
 
 from weft.errors import AdapterFormatError, ConfigError
 from weft.store.git import Git, GitError
-from weft.store.header import header_size, parse, strict_json
 from weft.store.layout import MAX_TENSOR, SUFFIX, file_of
 from weft.store.objects import object_id
 from weft.store.pieces import split_file
 from weft.store.turn import LastingError
+from weft.tensor_file import header_size, parse, strict_json
 
 
 class EditedError(LastingError):

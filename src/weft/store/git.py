@@ -102,6 +102,11 @@ class Git:
         if self._secured:
             return
         settings = read_settings(self.run("config", "--list", "--show-scope", "-z"), self._environment)
+        if settings.remote_program and self.is_partial():
+            raise ConfigError(
+                f"{self.folder / 'config'} sets {settings.remote_program}, which fetching would run; take "
+                f"it out with `git config --unset {settings.remote_program}`"
+            )
         self._environment |= settings.environment
         self.signs, self._tidies = settings.signs, settings.tidies
         self._secured = True

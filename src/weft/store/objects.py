@@ -53,10 +53,10 @@ class Objects:
     def add_tree(self, tree: Tree) -> str:
         """Take a tree in; its id."""
         # Git sorts a folder as if its name ended in a slash.
-        rows = sorted((name + "/" * (entry.mode == TREE), name, entry) for name, entry in tree.items())
-        return self.add(
-            "tree", b"".join(f"{e.mode} {n}\0".encode() + bytes.fromhex(e.oid) for _, n, e in rows)
-        )
+        named = ((name.encode("utf-8", "surrogateescape"), entry) for name, entry in tree.items())
+        rows = sorted((name + b"/" * (entry.mode == TREE), name, entry) for name, entry in named)
+        data = (b"%s %s\0%s" % (e.mode.encode(), name, bytes.fromhex(e.oid)) for _, name, e in rows)
+        return self.add("tree", b"".join(data))
 
 
 def object_id(kind: str, data: bytes, algorithm: str) -> str:

@@ -5,7 +5,7 @@ is put back to what the user's says, else to git's default. Filters are off in a
 content; what git writes is UTF-8 and holds nothing but what was asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 ALWAYS = (
@@ -35,7 +35,8 @@ _PROGRAMS = {
     "core.alternaterefscommand": "",
     "gc.recentobjectshook": "",
 }
-_OF_REMOTES = {"uploadpack": "git-upload-pack", "receivepack": "git-receive-pack", "vcs": ""}
+_REACHED_BY = (".uploadpack", ".vcs")
+"""Keys of a remote that name a program, and that no later line can take back."""
 _PROXY = "core.gitproxy"
 _TIDYING = ("gc.auto", "gc.autopacklimit")
 
@@ -53,6 +54,8 @@ class Settings(NamedTuple):
 
     environment: dict[str, str]
     """What makes it safe. Options of a command line would be read in another way where a name has a `=`."""
+    remote_program: str | None
+    """A key of the repository's own by which fetching from a remote would run a program."""
     signs: bool
     """Whether commits are to be signed."""
     tidies: bool
@@ -68,9 +71,9 @@ def read_settings(listed: bytes, environment: Mapping[str, str]) -> Settings:
     safe = [(f"{driver}.{key}", value) for driver in drivers if "." in driver for key, value in _OFF]
     own = sorted({s.key for s in found if s.scope in _OWN})
     for key in own:
-        default = _default(key)
-        if default is not None:
-            safe.append((key, _of_user(found, key, default)))
+        if key in _PROGRAMS:
+            users = [s.value for s in found if s.key == key and s.scope not in _OWN]
+            safe.append((key, [_PROGRAMS[key], *users][-1]))
     if any(map(_is_helper, own)):
         safe.append(("credential.helper", ""))  # forgets all; the user's follow again
         safe += [(s.key, s.value) for s in found if _is_helper(s.key) and s.scope not in _OWN]
@@ -81,18 +84,8 @@ def read_settings(listed: bytes, environment: Mapping[str, str]) -> Settings:
     if _PROXY in own:
         values["GIT_PROXY_COMMAND"] = ""
     signs = [s.value.lower() not in ("false", "no", "off", "0") for s in found if s.key == "commit.gpgsign"]
-    return Settings(values, signs[-1:] == [True], any(s.key in _TIDYING for s in found))
-
-
-def _default(key: str) -> str | None:
-    """Git's default for a key that names a program, None for any other key."""
-    if key.startswith("remote."):
-        return _OF_REMOTES.get(key.rpartition(".")[2])
-    return _PROGRAMS.get(key)
-
-
-def _of_user(found: Sequence[Setting], key: str, default: str) -> str:
-    return next((s.value for s in reversed(found) if s.key == key and s.scope not in _OWN), default)
+    remotes = (key for key in own if key.startswith("remote.") and key.endswith(_REACHED_BY))
+    return Settings(values, next(remotes, None), signs[-1:] == [True], any(s.key in _TIDYING for s in found))
 
 
 def _is_helper(key: str) -> bool:
