@@ -29,6 +29,12 @@ def json_text(value: Any) -> str:
     return "".join(c if c == "\n" or _shows(c) else json.dumps(c)[1:-1] for c in text)
 
 
+def as_escapes(error: UnicodeError) -> tuple[str, int]:
+    """For `codecs.register_error`: what an encoding lacks, as JSON writes it."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def _shows(character: str) -> bool:
     # Python calls every space but the usual one unprintable.
     return character.isprintable() or unicodedata.category(character) == "Zs"

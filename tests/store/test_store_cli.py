@@ -97,6 +97,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for verb in ("init", "add", "checkout", "export", "log", "diff", "verify", "list", "show", "rm"):
         assert f" {verb} " in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert len(rows) == 20
+    assert all(len(words) > 3 for words in rows), rows  # each says what it does
     assert weft(capsys, "add", "--help")[0] == 0
     assert weft(capsys, "nothing")[0] == 2
 

@@ -1,5 +1,6 @@
 """The program `weft`: its verbs, and how it ends."""
 
+import codecs
 import io
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from weft import __version__
 from weft.cli.direct import plain_call
 from weft.errors import WeftError
-from weft.plain import one_line
+from weft.plain import as_escapes, one_line
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -72,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 1 an error that is told in one line, 2 a line that cannot be understood, 130 an interrupt.
     """
+    codecs.register_error("escapes", as_escapes)  # a terminal may know fewer characters
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters
+            stream.reconfigure(errors="escapes")
     tokens, debug = _split_debug(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
@@ -101,9 +103,14 @@ def _parse_and_run(tokens: list[str], debug: bool) -> int:
     from cyclopts import CycloptsError
 
     app = build_app()
-    if not tokens or tokens[0] in app.help_flags:
-        for verb in VERBS:
-            app[verb]  # imported, so that the list shows what it does
+    page = app
+    for token in tokens:
+        if token in app.help_flags or token not in page:
+            break
+        page = page[token]
+    if page is not app or not tokens or tokens[0] in app.help_flags:
+        for verb in page:
+            page[verb]  # imported, so that the list shows what it does
     try:
         app(tokens)
     except CycloptsError as error:

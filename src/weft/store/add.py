@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.errors import ConfigError, UnknownNameError
-from weft.files import nearest
+from weft.files import is_name, nearest
 from weft.store.edit import Change, edit
 from weft.store.fits import check_modules
 from weft.store.folder import exact_header, take_apart
@@ -58,6 +58,8 @@ def init(
     """
     if blobs_over < 0:
         raise ConfigError(f"the size from which tensors lie apart cannot be {blobs_over} bytes")
+    if base is not None and not is_name(base):
+        raise ConfigError(f"a base is named by its fingerprint, which {base!r:.80} is not")
     file = StoreFile(base, modules=modules, blobs_over=None if blobs is None else blobs_over)
     Git.create(Path(folder))
     with Git(folder) as git:

@@ -21,8 +21,8 @@ store = App(
     name="store",
     help="""Keep versions of adapters in a git repository.
 
-Equal tensors are stored once, edits of different layers merge with plain git, and what comes out is what went
-in, to the byte. For example:
+Equal tensors are stored once, edits of different layers merge with plain
+git, and what comes out is what went in, to the byte. For example:
 
     weft store init my-store
     cd my-store
