@@ -18,7 +18,7 @@ from weft.train import train_base, train_lora
 ONE = ["accelerate.commands.launch", "--cpu", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"]
 TWO = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 SCRIPT = """
-import sys
+import atexit, os, sys
 from pathlib import Path
 import torch
 from tiny_training import base_recipe, lora_recipe, tiny_host
@@ -26,8 +26,12 @@ from weft.train import train_base, train_lora
 
 torch.set_num_threads(1)
 tasks, output = map(Path, sys.argv[1:])
+rank = os.environ.get("RANK", "0")
+state = lambda: str(torch.distributed.is_initialized())
+atexit.register(lambda: (output / f"at-exit-{rank}").write_text(state()))  # first in, so last out
 train_lora(lora_recipe(tasks, output / "lora", tasks=["first"], rows_per_task=2), host=tiny_host(tasks))
 train_base(base_recipe(tasks, output / "base", tasks_per_batch=2))
+(output / f"trained-{rank}").write_text(state())
 """
 
 
@@ -40,7 +44,7 @@ def test_launched_processes_give_the_run_of_one(tmp_path: Path, launcher: list[s
         [sys.executable, "-m", *launcher, str(tmp_path / "train.py"), str(tasks), str(tmp_path / "launched")],
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
             "OMP_NUM_THREADS": "1",
             "ACCELERATE_USE_CPU": "1",
         },
@@ -50,6 +54,10 @@ def test_launched_processes_give_the_run_of_one(tmp_path: Path, launcher: list[s
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+    # Both trainings share one process group, which is gone before Python is finalised.
+    for rank in range(processes):
+        assert (tmp_path / "launched" / f"trained-{rank}").read_text() == str(processes > 1)
+        assert (tmp_path / "launched" / f"at-exit-{rank}").read_text() == "False"
     # Two processes with half the rows each are one with all, up to rounding, which Adam magnifies.
     recipe = lora_recipe(tasks, tmp_path / "lora", tasks=["first"], rows_per_task=2 * processes)
     one = adapters.load(train_lora(recipe, host=tiny_host(tasks))["first"])

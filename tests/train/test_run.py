@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed
 import yaml
 from tiny_training import base_recipe, curve, lora_recipe, tiny_host, write_tasks
 
@@ -199,3 +200,25 @@ def test_a_run_killed_again_and_again_ends_with_the_same_curve(tasks: Path, tmp_
     for name in ("model", "optimizer"):
         file = f"checkpoint-16/{name}.safetensors"
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+class Tracker:
+    """Stands for a sink of metrics."""
+
+    finished = False
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_leaving_a_run_finishes_its_sinks_and_keeps_the_process_group(tasks: Path, tmp_path: Path) -> None:
+    tracker = Tracker()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        recipe = lora_recipe(tasks, tmp_path)
+        with Run(recipe.run, recipe) as run:
+            run.accelerator.trackers = [tracker]
+        assert tracker.finished
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()

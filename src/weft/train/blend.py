@@ -144,7 +144,6 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
                 "metrics": metrics,
             }
             blend.save_pretrained(folder, base=host.fingerprint, provenance=provenance)
-        run.accelerator.wait_for_everyone()
     return folder
 
 

@@ -145,7 +145,6 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
         if run.accelerator.is_main_process:
             metrics = metrics or measure(host, bank, fitting, recipe)
             _write(run.folder, host, bank, recipe, tasks, fitting, metrics)
-        run.accelerator.wait_for_everyone()
         return {name: run.folder / "adapters" / name for name in sorted(bank.names)}
 
 

@@ -1,15 +1,18 @@
 """A run: one folder with its recipe, metrics and checkpoints, and a progress bar."""
 
+import atexit
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import torch.distributed
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -99,8 +102,12 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self.config.report_to:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # not end_training(), which would end the process group under the next run
+        if torch.distributed.is_initialized():
+            _leave_group_at_exit()
+            if error is None:
+                self.accelerator.wait_for_everyone()
 
     def is_due(self, what: Literal["logging", "eval", "save"], step: int) -> bool:
         """Whether `step` is a multiple of what the recipe asks for, or the last one."""
@@ -198,6 +205,12 @@ class Run:
             if not folder.name.startswith("."):  # a kill in between leaves no half checkpoint in sight
                 folder = folder.rename(folder.with_name(f".{folder.name}.old"))
             shutil.rmtree(folder)
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """Once per process: gloo's threads must be gone before Python is finalised, or it may abort."""
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
 def _plain(value: Any) -> bool:

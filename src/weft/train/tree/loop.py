@@ -66,7 +66,6 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
             tree = learned.tree()
             tree = replace(tree, leaves=replace(tree.leaves, base=host.fingerprint))
             save_tree(tree, folder, provenance=provenance, dtype=getattr(torch, recipe.save_dtype))
-        run.accelerator.wait_for_everyone()
     return folder
 
 
