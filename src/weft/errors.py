@@ -59,3 +59,7 @@ class MissingExtraError(WeftError, ImportError):
 
 class WeightsError(WeftError, ValueError):
     """A file of weights or vectors is damaged, holds NaN, or does not have the tensors that it should."""
+
+
+class BaseCopyWarning(UserWarning):
+    """An adapter folder holds copies of base weights, which are not read."""

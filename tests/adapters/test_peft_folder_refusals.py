@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from weft.adapters import load, save, site_at
 from weft.errors import AdapterFormatError, ConfigError, MissingFileError, SaveError, UnsupportedAdapterError
+from weft.reading import shown
 from weft.types import Adapter, Factors
 
 PREFIX = "base_model.model.model.layers.0.q_proj"
@@ -66,7 +67,7 @@ def test_variants_are_refused_by_name(folder: Path, key: str, value: object) -> 
         load(folder)
     message = str(caught.value)
     assert str(folder / CONFIG) in message
-    assert f"{key} is {value!r}" in message
+    assert f"{key} is {shown(value)}" in message
     assert "\n" not in message
 
 
@@ -107,7 +108,8 @@ def test_wrong_config_values(folder: Path, values: dict[str, object], message: s
         ({"lora_magnitude_vector__weight": torch.ones(48)}, UnsupportedAdapterError, "a DoRA magnitude"),
         ({"lora_B__bias": torch.ones(48)}, UnsupportedAdapterError, "a bias"),
         ({"lora_embedding_A": torch.ones(4, 9)}, UnsupportedAdapterError, "an embedding LoRA"),
-        ({"base_layer__weight": torch.ones(3)}, UnsupportedAdapterError, "no lora_A or lora_B weight"),
+        ({"lora_C__weight": torch.ones(3)}, UnsupportedAdapterError, "no lora_A or lora_B weight"),
+        ({"lora_A__default__weight": torch.ones(4, 64)}, UnsupportedAdapterError, "names its adapter; write"),
         ({"lora_A__weight": torch.ones(4, 64).to(torch.int8)}, UnsupportedAdapterError, "is I8"),
         ({"lora_B__weight": None}, AdapterFormatError, "has lora_A and not the other half"),
         ({"lora_A__weight": None}, AdapterFormatError, "has lora_B and not the other half"),

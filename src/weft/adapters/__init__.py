@@ -1,5 +1,6 @@
 """One adapter, many adapters: folders in and out, exact sums, truncation, inner products, folding."""
 
+from weft.adapters.base_copies import check_copies
 from weft.adapters.check import check_factors, check_finite, check_fits
 from weft.adapters.concat import concat
 from weft.adapters.fingerprint import fingerprint
@@ -14,6 +15,7 @@ from weft.adapters.weights import tensor_bytes
 __all__ = [
     "Folded",
     "Spectrum",
+    "check_copies",
     "check_factors",
     "check_finite",
     "check_fits",

@@ -5,7 +5,6 @@ PEFT's own `LoraConfig` checks the values and supplies the defaults, so both rea
 
 import dataclasses
 import json
-import math
 import re
 import statistics
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 
 from weft.adapters.card import base_model
+from weft.adapters.chosen import Chooser
 from weft.errors import AdapterFormatError, UnsupportedAdapterError
+from weft.reading import shown
 from weft.types import Adapter
 
 _FIELDS = {field.name: field for field in dataclasses.fields(LoraConfig)}
@@ -40,6 +40,7 @@ _REFUSED = {
 # Newer PEFT marks its variants itself, also those that are not listed here.
 _REFUSED |= {name for name, field in _FIELDS.items() if field.metadata.get("is_lora_variant")} - _RUN
 _CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+_LISTS = {"target_modules": str, "exclude_modules": str, "layers_pattern": str, "layers_to_transform": int}
 _ABOUT_BASE = ("auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "revision", "task_type")
 
 
@@ -51,25 +52,32 @@ def parse(values: Mapping[str, Any], source: str | Path) -> LoraConfig:
     """
     if values.get("peft_type") != "LORA":
         kind = values.get("peft_type")
-        raise UnsupportedAdapterError(f"{source}: peft_type is {kind!r}, Weft runs LORA only")
+        raise UnsupportedAdapterError(f"{source}: peft_type is {shown(kind)}, Weft runs LORA only")
     for key in sorted(_REFUSED & values.keys()):
         if values[key] and values[key] != "none":
-            raise UnsupportedAdapterError(f"{source}: {key} is {values[key]!r}, which Weft does not run")
+            raise UnsupportedAdapterError(f"{source}: {key} is {shown(values[key])}, which Weft does not run")
     start = values.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise UnsupportedAdapterError(
-            f"{source}: init_lora_weights is {start!r}, which changes the base's own weights; "
+            f"{source}: init_lora_weights is {shown(start)}, which changes the base's own weights; "
             "convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion"
         )
     try:
         known = {key: value for key, value in values.items() if key in _FIELDS and key != "runtime_config"}
         config = LoraConfig(**known)
-    except (TypeError, ValueError) as error:
-        raise AdapterFormatError(f"{source}: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise AdapterFormatError(f"{source}: {' '.join(str(error).split())[:300]}") from error
     for key, wanted in (("rank_pattern", int), ("alpha_pattern", (int, float))):
         pattern = values.get(key) or {}
         if not isinstance(pattern, dict) or not all(isinstance(value, wanted) for value in pattern.values()):
-            raise AdapterFormatError(f"{source}: {key} is {pattern!r}, it should map module names to numbers")
+            raise AdapterFormatError(
+                f"{source}: {key} is {shown(pattern)}, it should map module names to numbers"
+            )
+    for key, kind in _LISTS.items():
+        value = values.get(key)
+        if not (value is None or isinstance(value, kind) or _is_list(value, kind)):
+            told = "a text or a list of texts" if kind is str else "a whole number or a list of them"
+            raise AdapterFormatError(f"{source}: {key} is {shown(value)}, it should be {told}")
     return config
 
 
@@ -78,29 +86,12 @@ def unknown_keys(values: Mapping[str, Any]) -> list[str]:
     return sorted(values.keys() - _FIELDS.keys())
 
 
-def rank_and_scaling(config: LoraConfig, path: str, source: str | Path) -> tuple[int, float]:
-    """Rank and scaling of one module by PEFT's rules: patterns first, then `r` and `lora_alpha`.
-
-    Scaling is alpha / r, or alpha / sqrt(r) with `use_rslora`. Raises AdapterFormatError.
-    """
-    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
-    try:
-        rank = ranks.get(get_pattern_key(list(ranks), path), config.r)
-        alpha = alphas.get(get_pattern_key(list(alphas), path), config.lora_alpha)
-    except re.error as error:
-        raise AdapterFormatError(f"{source}: a pattern is not a regular expression: {error}") from error
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise AdapterFormatError(f"{source}: the rank of {path} is {rank!r}, it should be a positive integer")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise AdapterFormatError(f"{source}: the alpha of {path} is {alpha!r}, it should be a finite number")
-    return rank, alpha / (math.sqrt(rank) if config.use_rslora else rank)
-
-
 def config_of(adapter: Adapter) -> dict[str, Any]:
     """The `adapter_config.json` of an adapter, JSON-ready.
 
-    The one that was read, key by key, as long as it gives the ranks and scalings that the factors have;
-    else a new one that names every module in full and its rank and alpha wherever they are not the usual.
+    The one that was read, key by key, as long as it gives the sites, ranks and scalings that the factors
+    have; else a new one, with rank and alpha wherever they are not the usual. It names modules by what their
+    maker says of them (`targets_of`), and in full where nobody does.
     """
     kept = dict(adapter.peft_config)
     if kept and _describes(parse(kept, adapter.name), adapter):
@@ -111,7 +102,7 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]: PEFT divides by it, any number will do
-        target_modules=list(ranks),
+        target_modules=targets_of(adapter) or list(ranks),
         rank_pattern={_only(path): value for path, value in ranks.items() if value != rank},
         alpha_pattern={_only(path): value for path, value in alphas.items() if value != alpha},
         base_model_name_or_path=base_model(adapter) or None,
@@ -123,9 +114,36 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     return json.loads(json.dumps(plain, sort_keys=True))
 
 
+def targets_of(adapter: Adapter) -> list[str]:
+    """Short names of its modules (`q_proj`) as its config or its maker gives them, where they name them all.
+
+    Empty where nobody gives any, where layers are picked, or where a name or a module is left over.
+    """
+    config = adapter.peft_config
+    if any(config.get(key) for key in ("layers_to_transform", "exclude_modules")):
+        return []
+    told = config.get("target_modules") or adapter.provenance.get("target_modules")
+    names: list[str] = list(told) if told and _is_list(told, str) else []
+    used = {name for site in adapter.sites for name in names if _ends(site.path, name)}
+    named = all(any(_ends(site.path, name) for name in names) for site in adapter.sites)
+    return sorted(used) if names and named and used == set(names) else []
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(part, kind) and not isinstance(part, bool) for part in value
+    )
+
+
 def _describes(config: LoraConfig, adapter: Adapter) -> bool:
+    chooser = Chooser(config, adapter.name)
     return all(
-        (factors.a_RI.shape[0], factors.scaling) == rank_and_scaling(config, site.path, adapter.name)
+        chooser.takes(site.path)
+        and (factors.a_RI.shape[0], factors.scaling) == chooser.rank_and_scaling(site.path)
         for site, factors in adapter.factors.items()
     )
 

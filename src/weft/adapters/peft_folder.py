@@ -6,75 +6,100 @@ the safetensors, where PEFT does not look. Nothing is unpickled, and no tensor i
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 
 from weft.adapters.card import card
 from weft.adapters.check import check_factors, check_finite
-from weft.adapters.lora_config import config_of, parse, rank_and_scaling, unknown_keys
+from weft.adapters.lora_config import config_of, parse, unknown_keys
+from weft.adapters.mlx_folder import is_mlx, read_mlx
+from weft.adapters.peft_plan import Plan, plan_of
 from weft.adapters.provenance import provenance_text, read_provenance
 from weft.adapters.site import site_at
 from weft.adapters.weights import tensor_bytes
-from weft.checks import CARD, CONFIG, MAX_TENSOR, WEIGHTS, check_shapes, check_target, weights_file
+from weft.checks import CARD, CONFIG, WEIGHTS, check_target, weights_file
 from weft.errors import (
     AdapterFormatError,
+    BaseCopyWarning,
     BaseMismatchError,
     MissingFileError,
     ShapeError,
-    UnsupportedAdapterError,
     WeftError,
 )
 from weft.files import read_json, replace_folder, resolve
-from weft.tensor_file import Header, read_header
+from weft.reading import shown
+from weft.tensor_file import read_header
 from weft.types import Adapter, Factors, Site
 
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-_DTYPES = ("F64", "F32", "F16", "BF16")
-_OTHER_KINDS = {
-    "lora_magnitude_vector": "a DoRA magnitude",
-    "lora_embedding_": "an embedding LoRA",
-    ".bias": "a bias",
-}
 _BASE, _PROVENANCE = "weft_base", "weft_provenance"
 
 
 def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
-    """Read one PEFT LoRA folder, or an adapter that ships with Weft (`weft/...`), onto the CPU.
+    """Read one LoRA folder of PEFT or mlx-lm, or an adapter that ships with Weft (`weft/...`), onto the CPU.
 
     `base` is the fingerprint of the base that it is meant for; a folder that names another one is refused,
-    and a folder that names none takes it over. The adapter's name is the folder's.
+    and a folder that names none takes it over. The adapter's name is the folder's. As in PEFT, tensors of
+    modules that the config leaves out are not read; a warning names them. Copies of base weights that PEFT
+    saves beside a head's LoRA are not read either: `check_copies` compares them with a base.
 
-    Raises MissingFileError, AdapterFormatError for a damaged folder (also ConfigError for invalid JSON),
-    UnsupportedAdapterError for a kind that Weft does not run, and BaseMismatchError.
+    Raises MissingFileError, AdapterFormatError for a damaged folder (also ConfigError for invalid JSON or a
+    path that cannot be one), UnsupportedAdapterError for a kind that Weft does not run, and
+    BaseMismatchError.
     """
     folder = resolve(path)
     if folder is None:
         raise MissingFileError(f"no adapter folder at {os.fspath(path)}")
     values = read_json(folder / CONFIG)
     if not isinstance(values, dict):
-        raise AdapterFormatError(f"{folder / CONFIG} should hold keys and values, it holds {values!r:.40}")
+        raise AdapterFormatError(f"{folder / CONFIG} should hold keys and values, it holds {shown(values)}")
+    if is_mlx(values):
+        return _load_mlx(folder, values, base)
     config = parse(values, folder / CONFIG)
     unknown = unknown_keys(values)
     if unknown:
-        warnings.warn(f"{folder / CONFIG}: ignoring keys unknown to PEFT: {', '.join(unknown)}", stacklevel=2)
+        told = ", ".join(unknown)[:200]
+        warnings.warn(f"{folder / CONFIG}: ignoring keys unknown to PEFT: {told}", stacklevel=2)
     file = weights_file(folder)
-    factors, metadata = _read(file, config)
-    named = metadata.get(_BASE, "")
+    header = read_header(file)
+    plan = plan_of(file, config, header)
+    if plan.left_out:
+        warnings.warn(
+            f"{file}: left out {len(plan.left_out)} modules that {CONFIG} does not choose, as PEFT does, "
+            f"{plan.left_out[0]} first",
+            stacklevel=2,
+        )
+    if plan.copies:
+        warnings.warn(
+            f"{file}: not read: a copy of base weights ({next(iter(plan.copies))}); "
+            "weft.adapters.check_copies compares it with the base",
+            BaseCopyWarning,
+            stacklevel=2,
+        )
+    named = (header.metadata or {}).get(_BASE, "")
     if base and named and base != named:
         raise BaseMismatchError(f"{folder} belongs to base {named}, not to {base}")
-    provenance = read_provenance(metadata.get(_PROVENANCE, "{}"), f"{file}: its provenance")
+    provenance = read_provenance((header.metadata or {}).get(_PROVENANCE, "{}"), f"{file}: its provenance")
     return Adapter(
-        MappingProxyType(factors),
+        MappingProxyType(_read(file, plan)),
         base=named or base,
         name=folder.resolve().name,
         peft_config=MappingProxyType(values),
         provenance=MappingProxyType(provenance),
+    )
+
+
+def _load_mlx(folder: Path, values: dict[str, Any], base: str) -> Adapter:
+    named = values.get("model")
+    return Adapter(
+        MappingProxyType(read_mlx(folder, values)),
+        base=base,
+        name=folder.resolve().name,
+        provenance=MappingProxyType({"base_model": named} if isinstance(named, str) and named else {}),
     )
 
 
@@ -132,13 +157,11 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
         (folder / WEIGHTS).write_bytes(weights)
 
 
-def _read(file: Path, config: LoraConfig) -> tuple[dict[Site, Factors], dict[str, str]]:
-    header = read_header(file)
-    scalings = _plan(file, config, header)
+def _read(file: Path, plan: Plan) -> dict[Site, Factors]:
+    factors = {}
     try:
         with safe_open(file, framework="pt") as weights:
-            factors = {}
-            for path, scaling in scalings.items():
+            for path, scaling in plan.scalings.items():
                 # Copies: the library's own tensors are windows into a file that may change.
                 a_RI, b_OR = (
                     weights.get_tensor(f"base_model.model.{path}.lora_{x}.weight").clone() for x in "AB"
@@ -148,30 +171,4 @@ def _read(file: Path, config: LoraConfig) -> tuple[dict[Site, Factors], dict[str
         raise AdapterFormatError(f"{file} is damaged or cut short: {error}") from error
     for site, of_site in factors.items():
         check_finite(f"{file}: {site.path}", of_site, error=AdapterFormatError)
-    return factors, dict(header.metadata or {})
-
-
-def _plan(file: Path, config: LoraConfig, header: Header) -> dict[str, float]:
-    """Scaling of every module path in a file, after checking names, types and shapes against the config."""
-    halves: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, dtype, shape, begin, end in sorted(header.specs):
-        match = _KEY.fullmatch(key)
-        if match is None:
-            kind = next(
-                (kind for mark, kind in _OTHER_KINDS.items() if mark in key), "no lora_A or lora_B weight"
-            )
-            raise UnsupportedAdapterError(f"{file}: {key} is {kind}, which Weft does not run")
-        if dtype not in _DTYPES:
-            raise UnsupportedAdapterError(f"{file}: {key} is {dtype}, expected one of {_DTYPES}")
-        if end - begin > MAX_TENSOR:
-            raise AdapterFormatError(f"{file}: {key} has {end - begin} bytes, at most {MAX_TENSOR} are read")
-        halves.setdefault(match[1], {})[match[2]] = shape
-    if not halves:
-        raise AdapterFormatError(f"{file} holds no lora_A and lora_B weights")
-    scalings = {}
-    for path, shapes in halves.items():
-        if len(shapes) < 2:
-            raise AdapterFormatError(f"{file}: {path} has lora_{next(iter(shapes))} and not the other half")
-        rank, scalings[path] = rank_and_scaling(config, path, file.with_name(CONFIG))
-        check_shapes(f"{file}: {path}", shapes["A"], shapes["B"], rank=rank, error=AdapterFormatError)
-    return scalings
+    return factors

@@ -1,6 +1,7 @@
 """A frozen network with sites: finding them, the low-rank kernels, the forward under a Mixture."""
 
+from weft.host.fitted import fitted, targets_for
 from weft.host.host import Host
 from weft.host.sites import sites_of
 
-__all__ = ["Host", "sites_of"]
+__all__ = ["Host", "fitted", "sites_of", "targets_for"]

@@ -24,9 +24,9 @@ def sites_of(
     """Find the sites of a network, or of the network that a config describes, sorted by path.
 
     `target_modules` reads as PEFT's: `all-linear` (every linear module but the output head), a regular
-    expression over whole paths, or a list of paths and path endings. From a config the network is built
-    on the meta device, so no weights are needed. Raises UnknownNameError for a name that matches no
-    linear module, ConfigError for a pattern that is not a regular expression.
+    expression over whole paths, or a list of paths and path endings, `all-linear` among them. From a config
+    the network is built on the meta device, so no weights are needed. Raises UnknownNameError for a name that
+    matches no linear module, ConfigError for a pattern that is not a regular expression.
     """
     if isinstance(model_or_config, nn.Module):
         module = model_or_config
@@ -34,14 +34,14 @@ def sites_of(
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(model_or_config)
     found = _linears(module)
-    if isinstance(target_modules, str):
-        if target_modules.lower() == ALL_LINEAR:
-            head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
-            chosen = [path for path in found if module.get_submodule(path) is not head]
-        else:
-            chosen = _matching(target_modules, found)
+    if isinstance(target_modules, str) and target_modules.lower() != ALL_LINEAR:
+        chosen = set(_matching(target_modules, found))
     else:
-        chosen = _named(target_modules, found)
+        names = [target_modules] if isinstance(target_modules, str) else target_modules
+        chosen = set(_named([name for name in names if name.lower() != ALL_LINEAR], found))
+        if any(name.lower() == ALL_LINEAR for name in names):
+            head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+            chosen |= {path for path in found if module.get_submodule(path) is not head}
     return tuple(sorted(site_at(path, *found[path]) for path in chosen))
 
 

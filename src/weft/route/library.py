@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from weft.adapters import check_fits, descriptions_of, load_each
+from weft.adapters import descriptions_of, load_each
 from weft.adapters.card import base_model
 from weft.checks import CONFIG
 from weft.errors import (
@@ -23,7 +23,7 @@ from weft.errors import (
     WeftError,
 )
 from weft.files import folders_with, nearest, read_json, resolve
-from weft.host import Host
+from weft.host import Host, fitted
 from weft.types import Adapter, Bank, Site
 
 LABELS = "labels.json"
@@ -51,10 +51,7 @@ class Library(NamedTuple):
         adapter where `strict`, else where none fits.
         """
         adapters = _sound(
-            self.adapters,
-            lambda adapter: check_fits(adapter, host.sites, host.fingerprint),
-            strict,
-            always=(BaseMismatchError,),
+            self.adapters, lambda adapter: fitted(adapter, host), strict, always=(BaseMismatchError,)
         )
         names = {adapter.name for adapter in adapters}
         return self._replace(
@@ -66,9 +63,7 @@ class Library(NamedTuple):
 
         Raises what `check_fits` raises, BaseMismatchError for adapters of different bases.
         """
-        for adapter in self.adapters:
-            check_fits(adapter, host.sites, host.fingerprint)
-        return Bank.stack(self.adapters).to(host.device, host.dtype)
+        return Bank.stack([fitted(adapter, host) for adapter in self.adapters]).to(host.device, host.dtype)
 
     def descriptions(self) -> dict[str, Label]:
         """The label of every adapter. Raises ConfigError for one without."""
@@ -138,19 +133,18 @@ def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
 
 def _sound(
     adapters: tuple[Adapter, ...],
-    check: Callable[[Adapter], None],
+    check: Callable[[Adapter], Adapter],
     strict: bool,
     always: tuple[type[WeftError], ...] = (),
 ) -> tuple[Adapter, ...]:
-    """Those that pass; the others are named in a warning.
+    """What a check makes of those that pass; the others are named in a warning.
 
     Raises where `strict`, for the errors of `always`, and where none passes.
     """
     kept, errors = [], []
     for adapter in adapters:
         try:
-            check(adapter)
-            kept.append(adapter)
+            kept.append(check(adapter))
         except WeftError as error:
             if strict or isinstance(error, always):
                 raise
@@ -162,7 +156,7 @@ def _sound(
     return tuple(kept)
 
 
-def _like_most(adapters: tuple[Adapter, ...]) -> Callable[[Adapter], None]:
+def _like_most(adapters: tuple[Adapter, ...]) -> Callable[[Adapter], Adapter]:
     """A check that an adapter names the base that most name, and that its sites are as large as theirs."""
     bases = Counter(adapter.base for adapter in adapters if adapter.base)
     base = next((name for name, _ in bases.most_common(1)), "")
@@ -171,7 +165,7 @@ def _like_most(adapters: tuple[Adapter, ...]) -> Callable[[Adapter], None]:
     for site, _ in sizes.most_common():
         usual.setdefault(site.path, site)
 
-    def check(adapter: Adapter) -> None:
+    def check(adapter: Adapter) -> Adapter:
         if adapter.base and adapter.base != base:
             raise BaseMismatchError(f"it belongs to base {adapter.base}, the library to {base}")
         for site in adapter.sites:
@@ -181,6 +175,7 @@ def _like_most(adapters: tuple[Adapter, ...]) -> Callable[[Adapter], None]:
                     f"it changes {site.path} from {site.in_features} to {site.out_features} features, "
                     f"the library has {other.in_features} to {other.out_features}"
                 )
+        return adapter
 
     return check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from weft.errors import ConfigError
+from weft.errors import BaseCopyWarning, ConfigError
 from weft.files import read_json, resolve
 from weft.registry import NAMED
 
@@ -77,10 +78,14 @@ def load_model(flags: ModelFlags) -> tuple[Host, list[Adapter], Mixture | None]:
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
+    from weft.adapters import check_copies
+
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     name = flags.base or named_base(flags, adapters)
-    host = open_host(name, device=flags.device, dtype=flags.dtype)
+    host = open_host(name, device=flags.device, dtype=flags.dtype, adapters=adapters)
+    for folder in flags.adapter:
+        check_copies(folder, host.module)
     if flags.describe is not None:
         adapters.append(open_hypernetwork(flags.hypernetwork, host=host).adapt(flags.describe))
         weights.append(1.0)
@@ -93,15 +98,20 @@ def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[lis
 
     if weights and len(weights) != len(folders):
         raise ConfigError(f"{len(weights)} --weight for {len(folders)} --adapter; give one for each, or none")
-    return [load(folder) for folder in folders], list(weights) or [1.0] * len(folders)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BaseCopyWarning)  # compared when the base is there
+        adapters = [load(folder) for folder in folders]
+    return adapters, list(weights) or [1.0] * len(folders)
 
 
-def open_host(name: str | Path, *, device: str = "cpu", dtype: Dtype = "auto") -> Host:
-    """The base under a name. Raises ConfigError for a device that is not there."""
-    from weft.host import Host
+def open_host(
+    name: str | Path, *, device: str = "cpu", dtype: Dtype = "auto", adapters: Sequence[Adapter] = ()
+) -> Host:
+    """The base under a name, with the sites that these adapters change. Raises ConfigError for a device."""
+    from weft.host import Host, targets_for
 
     _hide_bars(name)
-    return Host.from_pretrained(name, device=device, dtype=dtype)
+    return Host.from_pretrained(name, device=device, dtype=dtype, target_modules=targets_for(adapters))
 
 
 def open_hypernetwork(name: str, *, host: Host | None = None) -> HyperNetwork:
@@ -124,14 +134,12 @@ def mix(host: Host, adapters: Sequence[Adapter], weights: Sequence[float]) -> Mi
     """The weighted sum of adapters, checked against the base; None when there are none."""
     import torch
 
-    from weft.adapters import check_fits
+    from weft.host import fitted
     from weft.types import Bank, Mixture
 
     if not adapters:
         return None
-    for adapter in adapters:
-        check_fits(adapter, host.sites, host.fingerprint)
-    bank = Bank.stack(adapters).to(host.device)
+    bank = Bank.stack([fitted(adapter, host) for adapter in adapters]).to(host.device)
     return Mixture.dense(bank, torch.tensor([list(weights)], device=host.device))
 
 

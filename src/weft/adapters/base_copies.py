@@ -1,0 +1,43 @@
+"""Copies of base weights that PEFT saves beside the LoRA of a head or an embedding."""
+
+import os
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from weft.adapters.lora_config import parse
+from weft.adapters.mlx_folder import is_mlx
+from weft.adapters.peft_plan import plan_of
+from weft.checks import CONFIG, weights_file
+from weft.errors import MissingFileError, UnsupportedAdapterError
+from weft.files import read_json, resolve
+from weft.tensor_file import read_header
+
+
+def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
+    """Compare the copies of base weights in an adapter folder with those of a base.
+
+    Raises UnsupportedAdapterError for one that differs (it was trained or resized, and the LoRA stands on
+    it), and what `load` raises.
+    """
+    folder = resolve(path)
+    if folder is None:
+        raise MissingFileError(f"no adapter folder at {os.fspath(path)}")
+    values = read_json(folder / CONFIG)
+    if not isinstance(values, dict) or is_mlx(values):
+        return
+    file = weights_file(folder)
+    copies = plan_of(file, parse(values, folder / CONFIG), read_header(file)).copies
+    if not copies:
+        return
+    known = dict(module.named_parameters(remove_duplicate=False))
+    with safe_open(file, framework="pt") as weights:
+        for place, key in copies.items():
+            there = known.get(f"{place}.weight")
+            same = there is not None and list(there.shape) == weights.get_slice(key).get_shape()
+            if there is None or not same or not torch.equal(weights.get_tensor(key).to(there), there):
+                raise UnsupportedAdapterError(
+                    f"{file}: {key} is not the base's own weight; Weft changes no weights of the base, "
+                    "so fold this adapter into it with PEFT's merge_and_unload"
+                )
