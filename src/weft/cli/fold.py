@@ -61,13 +61,15 @@ def fold(
 
 
 def _fold(name: str, folders: Sequence[str], weights: Sequence[float], output_dir: Path) -> dict[str, Any]:
-    from weft.adapters import check_fits, concat, fingerprint
+    from weft.adapters import check_copies, concat, fingerprint
     from weft.adapters import fold as fold_in
+    from weft.host import fitted
 
     adapters, weights = load_adapters(folders, weights)
-    host = open_host(name)
-    for adapter in adapters:
-        check_fits(adapter, host.sites, host.fingerprint)
+    host = open_host(name, adapters=adapters)
+    for folder in folders:
+        check_copies(folder, host.module)
+    adapters = [fitted(adapter, host) for adapter in adapters]
     note: dict[str, Any] = {
         # A hub id stays one; a path must be found from anywhere.
         "base": str(Path(name).resolve()) if Path(name).is_dir() else name,

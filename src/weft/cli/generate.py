@@ -134,7 +134,7 @@ def _load_library(
     check_router(choice.router)
     library = load_library(choice.library or "", labels=choice.labels, strict=choice.strict)
     base = model.base or library.base_model or None
-    host, adapters, mixture = load_model(replace(model, base=base, describe=None))
+    host, adapters, mixture = load_model(replace(model, base=base, describe=None), library.adapters)
     library = library.fitting(host, strict=choice.strict)
     bank = library.bank(host)
     router = open_router(choice.router, library, bank, top_k=choice.router_top_k, host=host)

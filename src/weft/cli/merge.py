@@ -107,7 +107,7 @@ def merge(
     host, tasks = None, []
     if needs_data or report:
         tasks = [_task(name) for name in data]
-        host = open_host(base or named_base(ModelFlags(), sources))
+        host = open_host(base or named_base(ModelFlags(), sources), adapters=sources)
     if host is not None and needs_data:
         from weft.evaluate.statistics import statistics
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from weft.adapters import check_fits, load
+from weft.adapters import load
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.engine import Engine
 from weft.errors import MissingFileError, ShapeError
 from weft.evaluate.answer import answer, ask
 from weft.evaluate.metrics import exact_match, loss
 from weft.files import resolve
-from weft.host import Host
+from weft.host import Host, fitted
 from weft.tasks import Row, Task
 from weft.tasks.source import Source, load_split
 from weft.types import Adapter, Bank, Description, Mixture
@@ -71,9 +71,7 @@ def load_by_task(folder: str | os.PathLike[str], tasks: Sequence[Task], host: Ho
 
 def load_for(host: Host, folder: str | os.PathLike[str]) -> Adapter:
     """An adapter that fits a host. Raises what loading it and `check_fits` raise."""
-    adapter = load(folder, base=host.fingerprint)
-    check_fits(adapter, host.sites, host.fingerprint)
-    return adapter
+    return fitted(load(folder, base=host.fingerprint), host)
 
 
 def open_encoder(config: EncoderConfig, host: Host, cache: str, tasks: Sequence[Task]) -> Cached:

@@ -24,7 +24,7 @@ from torch import Tensor
 from weft.config import Config
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError
-from weft.host import Host
+from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
 from weft.tasks.source import Source, load_split
@@ -98,7 +98,7 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
             recipe.base,
             dtype=recipe.dtype,
             device=run.accelerator.device,
-            target_modules="all-linear",
+            target_modules=targets_for(library.adapters),
             attn_implementation=recipe.attn_implementation,
         )
         bank = library.bank(host)

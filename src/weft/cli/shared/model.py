@@ -73,8 +73,12 @@ class SamplingFlags:
         return asdict(self)
 
 
-def load_model(flags: ModelFlags) -> tuple[Host, list[Adapter], Mixture | None]:
+def load_model(
+    flags: ModelFlags, library: Sequence[Adapter] = ()
+) -> tuple[Host, list[Adapter], Mixture | None]:
     """The base, its adapters and the mixture of them; None is the base alone.
+
+    The base also offers the sites of the adapters of a library.
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
@@ -83,7 +87,7 @@ def load_model(flags: ModelFlags) -> tuple[Host, list[Adapter], Mixture | None]:
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     name = flags.base or named_base(flags, adapters)
-    host = open_host(name, device=flags.device, dtype=flags.dtype, adapters=adapters)
+    host = open_host(name, device=flags.device, dtype=flags.dtype, adapters=[*adapters, *library])
     for folder in flags.adapter:
         check_copies(folder, host.module)
     if flags.describe is not None:
