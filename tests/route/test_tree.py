@@ -334,7 +334,7 @@ def test_a_damaged_tree_is_refused(pico_host, tmp_path):
     refused(WeightsError, "asks for", config_change={"leaves": ["00", "01", "1"]})
     refused(ConfigError, "leads to no leaf", config_change={"leaves": ["0"]})
     refused(ConfigError, "unknown key", config_change={"depth": 3})
-    refused(ConfigError, "describes no tree", config_change={"kind": "bush"})
+    refused(ConfigError, "describes a bush, not a tree", config_change={"kind": "bush"})
     refused(BaseMismatchError, "for base weft1-other", config_change={"base": "weft1-other"})
     refused(WeightsError, "lacks shared", config_change={"shared": True})
     refused(WeightsError, "does not know", tensor_change={"extra": torch.zeros(1)})

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from weft.embed.tensors import read_tensors
 from weft.embed.text import texts_of
 from weft.errors import ConfigError, WeightsError
 from weft.files import replace_file
+from weft.saved import read_tensors
 from weft.types import AbstractEncoder, Cue
 
 

@@ -1,6 +1,7 @@
 """An encoder from its config."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -13,7 +14,7 @@ from weft.embed.onehot import OneHot
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates, Pool, Template
 from weft.embed.task2vec import Task2Vec
-from weft.errors import ConfigError
+from weft.errors import ConfigError, WeightsError
 from weft.host import Host
 from weft.types import AbstractEncoder
 
@@ -115,6 +116,28 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
             return Learned(parsed.names, parsed.dim)
         case JoinedConfig():
             return Joined([build_encoder(part, host=host) for part in parsed.encoders])
+
+
+def check_frozen(encoder: AbstractEncoder) -> None:
+    """Raise ConfigError for an encoder that learns: a router's folder holds none of its weights."""
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        raise ConfigError("this router's encoder learns, and its folder would not hold it; use a frozen one")
+
+
+def build_same_encoder(
+    config: EncoderConfig, identity: str, folder: Path, host: Host | None
+) -> AbstractEncoder:
+    """The encoder that the network in a folder was trained with.
+
+    Raises WeightsError where this one has another identity, and what `build_encoder` raises.
+    """
+    encoder = build_encoder(config, host=host)
+    if encoder.identity != identity:
+        raise WeightsError(
+            f"{folder} reads vectors of {identity}, this encoder is {encoder.identity}; "
+            "install or load the one that it was trained with"
+        )
+    return encoder
 
 
 def _host(config: HostStatesConfig | InputsConfig | Task2VecConfig, host: Host | None) -> Host:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.adapters import tensor_bytes
-from weft.config import Config, parse_config
-from weft.embed import EncoderConfig, build_encoder
-from weft.embed.tensors import read_tensors
-from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError, WeightsError
-from weft.files import nearest, read_json, replace_folder, resolve, to_json
+from weft.embed.load import EncoderConfig, build_same_encoder
 from weft.host import Host
 from weft.hyper.slug import cue_text, slug
 from weft.hyper.t2l import T2L, T2LConfig, build_t2l
+from weft.saved import (
+    WEIGHTS,
+    Saved,
+    SavedSite,
+    check_base,
+    check_tensors,
+    describe,
+    list_sites,
+    read_tensors,
+    write,
+)
 from weft.types import AbstractEncoder, AbstractHyperNetwork, Adapter, Bank, Cue, Description, Factors, Site
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-
-class Saved(Config):
+class SavedHyperNetwork(Saved):
     """What `config.json` holds."""
 
-    format: Literal[1]
+    sort: ClassVar[str] = "hypernetwork"
+    kind: Literal["hypernetwork"]
     name: str
-    base: str
     encoder: EncoderConfig
     encoder_identity: str
     network: T2LConfig
-    sites: tuple[tuple[str, int, str, int, int], ...]
-    """Path, layer, module, in and out features of every site, in the order of the network's groups."""
-    provenance: dict[str, Any]
+    sites: tuple[SavedSite, ...]
+    """In the order of the network's groups."""
 
 
 class HyperNetwork(AbstractHyperNetwork):
@@ -129,21 +131,18 @@ class HyperNetwork(AbstractHyperNetwork):
 
         Raises SaveError when the disk refuses or the folder holds other files; what was there stays whole.
         """
-        _check_target(Path(folder))
-        saved = {
-            "format": 1,
+        values = {
+            "kind": "hypernetwork",
             "name": self.name,
             "base": self.base,
             "encoder": self.encoder.config(),
             "encoder_identity": self.encoder.identity,
             "network": self.network.config.model_dump(),
-            "sites": [(s.path, s.layer, s.module, s.in_features, s.out_features) for s in self.sites],
+            "sites": list_sites(self.sites),
             "provenance": self.provenance,
         }
-        weights = tensor_bytes({key: x.to(dtype) for key, x in self.state_dict().items()}, {})
-        with replace_folder(folder) as fresh:
-            (fresh / CONFIG).write_text(to_json(saved), encoding="utf-8")
-            (fresh / WEIGHTS).write_bytes(weights)
+        tensors = {key: x.to(dtype) for key, x in self.state_dict().items()}
+        write(folder, SavedHyperNetwork, values, tensors)
 
     @classmethod
     def from_pretrained(
@@ -155,55 +154,19 @@ class HyperNetwork(AbstractHyperNetwork):
         Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
         other than the config asks for, or an encoder with other weights.
         """
-        folder = resolve(name_or_folder)
-        if folder is None:
-            raise MissingFileError(f"no hypernetwork folder at {os.fspath(name_or_folder)}")
-        values = read_json(folder / CONFIG)
-        if not isinstance(values, dict):
-            raise ConfigError(f"{folder / CONFIG} should hold keys and values, it holds {values!r:.40}")
-        saved = parse_config(Saved, values, str(folder / CONFIG))
-        if host is not None and saved.base and host.fingerprint != saved.base:
-            raise BaseMismatchError(
-                f"hypernetwork {saved.name} is for base {saved.base}, this host is {host.fingerprint}; "
-                "load the base that it was trained for"
-            )
+        saved, folder = describe(name_or_folder, SavedHyperNetwork)
+        check_base(saved, folder, host.fingerprint if host else "")
         tensors = read_tensors(folder / WEIGHTS)
         # The weights drawn here are overwritten, so drawing them must not move the caller's random state.
         with torch.random.fork_rng(devices=[]):
-            encoder = build_encoder(saved.encoder, host=host)
+            encoder = build_same_encoder(saved.encoder, saved.encoder_identity, folder, host)
             network = build_t2l(saved.network, [Site(*values) for values in saved.sites], dim=encoder.dim)
-        if encoder.identity != saved.encoder_identity:
-            raise WeightsError(
-                f"{folder} reads vectors of {saved.encoder_identity}, this encoder is {encoder.identity}; "
-                "install or load the one that it was trained with"
-            )
         hyper = cls(encoder, network, base=saved.base, name=saved.name, provenance=saved.provenance)
-        _check_tensors(folder / WEIGHTS, tensors, hyper.state_dict())
+        shapes = {name: tuple(tensor.shape) for name, tensor in hyper.state_dict().items()}
+        check_tensors(folder / WEIGHTS, tensors, shapes)
         hyper.load_state_dict(tensors)
         return hyper.eval()
 
 
 def _copy(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
-
-
-def _check_target(folder: Path) -> None:
-    # Replacing a folder deletes what is in it: never anything that is not a hypernetwork.
-    if folder.exists() and not folder.is_dir():
-        raise SaveError(f"{folder} is a file; a hypernetwork needs a folder of its own")
-    found = folder.iterdir() if folder.exists() else ()
-    others = sorted(file.name for file in found if file.name not in (CONFIG, WEIGHTS))
-    if others:
-        raise SaveError(f"{folder} holds other files ({others[0]}); a hypernetwork needs a folder of its own")
-
-
-def _check_tensors(file: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for key in sorted(expected.keys() - tensors.keys()):
-        raise WeightsError(f"{file} lacks {key}, which its config asks for")
-    for key in sorted(tensors.keys() - expected.keys()):
-        raise WeightsError(f"{file} holds {key}, which its config does not know{nearest(key, expected)}")
-    for key, tensor in sorted(tensors.items()):
-        if tensor.shape != expected[key].shape:
-            raise WeightsError(
-                f"{file}: {key} is {list(tensor.shape)}, its config asks for {list(expected[key].shape)}"
-            )

@@ -29,21 +29,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weft.config import Config
-from weft.embed import EncoderConfig
+from weft.embed.load import EncoderConfig, build_same_encoder, check_frozen
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
-from weft.route.router_folder import (
-    CONFIG,
-    check_base,
-    check_frozen,
-    open_encoder,
-    options_of,
-    read_router,
-    take,
-    write_router,
-)
+from weft.route.router_folder import open_router, write_router
 from weft.route.weigh import AbstractWeigher, as_cues, check_choice, top_weights
+from weft.saved import CONFIG, WEIGHTS, Shapes, check_base, check_tensors, read_tensors
 from weft.types import AbstractEncoder, Cue
 
 Label = str | Sequence[str]
@@ -159,21 +151,16 @@ class Blend(nn.Module, AbstractWeigher):
         learns, SaveError when the disk refuses or the folder holds other files.
         """
         check_frozen(self.encoder)
-        options = {
-            "encoder": self.encoder.config(),
-            "encoder_identity": self.encoder.identity,
-            "labels": list(self._labels.values()),
-            "top_k": self.top_k,
-        }
-        write_router(
-            folder,
-            "blend",
-            self.state_dict(),
-            names=tuple(self._labels),
-            base=base,
-            options=options,
-            provenance=provenance,
+        options = _Options.model_validate(
+            {
+                "encoder": self.encoder.config(),
+                "encoder_identity": self.encoder.identity,
+                "labels": list(self._labels.values()),
+                "top_k": self.top_k,
+            }
         )
+        told = {"names": tuple(self._labels), "base": base, "provenance": provenance}
+        write_router(folder, "blend", self.state_dict(), options=options, **told)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Blend:
@@ -182,26 +169,26 @@ class Blend(nn.Module, AbstractWeigher):
         Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
         that do not fit, or an encoder with other weights.
         """
-        saved, tensors, file = read_router(folder, "blend")
-        check_base(saved, file, host.fingerprint if host else "")
-        options = options_of(_Options, saved, file)
+        saved, options, found = open_router(folder, "blend", _Options)
+        check_base(saved, found, host.fingerprint if host else "")
         if len(options.labels) != len(saved.names):
             raise ConfigError(
-                f"{file.parent / CONFIG} holds {len(options.labels)} labels for {len(saved.names)} adapters"
+                f"{found / CONFIG} holds {len(options.labels)} labels for {len(saved.names)} adapters"
             )
-        encoder = open_encoder(options.encoder, options.encoder_identity, file, host)
-        hidden = max(len(tensors.get("first.bias", ())), 1)
-        shapes = {
+        encoder = build_same_encoder(options.encoder, options.encoder_identity, found, host)
+        tensors = read_tensors(found / WEIGHTS)
+        hidden = max(tensors["first.bias"].numel(), 1) if "first.bias" in tensors else 1
+        shapes: Shapes = {
             "log_sharpness": (),
             "first.weight": (hidden, encoder.dim),
             "first.bias": (hidden,),
             "last.weight": (encoder.dim, hidden),
             "key.weight": (encoder.dim, encoder.dim),
         }
-        state = dict(zip(shapes, take(file, tensors, shapes), strict=True))
+        check_tensors(found / WEIGHTS, tensors, shapes)
         labels = dict(zip(saved.names, options.labels, strict=True))
         blend = cls(encoder, labels, hidden=hidden, top_k=options.top_k)
-        blend.load_state_dict(state)
+        blend.load_state_dict(tensors)
         return blend.eval().requires_grad_(False)
 
 

@@ -21,20 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.config import Config
-from weft.embed import EncoderConfig
+from weft.embed.load import EncoderConfig, build_same_encoder, check_frozen
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
-from weft.route.router_folder import (
-    check_base,
-    check_frozen,
-    open_encoder,
-    options_of,
-    read_router,
-    take,
-    write_router,
-)
+from weft.route.router_folder import open_router, read_router, write_router
 from weft.route.weigh import AbstractWeigher, check_choice, top_weights, unit_vectors
+from weft.saved import check_base
 from weft.types import AbstractEncoder, Cue
 
 
@@ -131,22 +124,17 @@ class Classifier(AbstractWeigher):
         learns, SaveError when the disk refuses or the folder holds other files.
         """
         check_frozen(self.encoder)
-        options = {
-            "encoder": self.encoder.config(),
-            "encoder_identity": self.encoder.identity,
-            "top_k": self.top_k,
-            "temperature": self.temperature,
-        }
-        tensors = {"weight_KD": self.weight_KD, "bias_K": self.bias_K}
-        write_router(
-            folder,
-            "classifier",
-            tensors,
-            names=self.names,
-            base=base,
-            options=options,
-            provenance=provenance,
+        options = _Options.model_validate(
+            {
+                "encoder": self.encoder.config(),
+                "encoder_identity": self.encoder.identity,
+                "top_k": self.top_k,
+                "temperature": self.temperature,
+            }
         )
+        tensors = {"weight_KD": self.weight_KD, "bias_K": self.bias_K}
+        told = {"names": self.names, "base": base, "provenance": provenance}
+        write_router(folder, "classifier", tensors, options=options, **told)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Classifier:
@@ -155,13 +143,12 @@ class Classifier(AbstractWeigher):
         Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
         that do not fit, or an encoder with other weights.
         """
-        saved, tensors, file = read_router(folder, "classifier")
-        check_base(saved, file, host.fingerprint if host else "")
-        options = options_of(_Options, saved, file)
-        encoder = open_encoder(options.encoder, options.encoder_identity, file, host)
+        saved, options, found = open_router(folder, "classifier", _Options)
+        check_base(saved, found, host.fingerprint if host else "")
+        encoder = build_same_encoder(options.encoder, options.encoder_identity, found, host)
         count = len(saved.names)
-        found = take(file, tensors, {"weight_KD": (count, encoder.dim), "bias_K": (count,)})
-        return cls(encoder, saved.names, *found, top_k=options.top_k, temperature=options.temperature)
+        tensors = read_router(found, {"weight_KD": (count, encoder.dim), "bias_K": (count,)})
+        return cls(encoder, saved.names, **tensors, top_k=options.top_k, temperature=options.temperature)
 
 
 class _Options(Config):

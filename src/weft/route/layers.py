@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
-from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.route.router_folder import filled, read_gate, write_gate
+from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Dense, Fixed, Mixture, Site, Term
 
 Kind = Literal["free", "softmax"]
@@ -71,27 +72,15 @@ class LayerWeights(AbstractGate):
         *,
         provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
-
-        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
-        when the disk refuses or the folder holds other files.
-        """
-        check_count(bank, self.value_LK.shape[1], "a set of layer weights")
-        options = {"layers": self.layers, "kind": self.kind}
-        write_gate(folder, "layers", bank, self.state_dict(), options=options, provenance=provenance)
+        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+        options = _Options(layers=self.layers, kind=self.kind)
+        write_gate(folder, "layers", bank, self.value_LK.shape[1], self.state_dict(), options, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> LayerWeights:
-        """Read a folder for its own library, frozen, on the bank's device.
-
-        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
-        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
-        """
-        saved, tensors, file = read_gate(folder, "layers", bank)
-        options = options_of(_Options, saved, file)
-        [value_LK] = take(file, tensors, {"value_LK": (len(options.layers), len(bank))})
-        gate = cls(len(bank), options.layers, kind=options.kind)
-        return filled(gate, {"value_LK": value_LK}, bank)
+        """Read a folder for its own library, frozen, on its device. Raises what `read_gate` raises."""
+        options, tensors = read_gate(folder, "layers", bank, _Options, _shapes)
+        return filled(cls(len(bank), options.layers, kind=options.kind), tensors, bank)
 
 
 def layers_of(bank: Bank) -> tuple[int, ...]:
@@ -121,3 +110,7 @@ def by_layer(bank: Bank, weight_BLK: Float[Tensor, "B L K"]) -> Mixture:
 class _Options(Config):
     layers: tuple[int, ...]
     kind: Kind
+
+
+def _shapes(bank: Bank, options: _Options) -> Shapes:
+    return {"value_LK": (len(options.layers), len(bank))}

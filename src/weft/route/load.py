@@ -12,11 +12,12 @@ from weft.route.classifier import Classifier
 from weft.route.layers import LayerWeights
 from weft.route.library import select
 from weft.route.phatgoose import Phatgoose
-from weft.route.router_folder import CONFIG, check_base, check_known, describe_router
+from weft.route.router_folder import check_known, describe_router
 from weft.route.smear import Smear
 from weft.route.top1 import Top1
 from weft.route.weigh import FREE, AbstractWeigher
 from weft.route.xlora import XLora
+from weft.saved import check_base
 from weft.types import Bank, Cue, Mixture, Term
 
 Router = AbstractWeigher | Term
@@ -32,7 +33,7 @@ def load_router(folder: str | os.PathLike[str], bank: Bank, *, host: Host | None
     one that it does not know, and WeightsError.
     """
     saved, found = describe_router(folder)
-    check_base(saved, found / CONFIG, bank.base or (host.fingerprint if host else ""))
+    check_base(saved, found, bank.base or (host.fingerprint if host else ""))
     if saved.kind in ("blend", "classifier"):
         unknown = [name for name in bank.names if name not in (FREE, *saved.names)]
         if unknown:
@@ -41,7 +42,7 @@ def load_router(folder: str | os.PathLike[str], bank: Bank, *, host: Host | None
             )
         kind = Blend if saved.kind == "blend" else Classifier
         return kind.from_pretrained(found, host=host)
-    check_known(saved, found / CONFIG, bank.names)
+    check_known(saved, found, bank.names)
     bank = select(bank, saved.names)
     match saved.kind:
         case "layers":

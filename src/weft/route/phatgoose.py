@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ShapeError, UnknownNameError
-from weft.route.router_folder import check_count, options_of, read_gate, take, write_gate
+from weft.route.router_folder import read_gate, write_gate
 from weft.route.spectral import check_library, choose_top, present
+from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Site, TopK
 
 
@@ -95,28 +96,17 @@ class Phatgoose(AbstractGate):
         *,
         provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
-
-        `bank` is the library that it weighs. Raises ShapeError for a bank of another size, SaveError when the
-        disk refuses or the folder holds other files.
-        """
-        check_count(bank, len(next(iter(self.gates.values()))), "a PHATGOOSE")
-        options = {"top_k": self.top_k, "temperature": self.temperature}
-        write_gate(folder, "phatgoose", bank, self.gates, options=options, provenance=provenance)
+        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+        options = _Options(top_k=self.top_k, temperature=self.temperature)
+        write_gate(
+            folder, "phatgoose", bank, len(next(iter(self.gates.values()))), self.gates, options, provenance
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Phatgoose:
-        """Read a folder for its own library, on the bank's device.
-
-        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
-        lacks, ShapeError for another order or NaN in the bank, WeightsError for damage, NaN, or tensors that
-        do not fit.
-        """
-        saved, tensors, file = read_gate(folder, "phatgoose", bank)
-        options = options_of(_Options, saved, file)
-        shapes = {site.path: (len(bank), site.in_features) for site in bank.sites}
-        found = take(file, tensors, shapes)
-        gates = {s: v_KI.to(bank.a[s].device) for s, v_KI in zip(bank.sites, found, strict=True)}
+        """Read a folder for its own library, frozen, on its device. Raises what `read_gate` raises."""
+        options, tensors = read_gate(folder, "phatgoose", bank, _Options, _shapes)
+        gates = {site: tensors[site.path].to(bank.a[site].device) for site in bank.sites}
         gate = cls(bank, gates, top_k=options.top_k, temperature=options.temperature)
         # As they were saved: to normalise once more would change their last digits.
         gate.gates = {site.path: v_KI for site, v_KI in gates.items()}
@@ -126,3 +116,7 @@ class Phatgoose(AbstractGate):
 class _Options(Config):
     top_k: int
     temperature: float
+
+
+def _shapes(bank: Bank, options: _Options) -> Shapes:
+    return {site.path: (len(bank), site.in_features) for site in bank.sites}

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError
-from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.route.router_folder import filled, read_gate, write_gate
+from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Dense, Site
 
 
@@ -77,28 +78,21 @@ class Smear(AbstractGate):
         *,
         provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
-
-        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
-        when the disk refuses or the folder holds other files.
-        """
-        check_count(bank, len(self.bias_K), "a SMEAR")
-        options = {"expert_dropout": self.expert_dropout}
-        write_gate(folder, "smear", bank, self.state_dict(), options=options, provenance=provenance)
+        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+        options = _Options(expert_dropout=self.expert_dropout)
+        write_gate(folder, "smear", bank, len(self.bias_K), self.state_dict(), options, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Smear:
-        """Read a folder for its own library, in evaluation mode, on the bank's device.
-
-        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
-        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
-        """
-        saved, tensors, file = read_gate(folder, "smear", bank)
-        options = options_of(_Options, saved, file)
-        weight_KH, bias_K = take(file, tensors, {"weight_KH": (len(bank), None), "bias_K": (len(bank),)})
-        gate = cls(len(bank), weight_KH.shape[1], expert_dropout=options.expert_dropout)
-        return filled(gate, {"weight_KH": weight_KH, "bias_K": bias_K}, bank)
+        """Read a folder for its own library, frozen, on its device. Raises what `read_gate` raises."""
+        options, tensors = read_gate(folder, "smear", bank, _Options, _shapes)
+        gate = cls(len(bank), tensors["weight_KH"].shape[1], expert_dropout=options.expert_dropout)
+        return filled(gate, tensors, bank)
 
 
 class _Options(Config):
     expert_dropout: float
+
+
+def _shapes(bank: Bank, options: _Options) -> Shapes:
+    return {"weight_KH": (len(bank), None), "bias_K": (len(bank),)}

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from weft.config import Config
 from weft.route.place import Decisions, follow
-from weft.route.router_folder import check_count, options_of, read_gate, write_gate
-from weft.route.xlora import XLora
+from weft.route.router_folder import filled, read_gate, write_gate
+from weft.route.xlora import XLora, logit_shapes
+from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Dense, Site, Tokens
 
 
@@ -69,27 +70,24 @@ class Top1(AbstractGate):
         *,
         provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
-
-        `bank` is the library that it chooses from. Raises ShapeError for a bank of another size or NaN,
-        SaveError when the disk refuses or the folder holds other files.
-        """
-        check_count(bank, self.router.bias_LK.shape[1], "a top-1")
-        options = {"layers": self.router.layers, "temperature": self.router.temperature}
-        write_gate(folder, "top1", bank, self.router.state_dict(), options=options, provenance=provenance)
+        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+        options = _Options(layers=self.router.layers, temperature=self.router.temperature)
+        write_gate(
+            folder, "top1", bank, self.router.bias_LK.shape[1], self.router.state_dict(), options, provenance
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Top1:
-        """Read a folder for its own library, in evaluation mode, on the bank's device.
-
-        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
-        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
-        """
-        saved, tensors, file = read_gate(folder, "top1", bank)
-        options = options_of(_Options, saved, file)
-        return cls(XLora.from_tensors(file, tensors, bank, **options.model_dump())).eval()
+        """Read a folder for its own library, frozen, on its device. Raises what `read_gate` raises."""
+        options, tensors = read_gate(folder, "top1", bank, _Options, _shapes)
+        router = XLora(len(bank), tensors["weight_LKH"].shape[2], **options.model_dump())
+        return cls(filled(router, tensors, bank)).eval()
 
 
 class _Options(Config):
     layers: tuple[int, ...]
     temperature: float
+
+
+def _shapes(bank: Bank, options: _Options) -> Shapes:
+    return logit_shapes(bank, options.layers)

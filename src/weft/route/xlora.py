@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +29,8 @@ from torch import Tensor, nn
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
 from weft.route.place import Decisions, follow
-from weft.route.router_folder import check_count, filled, options_of, read_gate, take, write_gate
+from weft.route.router_folder import filled, read_gate, write_gate
+from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Dense, Site, TopK
 
 
@@ -99,40 +99,21 @@ class XLora(AbstractGate):
         *,
         provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Write `config.json` and `model.safetensors`; a router of its kind that is there is replaced.
-
-        `bank` is the library that it weighs. Raises ShapeError for a bank of another size or NaN, SaveError
-        when the disk refuses or the folder holds other files.
-        """
-        check_count(bank, self.bias_LK.shape[1], "an X-LoRA")
-        options = {
-            "layers": self.layers,
-            "top_k": self.top_k,
-            "norm_topk_prob": self.norm_topk_prob,
-            "temperature": self.temperature,
-        }
-        write_gate(folder, "xlora", bank, self.state_dict(), options=options, provenance=provenance)
+        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+        options = _Options(
+            layers=self.layers,
+            top_k=self.top_k,
+            norm_topk_prob=self.norm_topk_prob,
+            temperature=self.temperature,
+        )
+        write_gate(folder, "xlora", bank, self.bias_LK.shape[1], self.state_dict(), options, provenance)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> XLora:
-        """Read a folder for its own library, in evaluation mode, on the bank's device.
-
-        Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an adapter that the bank
-        lacks, ShapeError for another order, WeightsError for damage, NaN, or tensors that do not fit.
-        """
-        saved, tensors, file = read_gate(folder, "xlora", bank)
-        options = options_of(_Options, saved, file)
-        return cls.from_tensors(file, tensors, bank, **options.model_dump())
-
-    @classmethod
-    def from_tensors(
-        cls, file: Path, tensors: Mapping[str, Tensor], bank: Bank, *, layers: Sequence[int], **options: Any
-    ) -> XLora:
-        """What was read from a file, for its own library. Raises WeightsError for tensors that do not fit."""
-        shapes = {"weight_LKH": (len(layers), len(bank), None), "bias_LK": (len(layers), len(bank))}
-        weight_LKH, bias_LK = take(file, tensors, shapes)
-        gate = cls(len(bank), weight_LKH.shape[2], layers=layers, **options)
-        return filled(gate, {"weight_LKH": weight_LKH, "bias_LK": bias_LK}, bank)
+        """Read a folder for its own library, frozen, on its device. Raises what `read_gate` raises."""
+        options, tensors = read_gate(folder, "xlora", bank, _Options, _shapes)
+        gate = cls(len(bank), tensors["weight_LKH"].shape[2], **options.model_dump())
+        return filled(gate, tensors, bank)
 
     def _decide(self, x_BTH: Tensor, group: int) -> tuple[Tensor, Assignment]:
         logits_BTK = self.logits(x_BTH, group)
@@ -150,3 +131,12 @@ class _Options(Config):
     top_k: int | None
     norm_topk_prob: bool = True
     temperature: float
+
+
+def _shapes(bank: Bank, options: _Options) -> Shapes:
+    return logit_shapes(bank, options.layers)
+
+
+def logit_shapes(bank: Bank, layers: Sequence[int]) -> Shapes:
+    """The shapes of the parameters of an `XLora` over a bank."""
+    return {"weight_LKH": (len(layers), len(bank), None), "bias_LK": (len(layers), len(bank))}

@@ -1,0 +1,156 @@
+"""Networks as folders: `config.json` says what it is, `model.safetensors` holds its numbers.
+
+Routers, trees and hypernetworks are kept alike; each sort of them is a schema, a child of `Saved`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from weft.adapters import tensor_bytes
+from weft.config import Config, parse_config
+from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError, ShapeError, WeightsError
+from weft.files import nearest, read_json, replace_folder, resolve, to_json
+from weft.types import Site
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+Shapes = Mapping[str, tuple[int | None, ...]]
+"""The shape of every tensor by its name; None is any size of 1 or more."""
+SavedSite = tuple[str, int, str, int, int]
+"""Path, layer, module, in and out features."""
+
+
+class Saved(Config):
+    """What every `config.json` holds."""
+
+    sort: ClassVar[str]
+    """What people call it: a router, a tree, a hypernetwork."""
+    format: Literal[1]
+    kind: Any
+    """In a child, the literals that it may be."""
+    base: str
+    """Fingerprint of the base that it is for; empty where nobody said."""
+    provenance: dict[str, Any]
+
+
+S = TypeVar("S", bound=Saved)
+
+
+def write(
+    folder: str | os.PathLike[str],
+    schema: type[Saved],
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Write a folder; one of its sort that is there is replaced.
+
+    Raises ConfigError for values that the schema refuses, ShapeError for NaN or infinity, SaveError when the
+    disk refuses or the folder holds anything else; what was there stays whole.
+    """
+    target = Path(folder)
+    values = {"format": 1, **values}
+    saved = parse_config(schema, values, f"the config of this {schema.sort}")
+    _check_target(target, schema)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ShapeError(f"{name} of the {saved.kind} holds NaN or infinity, it is not saved")
+    weights = tensor_bytes(tensors, {})
+    with replace_folder(target) as fresh:
+        (fresh / CONFIG).write_text(to_json(values), encoding="utf-8")
+        (fresh / WEIGHTS).write_bytes(weights)
+
+
+def describe(folder: str | os.PathLike[str], schema: type[S]) -> tuple[S, Path]:
+    """What a folder says of itself, and where it is; no weights are read.
+
+    Raises MissingFileError, ConfigError for what is of another sort or no such config.
+    """
+    found = resolve(folder)
+    if found is None:
+        raise MissingFileError(f"no {schema.sort} folder at {os.fspath(folder)}")
+    values = read_json(found / CONFIG)
+    kind = _kind(values)
+    if kind not in _kinds(schema):
+        told = f"a {kind}" if isinstance(kind, str) else "something else"
+        raise ConfigError(f"{found / CONFIG} describes {told}, not a {schema.sort}")
+    return parse_config(schema, {**values, "kind": kind}, str(found / CONFIG)), found
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, on the CPU.
+
+    Raises MissingFileError, or WeightsError for damage, NaN or infinity.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"no such file: {file}")
+    try:
+        tensors = load(file.read_bytes())
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is damaged or cut short: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(f"{file}: {name} holds NaN or infinity")
+    return tensors
+
+
+def check_tensors(file: Path, tensors: Mapping[str, Tensor], shapes: Shapes) -> None:
+    """Raise WeightsError for a tensor that is missing, of another shape, or unknown."""
+    for name in sorted(shapes.keys() - tensors.keys()):
+        raise WeightsError(f"{file} lacks {name}, which its config asks for")
+    for name in sorted(tensors.keys() - shapes.keys()):
+        raise WeightsError(f"{file} holds {name}, which its config does not know{nearest(name, shapes)}")
+    for name, shape in sorted(shapes.items()):
+        given = tuple(tensors[name].shape)
+        if len(given) != len(shape) or any(
+            size < 1 if want is None else size != want for size, want in zip(given, shape, strict=True)
+        ):
+            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            raise WeightsError(f"{file}: {name} is {list(given)}, its config asks for [{wanted}]")
+
+
+def check_base(saved: Saved, folder: Path, fingerprint: str) -> None:
+    """Raise BaseMismatchError for another base; an empty fingerprint, on either side, is not compared."""
+    if saved.base and fingerprint and saved.base != fingerprint:
+        raise BaseMismatchError(
+            f"the {saved.kind} at {folder} is for base {saved.base}, this one is {fingerprint}; "
+            "load the base that it was trained for"
+        )
+
+
+def list_sites(sites: Sequence[Site]) -> tuple[SavedSite, ...]:
+    """Sites as a config holds them."""
+    return tuple((s.path, s.layer, s.module, s.in_features, s.out_features) for s in sites)
+
+
+def _kinds(schema: type[Saved]) -> tuple[str, ...]:
+    return get_args(schema.model_fields["kind"].annotation)
+
+
+def _kind(values: Any) -> Any:
+    """What a config says of itself; the first hypernetworks said nothing."""
+    if not isinstance(values, dict):
+        return None
+    if "kind" not in values and {"encoder", "network"} <= values.keys():
+        return "hypernetwork"
+    return values.get("kind")
+
+
+def _check_target(folder: Path, schema: type[Saved]) -> None:
+    # Replacing a folder deletes what is in it: never anything of another sort.
+    if folder.exists() and not folder.is_dir():
+        raise SaveError(f"{folder} is a file; a {schema.sort} needs a folder of its own")
+    names = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    known = CONFIG in names and _kind(read_json(folder / CONFIG)) in _kinds(schema)
+    others = sorted(names - {CONFIG, WEIGHTS} if known else names)
+    if others:
+        raise SaveError(
+            f"{folder} holds other files ({others[0]}); a {schema.sort} needs a folder of its own"
+        )
