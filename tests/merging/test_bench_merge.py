@@ -13,5 +13,4 @@ def test_bench_runs_on_a_small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (row,) = run(repeats=1, width=160)
     assert row["relative error"] <= 1e-6
-    assert row["ratio"] > 0
     assert "bench.merge" in sys.modules

@@ -11,6 +11,5 @@ def test_bench_runs_on_a_small_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = run(repeats=1, depths=(0, 3), width=64, columns=32)
     assert [row["what"].split(" / ")[0] for row in rows] == ["tree of depth 0", "tree of depth 3"]
-    assert all(row["ratio"] > 0 for row in rows)
     assert rows[0]["largest load"] == rows[0]["least load"] == 1
     assert rows[1]["least load"] > 0

@@ -86,7 +86,6 @@ def test_paths():
     [
         {"temperature": 0.0},
         {"temperature": float("nan")},
-        {"region_leak": 0.6},
         {"layers": ()},
         {"layers": (2, 1)},
     ],
@@ -157,20 +156,6 @@ def test_what_cannot_decide_says_so(pico_host):
         Tree(make_bank(pico_host.sites, 2, 2), TreeGate(full(1), H), make_bank(few, 1, 2))
     with pytest.raises(ShapeError, match="one adapter"):
         Tree(make_bank(pico_host.sites, 2, 2), TreeGate(full(1), H), make_bank(pico_host.sites, 2, 2))
-
-
-def test_region_leak_turns_the_wrong_way_as_often_as_told():
-    gate = TreeGate(full(1), H, descent="soft", region_leak=0.2)
-    logits = torch.full((100, 100, 1), 3.0)
-    torch.manual_seed(0)
-    leaked = gate.weights_of(logits, leak=True)[..., 1]
-    wrong = (leaked < 0.5).float().mean()
-    assert wrong == pytest.approx(0.2, abs=0.02)
-    assert (gate.weights_of(logits)[..., 1] > 0.5).all()
-    # A forward leaks in training alone.
-    x_BTH = torch.randn(2, 50, H, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(assigned(gate.eval(), x_BTH).weight, assigned(gate.eval(), x_BTH).weight)
-    assert not torch.equal(assigned(gate.train(), x_BTH).weight, assigned(gate.eval(), x_BTH).weight)
 
 
 def test_losses_equal_loops():

@@ -19,7 +19,7 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
     """Compare the copies of base weights in an adapter folder with those of a base.
 
     Raises UnsupportedAdapterError for one that differs (it was trained or resized, and the LoRA stands on
-    it), and what `load` raises.
+    it), MissingFileError for no folder, and what `load` raises.
     """
     folder = resolve(path)
     if folder is None:

@@ -57,7 +57,10 @@ class Chooser:
         return index is not None and (index == wanted if isinstance(wanted, int) else index in wanted)
 
     def rank_and_scaling(self, path: str) -> tuple[int, float]:
-        """Patterns first, then `r` and `lora_alpha`. Scaling is alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        """Patterns first, then `r` and `lora_alpha`. Scaling is alpha / r, or alpha / sqrt(r) with rsLoRA.
+
+        Raises AdapterFormatError for a rank that is no positive integer, or a scaling that is not finite.
+        """
         config = self._config
         rank = self._first(self._ranks, path, config.r)
         alpha = self._first(self._alphas, path, config.lora_alpha)

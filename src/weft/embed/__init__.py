@@ -9,7 +9,7 @@ from weft.embed.load import EncoderConfig, build_encoder
 from weft.embed.onehot import OneHot
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates
-from weft.embed.task2vec import Task2Vec, asymmetric_distances, distances, task2vec
+from weft.embed.task2vec import Task2Vec, distances, task2vec
 
 __all__ = [
     "Cached",
@@ -21,7 +21,6 @@ __all__ = [
     "OneHot",
     "SentenceEncoder",
     "Task2Vec",
-    "asymmetric_distances",
     "build_encoder",
     "cosines",
     "distances",

@@ -12,7 +12,7 @@ from weft.types import AbstractEncoder, Cue
 
 
 class Joined(AbstractEncoder):
-    """Concatenates the vectors of several encoders of the same cues."""
+    """Concatenates the vectors of several encoders of the same cues. Raises ConfigError for none."""
 
     def __init__(self, encoders: Sequence[AbstractEncoder]) -> None:
         super().__init__()

@@ -72,21 +72,6 @@ def distances(f_QD: Float[Tensor, "Q D"], f_KD: Float[Tensor, "K _"]) -> Float[T
     return torch.stack([_distance(f_D, f_KD) for f_D in f_QD])
 
 
-def asymmetric_distances(
-    f_QD: Float[Tensor, "Q D"], f_KD: Float[Tensor, "K _"], *, alpha: float = 0.15
-) -> Float[Tensor, "Q K"]:
-    """From every source task q to every target task k; it may be negative. Least is the best source.
-
-    A source far from the trivial task is worth more, so this ranks sources for a target; what it takes off is
-    the same for all targets of a source. Raises what `distances` raises.
-    """
-    symmetric_QK = distances(f_QD, f_KD)
-    f_QD = _checked(f_QD)
-    trivial_QD = f_QD.mean(1, keepdim=True).expand_as(f_QD)
-    own_Q = torch.stack([_distance(f_D, t_D[None])[0] for f_D, t_D in zip(f_QD, trivial_QD, strict=True)])
-    return symmetric_QK - alpha * own_Q[:, None]
-
-
 def _distance(f_D: Tensor, f_KD: Tensor) -> Float[Tensor, " K"]:
     both_KD = f_D + f_KD
     both_KD = torch.where(both_KD > 0, both_KD, 1.0)

@@ -60,7 +60,10 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def fit_normaliser(self, e_ND: Float[Tensor, "N D"]) -> None:
-        """Take mean and standard deviation of the input from the cue vectors of the training tasks."""
+        """Take mean and standard deviation of the input from the cue vectors of the training tasks.
+
+        Raises ShapeError for fewer than two.
+        """
         if e_ND.shape[0] < 2:
             raise ShapeError("the input normaliser needs at least two cue vectors")
         std = e_ND.std(0)

@@ -19,7 +19,10 @@ from weft.merging.sources import Merged, Sources
 
 
 def task_arithmetic(sources: Sources, *, scaling: float = 1.0, rank: int | None = None) -> Merged:
-    """The weighted sum of deltas times `scaling`: exact, or the nearest adapter of rank `rank`."""
+    """The weighted sum of deltas times `scaling`: exact, or the nearest adapter of rank `rank`.
+
+    Raises ConfigError for a scaling that is not finite, or a rank below 1.
+    """
     check_rank(rank)
     if not math.isfinite(scaling):
         raise ConfigError(f"scaling is {scaling}, it should be a finite number")

@@ -66,7 +66,7 @@ class Smear(AbstractGate):
         return weight_BK
 
     def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
-        """The row's weights, at every site."""
+        """The row's weights, at every site. Raises ConfigError where no embeddings were given."""
         if state is None:
             raise ConfigError("SMEAR decides on embeddings; give `running` the embeddings_BTH")
         return Dense(state)

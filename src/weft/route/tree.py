@@ -44,7 +44,7 @@ class TreeGate(AbstractGate):
     `scope` "token" decides for each token in each of `layers`, by the input of the first site that runs
     there; a site follows the last deciding layer at or before its own. "sequence" decides once, by the mean
     input embedding of the prompt. `dim` is H, the length of what the nodes read. `descent` may be set at any
-    time. In training mode each turn of the soft descent is taken the wrong way with chance `region_leak`.
+    time.
 
     Raises ConfigError for leaves that are no tree, or an option out of range.
     """
@@ -58,14 +58,11 @@ class TreeGate(AbstractGate):
         layers: Sequence[int] = (0,),
         descent: Descent = "hard",
         temperature: float = 1.0,
-        region_leak: float = 0.0,
         seed: int = 0,
     ) -> None:
         check_leaves(leaves)
         if temperature < MIN_TEMPERATURE or not math.isfinite(temperature):
             raise ConfigError(f"a temperature is at least {MIN_TEMPERATURE} and finite, got {temperature}")
-        if not 0 <= region_leak <= 0.5:
-            raise ConfigError(f"region_leak is a chance of 0 to 0.5, got {region_leak}")
         if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
             raise ConfigError(f"layers that decide are numbers from 0 in rising order, got {list(layers)}")
         super().__init__()
@@ -74,7 +71,6 @@ class TreeGate(AbstractGate):
         self.layers = tuple(layers) if scope == "token" else (0,)
         self.descent: Descent = descent
         self.temperature = temperature
-        self.region_leak = region_leak
         right_NK, left_NK = turns(leaves)
         self.right_NK: Tensor
         self.left_NK: Tensor
@@ -105,7 +101,10 @@ class TreeGate(AbstractGate):
         return {0: Decided("", logits_BTN, assignment)}
 
     def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
-        """The leaf of every token or row (hard), or the weights of all leaves (soft)."""
+        """The leaf of every token or row (hard), or the weights of all leaves (soft).
+
+        Raises ConfigError where a tree per sequence got no embeddings.
+        """
         if self.scope == "sequence":
             if state is None:
                 raise ConfigError("a tree per sequence decides on embeddings; give `running` embeddings_BTH")
@@ -127,14 +126,11 @@ class TreeGate(AbstractGate):
             logits_BTN = F.linear(x_BTH, self.weight_LNH[group].float(), self.bias_LN[group].float())
             if self.descent == "hard":
                 return logits_BTN, Tokens(self.leaf_of(logits_BTN))
-            return logits_BTN, Dense(self.weights_of(logits_BTN, leak=self.training))
+            return logits_BTN, Dense(self.weights_of(logits_BTN))
 
-    def weights_of(self, logits_BTN: Float[Tensor, "B T N"], *, leak: bool = False) -> Float[Tensor, "B T K"]:
+    def weights_of(self, logits_BTN: Float[Tensor, "B T N"]) -> Float[Tensor, "B T K"]:
         """Soft descent: the product of the turns on the way to each leaf; each token's weights sum to 1."""
         logits_BTN = logits_BTN / self.temperature
-        if leak and self.region_leak:
-            wrong_BTN = torch.rand_like(logits_BTN) < self.region_leak
-            logits_BTN = torch.where(wrong_BTN, -logits_BTN, logits_BTN)
         # sigmoid(-z) = 1 - sigmoid(z): a product down the tree is a sum of logarithms, one GEMM each way.
         return (F.logsigmoid(logits_BTN) @ self.right_NK + F.logsigmoid(-logits_BTN) @ self.left_NK).exp()
 

@@ -81,7 +81,6 @@ def _rebuilt(tree: Tree, leaves: tuple[str, ...], index_K: Tensor, origin: dict[
         layers=old.layers,
         descent=old.descent,
         temperature=old.temperature,
-        region_leak=old.region_leak,
         seed=seed,
     ).to(old.weight_LNH)
     before = {node: n for n, node in enumerate(nodes_of(old.leaves))}

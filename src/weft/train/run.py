@@ -128,7 +128,10 @@ class Run:
         return max(found, key=lambda p: int(p.name.removeprefix(_CHECKPOINT)), default=None)
 
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
-        """Load the newest checkpoint and return the step to go on from; 0 for a fresh run."""
+        """Load the newest checkpoint and return the step to go on from; 0 for a fresh run.
+
+        Raises ConfigError for a checkpoint of another model.
+        """
         if self.accelerator.is_main_process:
             for place in (self.folder, *self.folder.glob("*/")):  # half written when a run was killed
                 remove_leftovers(place)
@@ -175,7 +178,10 @@ class Run:
         self._drop(path for path in older if path.name != f"{_CHECKPOINT}{step}")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl, and to every other sink. `step` counts finished steps."""
+        """Append one line to metrics.jsonl, and to every other sink. `step` counts finished steps.
+
+        Raises SaveError when the disk refuses.
+        """
         if self.accelerator.is_main_process:
             line = {"step": step, "seconds": round(time.monotonic() - self._started, 2), **metrics}
             try:

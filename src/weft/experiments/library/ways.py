@@ -132,7 +132,10 @@ def spread(bank: Bank, weight_TK: Float[Tensor, "T K"], each: int) -> Mixture:
 
 
 def best_single(host: Host, library: Specialists, tasks: int) -> int:
-    """The adapter with the least mean loss over train rows of all asking tasks."""
+    """The adapter with the least mean loss over train rows of all asking tasks.
+
+    Raises ConfigError for tasks without train rows.
+    """
     encoded = [
         render(host.tokenizer, row) for task in library.tasks[:tasks] for row in task.train[:_SINGLE_ROWS]
     ]

@@ -68,7 +68,6 @@ def learned_tree(recipe: TreeRecipe, host: Host) -> Learned:
         layers=layers,
         descent="soft",
         temperature=recipe.temperature,
-        region_leak=recipe.region_leak,
         seed=recipe.run.seed,
     )
     return Learned(recipe, sites, gate, list(map(leaf_name, paths)))

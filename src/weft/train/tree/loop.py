@@ -90,8 +90,6 @@ def fit(
     metrics: dict[str, float] = {}
     for done in range(start + 1, steps + 1):
         draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-        # Region leak: the same after a resume, and its own in each process.
-        torch.manual_seed(recipe.run.seed * 1_000_003 + draw)
         factor = _schedule(learned.gate, recipe, done)
         told, load_LK = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
         norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)

@@ -55,7 +55,6 @@ class TreeRecipe(Config):
     balance: float = Field(default=0.1, ge=0)
     rebalance: float = Field(default=0.0, ge=0)
     """After each step the bias of a node moves by this times what went right above half of its tokens."""
-    region_leak: float = Field(default=0.0, ge=0, le=0.5)
     target_modules: str | tuple[str, ...] = "all-linear"
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
     tokens_per_forward: int | None = Field(default=None, gt=0)

@@ -38,6 +38,7 @@ def tree_rows(
     """The groups of rows of a step, by its number, and those to measure on.
 
     Rows of a group share lines; a tree per sequence decides once per line, so there each row is a group.
+    Raises ConfigError for too little text, or no row to measure on.
     """
     longest = recipe.max_length or host.window or sys.maxsize
     stretches_SL = _text(recipe, host, longest) if recipe.text_rows else torch.zeros(0, 0, dtype=torch.long)
