@@ -112,6 +112,11 @@ def build(
         size = math.prod(shape) * BITS[dtype] // 8
         specs.append(Spec(name, dtype, tuple(shape), at, at + size))
         at += size
+    return Header(header_text(specs, metadata), tuple(specs), metadata)
+
+
+def header_text(specs: Iterable[Spec], metadata: Mapping[str, str] | None) -> bytes:
+    """The JSON of a header whose tensors stay where they are."""
     fields: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     for spec in specs:
         fields[spec.name] = {
@@ -120,7 +125,7 @@ def build(
             "data_offsets": [spec.begin, spec.end],
         }
     text = _encoder.encode(fields).encode()
-    return Header(text + b" " * (-len(text) % _ALIGNMENT), tuple(specs), metadata)
+    return text + b" " * (-len(text) % _ALIGNMENT)
 
 
 def framed(text: bytes) -> bytes:

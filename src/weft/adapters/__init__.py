@@ -3,6 +3,7 @@
 from weft.adapters.base_copies import check_copies
 from weft.adapters.check import check_factors, check_finite, check_fits
 from weft.adapters.concat import concat
+from weft.adapters.describe import describe
 from weft.adapters.fingerprint import fingerprint
 from weft.adapters.fold import Folded, delta, fold
 from weft.adapters.inner import cosine, inner, norm
@@ -22,6 +23,7 @@ __all__ = [
     "concat",
     "cosine",
     "delta",
+    "describe",
     "descriptions_of",
     "fingerprint",
     "fold",

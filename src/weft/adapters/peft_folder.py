@@ -36,7 +36,7 @@ from weft.reading import shown
 from weft.tensor_file import read_header
 from weft.types import Adapter, Factors, Site
 
-_BASE, _PROVENANCE = "weft_base", "weft_provenance"
+_BASE, PROVENANCE = "weft_base", "weft_provenance"
 
 
 def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
     named = (header.metadata or {}).get(_BASE, "")
     if base and named and base != named:
         raise BaseMismatchError(f"{folder} belongs to base {named}, not to {base}")
-    provenance = read_provenance((header.metadata or {}).get(_PROVENANCE, "{}"), f"{file}: its provenance")
+    provenance = read_provenance((header.metadata or {}).get(PROVENANCE, "{}"), f"{file}: its provenance")
     return Adapter(
         MappingProxyType(_read(file, plan)),
         base=named or base,
@@ -147,7 +147,7 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
     if adapter.base:
         metadata[_BASE] = adapter.base
     if adapter.provenance:
-        metadata[_PROVENANCE] = provenance
+        metadata[PROVENANCE] = provenance
     weights = tensor_bytes(tensors, metadata)
     with replace_folder(path) as folder:
         # Key order is kept: of two patterns that match one module, PEFT takes the first.

@@ -31,6 +31,7 @@ VERBS = {
     "eval": "weft.cli.eval:evaluate_recipe",
     "experiment": "weft.cli.experiment:experiment",
     "bench": "weft.cli.bench:bench",
+    "describe": "weft.cli.describe:describe",
     "map": "weft.cli.map:map_library",
     "pull": "weft.cli.pull:pull",
     "list": "weft.cli.list:list_things",

@@ -1,0 +1,90 @@
+"""A description for any adapter: what it is not about stays as it was, to the byte."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from weft.adapters import describe, descriptions_of, load, save, site_at
+from weft.errors import ConfigError, MissingFileError
+from weft.merging import merge
+from weft.types import Adapter, Factors
+
+SITE = site_at("model.layers.0.q_proj", 6, 4)
+
+
+def made(folder: Path, **provenance: object) -> Path:
+    torch.manual_seed(0)
+    factors = {SITE: Factors(torch.randn(2, 6), torch.randn(4, 2), 0.5)}
+    save(Adapter(factors, name=folder.name, provenance=provenance), folder)
+    return folder
+
+
+def test_an_adapter_of_ours(tmp_path: Path) -> None:
+    folder = made(tmp_path / "x", seed=3, description="old")
+    config = (folder / "adapter_config.json").read_bytes()
+    before = load_file(folder / "adapter_model.safetensors")
+    describe(folder, ["reverse the word"])
+    adapter = load(folder)
+    assert adapter.provenance == {"seed": 3, "description": "reverse the word"}
+    assert "description: reverse the word" in (folder / "README.md").read_text()
+    assert (folder / "adapter_config.json").read_bytes() == config
+    after = load_file(folder / "adapter_model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before.keys() | after.keys())
+    # As if it had been saved so.
+    save(adapter, tmp_path / "x")
+    assert descriptions_of(describe(folder, ["one", "two"])) == ("one", "two")
+    assert load(folder).provenance["description"] == ["one", "two"]
+
+
+def test_a_foreign_adapter_keeps_its_card_and_its_other_files(tmp_path: Path) -> None:
+    folder = made(tmp_path / "x")
+    weights = folder / "adapter_model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt", "theirs": "kept"})
+    (folder / "README.md").write_text("# Theirs")
+    (folder / "optimizer.pt").write_text("state")
+    describe(folder, ["reverse the word"])
+    assert descriptions_of(load(folder)) == ("reverse the word",)
+    assert (folder / "README.md").read_text() == "# Theirs"
+    assert b'"theirs":"kept"' in weights.read_bytes()
+
+
+def test_a_merge_keeps_the_descriptions_of_its_parents(tmp_path: Path) -> None:
+    a = load(made(tmp_path / "a", description="reverse"))
+    b = load(made(tmp_path / "b", description=["sort", "reverse"]))
+    none = load(made(tmp_path / "none"))
+    assert descriptions_of(merge("linear", [a, b])) == ("reverse", "sort")
+    assert descriptions_of(merge("ties", [a, none], density=0.5)) == ("reverse",)
+    assert "description" not in merge("svd", [none, none]).provenance
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["good", " "]])
+def test_no_description(texts: list[str], tmp_path: Path) -> None:
+    folder = made(tmp_path / "x")
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="this one is empty"):
+        describe(folder, texts)
+    with pytest.raises(MissingFileError):
+        describe(tmp_path / "nowhere", ["x"])
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_what_could_not_be_saved_again_is_not_loaded(tmp_path: Path) -> None:
+    folder = made(tmp_path / "x")
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    deep = "[" * 60 + "]" * 60
+    for told, message in (
+        ('{"a": NaN}', "NaN is no JSON value"),
+        ('{"a": "\\ud83d"}', "surrogates not allowed"),
+        ('{"a": 1, "a": 2}', "appears twice"),
+        ('{"a": ' + deep + "}", "nested more than 32 deep"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        (json.dumps({"a": "x" * (2 << 20)}), "at most 1048576 are kept"),
+    ):
+        save_file(tensors, file, {"weft_provenance": told})
+        with pytest.raises(ValueError, match=message) as caught:
+            load(folder)
+        assert len(str(caught.value)) < 500
