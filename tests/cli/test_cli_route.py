@@ -217,6 +217,11 @@ def test_a_library_of_one(
 ) -> None:
     one = replace(load(library / "upper"), provenance={"description": LABELS["upper"]})
     save(one, tmp_path / "one" / "upper")
-    told = json.loads(said(capsys, "route", "x", "--library", str(tmp_path / "one"), "--json"))
+    asked = ("route", LABELS["upper"], "Kenya", "--library", str(tmp_path / "one"))
+    told = json.loads(said(capsys, *asked, "--json"))
+    assert told["results"][1]["adapters"] == []
+    assert told["results"][1]["runner_up"]["adapter"] == "upper"
+    assert "none of them" in said(capsys, *asked)
+    assert "none of them" not in said(capsys, *asked, "--threshold", "-1")
     assert [fact["adapter"] for fact in told["results"][0]["adapters"]] == ["upper"]
     assert told["results"][0]["runner_up"] is None

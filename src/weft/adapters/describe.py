@@ -1,4 +1,4 @@
-"""Giving an adapter a description, whoever made it: its tensors and its config stay as they are, to the byte."""
+"""A description for an adapter, whoever made it: tensors and config stay as they are, to the byte."""
 
 import os
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from weft.types import Adapter
 def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapter:
     """Write what an adapter does into its folder, in one description or several; the old ones go.
 
-    They stand in the metadata of the safetensors file. A card that Weft wrote is written anew; one of somebody
-    else is left alone. Returns the adapter. Raises ConfigError for no description or a blank one,
+    They stand in the metadata of the safetensors file. A card that Weft wrote is written anew; one of
+    somebody else is left alone. Returns the adapter. Raises ConfigError for no description or a blank one,
     UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
     """
     if not descriptions or not all(text.strip() for text in descriptions):

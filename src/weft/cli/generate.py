@@ -137,7 +137,9 @@ def _load_library(
     host, adapters, mixture = load_model(replace(model, base=base, describe=None), library.adapters)
     library = library.fitting(host, strict=choice.strict)
     bank = library.bank(host)
-    router = open_router(choice.router, library, bank, top_k=choice.router_top_k, host=host)
+    router = open_router(
+        choice.router, library, bank, top_k=choice.router_top_k, threshold=choice.threshold, host=host
+    )
     return host, adapters, mixture, _Chosen(router, library, bank, requests)
 
 

@@ -36,6 +36,8 @@ class LibraryFlags:
     """Folder of adapter folders; each prompt, or the text of --describe, chooses among them."""
     router: str = "nearest"
     """What chooses: nearest, blend, classifier, arrow, spectr, or the folder of a trained router."""
+    threshold: float | None = None
+    """A prompt nearer to no description gets no adapter; found for nearest and blend unless given."""
     labels: Path | None = None
     """JSON file from names of the library to descriptions; labels.json in it unless given."""
     strict: Flag = False
@@ -50,6 +52,7 @@ def route(
     router: str = "nearest",
     top_k: int | None = None,
     describe: str | None = None,
+    threshold: float | None = None,
     labels: Path | None = None,
     strict: Flag = False,
     explain: Flag = False,
@@ -70,6 +73,8 @@ def route(
             trained one.
         top_k: How many adapters share a prompt; the router's own number unless given.
         describe: Choose by this text instead of the prompt.
+        threshold: A request whose cosine with every description is below this gets none of the adapters; for
+            nearest and blend found from everyday requests unless given, and -1 always gives one.
         labels: A JSON file from adapter names to descriptions, which win over the cards'; labels.json in the
             library unless given.
         strict: End at an adapter that is damaged or of another base; else it is named and left out.
@@ -85,7 +90,7 @@ def route(
     if router in GATES:
         raise _decides_in_the_forward(router)
     found = load_library(library, labels=labels, strict=strict)
-    opened = open_router(router, found, Bank.stack(found.adapters), top_k=top_k)
+    opened = open_router(router, found, Bank.stack(found.adapters), top_k=top_k, threshold=threshold)
     asked = list(prompts) or [str(describe)]
     results = explained(opened, [describe or prompt for prompt in asked], found)
     if json:
@@ -109,9 +114,17 @@ def check_router(name: str) -> None:
 
 
 def open_router(
-    name: str, library: Library, bank: Bank, *, top_k: int | None = None, host: Host | None = None
+    name: str,
+    library: Library,
+    bank: Bank,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    host: Host | None = None,
 ) -> Router:
     """The router of a name or folder for a library, whose adapters `bank` holds.
+
+    Without a threshold, nearest and blend get one from everyday requests, a trained router keeps its own.
 
     Raises ConfigError for an adapter without description where the router needs one, or a `top_k` out of
     range; and what `load_router` raises.
@@ -131,6 +144,18 @@ def open_router(
         if isinstance(router, Term):
             raise ConfigError(f"the gate at {name} has its own number of adapters; leave the top k out")
         router.top_k = top_k
+    return _with_threshold(router, name, bank, threshold)
+
+
+def _with_threshold(router: Router, name: str, bank: Bank, threshold: float | None) -> Router:
+    from weft.route import Blend, Nearest, calibrate
+
+    if threshold is None and name not in WEIGHERS:
+        return router
+    if isinstance(router, Nearest | Blend):
+        router.threshold = calibrate(router.cosines, bank.names) if threshold is None else threshold
+    elif threshold is not None:
+        raise ConfigError(f"{name} knows no distance to a task; --threshold is for nearest and blend")
     return router
 
 
@@ -166,18 +191,26 @@ def explained(router: Router, requests: Sequence[str], library: Library) -> list
             for k in order
         ]
         chosen = [fact for fact in facts if fact["weight"] > 0]
-        others = facts[len(chosen) :] or facts[1:]
+        others = facts[len(chosen) :] or facts[1:]  # with none chosen, the nearest of all
         results.append({"adapters": chosen, "runner_up": others[0] if others else None})
     return results
 
 
 def _unlimited(router: AbstractWeigher, requests: Sequence[str], names: Sequence[str]) -> list[list[float]]:
     """The weights that all adapters would have: the router's own order of those that it leaves out."""
+    from weft.route import Blend, Nearest
+
     kept, router.top_k = router.top_k, None
+    bounded = router if isinstance(router, Nearest | Blend) else None
+    threshold = bounded.threshold if bounded else None
     try:
+        if bounded:
+            bounded.threshold = None
         return router.weights(requests, names).tolist()
     finally:
         router.top_k = kept
+        if bounded:
+            bounded.threshold = threshold
 
 
 def _weigher(name: str, library: Library) -> AbstractWeigher:
@@ -216,12 +249,14 @@ def _table(result: dict[str, Any], *, explain: bool) -> list[dict[str, object]]:
     chosen, runner_up = result["adapters"], result["runner_up"]
     shown = [{"adapter": fact["adapter"], **_numbers(fact)} for fact in chosen[:_SHOWN]]
     rest = chosen[_SHOWN:]
+    if not chosen:
+        shown.append({"adapter": "none of them", "weight": "1.000", "distance": ""})
     if rest:
         weight = sum(fact["weight"] for fact in rest)
         shown.append({"adapter": f"{len(rest)} more", "weight": f"{weight:.3f}", "distance": ""})
     if not explain:
         return shown
-    for row, fact in zip(shown, chosen, strict=False):
+    for row, fact in zip(shown, chosen or [{"description": None}], strict=False):
         row |= {"role": "chosen", "description": fact["description"]}
     if rest:
         shown[-1] |= {"role": "chosen", "description": ""}

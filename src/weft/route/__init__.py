@@ -3,6 +3,7 @@
 from weft.route.arrow import Arrow
 from weft.route.blend import Blend
 from weft.route.classifier import Classifier
+from weft.route.everyday import calibrate
 from weft.route.layers import LayerWeights, layers_of
 from weft.route.learn import learn
 from weft.route.library import Library, load_library
@@ -36,6 +37,7 @@ __all__ = [
     "Tree",
     "TreeGate",
     "XLora",
+    "calibrate",
     "export_leaves",
     "full",
     "grow",

@@ -34,7 +34,7 @@ from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
 from weft.route.router_folder import open_router, write_router
-from weft.route.weigh import AbstractWeigher, as_cues, check_choice, top_weights
+from weft.route.weigh import AbstractWeigher, as_cues, check_choice, near_enough, top_weights
 from weft.saved import CONFIG, WEIGHTS, Shapes, check_base, check_tensors, read_tensors
 from weft.types import AbstractEncoder, Cue
 
@@ -45,8 +45,8 @@ Label = str | Sequence[str]
 class Blend(nn.Module, AbstractWeigher):
     """The network, and the labels of the library: descriptions of each adapter by its name.
 
-    `top_k` keeps the best few, at weights that sum to 1; None keeps all. Raises ConfigError for an option out
-    of range.
+    `top_k` keeps the best few, at weights that sum to 1; None keeps all. A request whose vector has no cosine
+    of `threshold` or more with a label gets no adapter. Raises ConfigError for an option out of range.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Blend(nn.Module, AbstractWeigher):
         hidden: int = 256,
         temperature: float = 0.1,
         top_k: int | None = None,
+        threshold: float | None = None,
         seed: int = 0,
     ) -> None:
         check_choice(top_k, temperature)
@@ -68,6 +69,7 @@ class Blend(nn.Module, AbstractWeigher):
         self._labels: dict[str, Label] = {}
         self._vectors: dict[str, Tensor] = {}
         self.top_k = top_k
+        self.threshold = threshold
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.first = nn.Linear(encoder.dim, hidden)
@@ -130,13 +132,22 @@ class Blend(nn.Module, AbstractWeigher):
         Raises ShapeError for an empty library, ConfigError for a name without label or a `top_k` above the
         library.
         """
+        e_BD, label_KD = self.encode(requests), self._labelled(names)
+        weight_BK = top_weights(self(e_BD, label_KD), self.top_k)
+        return near_enough(weight_BK, e_BD @ label_KD.mT, self.threshold)
+
+    def cosines(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
+        """Of every request's vector with every label's, before the network. Raises what `weights` raises."""
+        return self.encode(requests) @ self._labelled(names).mT
+
+    def _labelled(self, names: Sequence[str]) -> Float[Tensor, "K D"]:
         if not names:
             raise ShapeError("there is no adapter to blend, the library is empty")
         missing = [name for name in names if name not in self._labels]
         if missing:
             raise ConfigError(f"adapter {missing[0]} has no label; add it")
         label_KD = torch.stack([self._vectors[name] for name in names]).to(self.log_sharpness)
-        return top_weights(self(self.encode(requests), F.normalize(label_KD, dim=-1)), self.top_k)
+        return F.normalize(label_KD, dim=-1)
 
     def save_pretrained(
         self,
@@ -157,6 +168,7 @@ class Blend(nn.Module, AbstractWeigher):
                 "encoder_identity": self.encoder.identity,
                 "labels": list(self._labels.values()),
                 "top_k": self.top_k,
+                "threshold": self.threshold,
             }
         )
         told = {"names": tuple(self._labels), "base": base, "provenance": provenance}
@@ -187,7 +199,7 @@ class Blend(nn.Module, AbstractWeigher):
         }
         check_tensors(found / WEIGHTS, tensors, shapes)
         labels = dict(zip(saved.names, options.labels, strict=True))
-        blend = cls(encoder, labels, hidden=hidden, top_k=options.top_k)
+        blend = cls(encoder, labels, hidden=hidden, top_k=options.top_k, threshold=options.threshold)
         blend.load_state_dict(tensors)
         return blend.eval().requires_grad_(False)
 
@@ -197,3 +209,4 @@ class _Options(Config):
     encoder_identity: str
     labels: tuple[str | tuple[str, ...], ...]
     top_k: int | None
+    threshold: float | None = None

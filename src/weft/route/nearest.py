@@ -18,19 +18,28 @@ from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest as offer
-from weft.route.weigh import AbstractWeigher, check_choice, top_weights, unit_vectors
+from weft.route.weigh import AbstractWeigher, check_choice, near_enough, top_weights, unit_vectors
 from weft.types import AbstractEncoder, Cue
 
 
 class Nearest(AbstractWeigher):
     """An index of task embeddings by adapter name; adding and removing touch no other entry.
 
-    `top_k` 1 takes the nearest adapter as it is, more blend by the softmax. Raises ConfigError for an option
-    out of range.
+    `top_k` 1 takes the nearest adapter as it is, more blend by the softmax. A request with no cosine of
+    `threshold` or more gets no adapter; `weft.route.everyday.calibrate` finds one. Raises ConfigError for an
+    option out of range.
     """
 
-    def __init__(self, encoder: AbstractEncoder, *, top_k: int | None = 1, temperature: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: AbstractEncoder,
+        *,
+        top_k: int | None = 1,
+        temperature: float = 0.1,
+        threshold: float | None = None,
+    ) -> None:
         check_choice(top_k, temperature)
+        self.threshold = threshold
         self.encoder = encoder
         self.top_k = top_k
         self.temperature = temperature
@@ -85,7 +94,8 @@ class Nearest(AbstractWeigher):
 
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
         """Weights by nearness. Raises what `cosines` raises, ConfigError for a `top_k` above the library."""
-        return top_weights(self.cosines(requests, names), self.top_k, self.temperature)
+        cosine_BK = self.cosines(requests, names)
+        return near_enough(top_weights(cosine_BK, self.top_k, self.temperature), cosine_BK, self.threshold)
 
 
 def _unit(e_D: Tensor, name: str) -> Tensor:

@@ -27,7 +27,7 @@ class AbstractWeigher(AbstractRouter):
 
     @abstractmethod
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
-        """Weights of the adapters of these names, each row summing to 1."""
+        """Weights of the adapters of these names, each row summing to 1, or to 0: none of them."""
 
     def route(self, request: str, bank: Bank) -> Mixture:
         """The mixture for one request, on every row. Raises what `weights` raises."""
@@ -35,7 +35,7 @@ class AbstractWeigher(AbstractRouter):
 
     @torch.no_grad()
     def route_all(self, requests: Sequence[Cue | str], bank: Bank) -> Mixture:
-        """One row per request, each with its own weights; one adapter per row where there is but one.
+        """One row per request, each with its own weights; at most one adapter per row where no row has more.
 
         Raises ShapeError for no request, and what `weights` raises.
         """
@@ -46,9 +46,10 @@ class AbstractWeigher(AbstractRouter):
         like = next(iter(bank.a.values()), weight_BK)
         all_BK = like.new_zeros(len(requests), len(bank))
         all_BK[:, here] = weight_BK.to(like)
+        none_B = ~all_BK.any(-1)
         best_B = all_BK.argmax(-1)
-        if torch.equal(all_BK, F.one_hot(best_B, len(bank)).to(all_BK)):
-            return Mixture.rows(bank, best_B)
+        if torch.equal(all_BK[~none_B], F.one_hot(best_B[~none_B], len(bank)).to(all_BK)):
+            return Mixture.rows(bank, best_B.masked_fill(none_B, -1))
         return Mixture.dense(bank, all_BK)
 
 
@@ -79,6 +80,13 @@ def top_weights(
     best_Bk, index_Bk = score_BK.topk(top_k, dim=-1)
     weight_Bk = (best_Bk / temperature).softmax(-1)
     return torch.zeros_like(score_BK).scatter(1, index_Bk, weight_Bk)
+
+
+def near_enough(
+    weight_BK: Float[Tensor, "B K"], cosine_BK: Float[Tensor, "B K"], threshold: float | None
+) -> Float[Tensor, "B K"]:
+    """The weights, 0 in every row whose request is nearer than the threshold to no task."""
+    return weight_BK if threshold is None else weight_BK * (cosine_BK.amax(-1, keepdim=True) >= threshold)
 
 
 def as_cues(cues: Sequence[Cue | str]) -> list[Cue]:
