@@ -24,6 +24,12 @@ def concat(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
 
     Raises ShapeError for no adapters, another number of weights, or one module path in two sizes, and
     BaseMismatchError for adapters of different bases.
+
+    Example:
+        >>> from weft.adapters import concat
+        >>> a, b = (weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort"))
+        >>> concat([a, b], [0.5, 0.5]).rank == a.rank + b.rank
+        True
     """
     if not adapters or len(adapters) != len(weights):
         raise ShapeError(f"{len(adapters)} adapters and {len(weights)} weights; need as many, at least one")

@@ -54,6 +54,12 @@ def fold(module: nn.Module, adapter: Adapter) -> Folded:
 
     Raises UnknownNameError for a module that is not there, ShapeError for another size, and
     UnsupportedAdapterError for quantised weights and for a weight that another module shares.
+
+    Example:
+        >>> from weft.adapters import fold
+        >>> module = weft.Host.from_pretrained("weft/letters").module
+        >>> with fold(module, weft.load("weft/letters-adapters/reverse")):
+        ...     module.save_pretrained("folded")
     """
     modules = dict(module.named_modules())
     weights = {site: _weight(modules, site) for site in adapter.sites}

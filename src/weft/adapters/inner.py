@@ -35,11 +35,24 @@ def inner(x: Adapter, y: Adapter) -> float:
 
 
 def norm(x: Adapter) -> float:
-    """Frobenius norm of an adapter's deltas."""
+    """Frobenius norm of an adapter's deltas.
+
+    Example:
+        >>> from weft.adapters import norm
+        >>> norm(weft.load("weft/letters-adapters/reverse")) > 0
+        True
+    """
     return math.sqrt(max(inner(x, x), 0.0))
 
 
 def cosine(x: Adapter, y: Adapter) -> float:
-    """Cosine of the angle between two adapters; 0 when one of them is zero."""
+    """Cosine of the angle between two adapters; 0 when one of them is zero.
+
+    Example:
+        >>> from weft.adapters import cosine
+        >>> a = weft.load("weft/letters-adapters/reverse")
+        >>> round(cosine(a, a), 6)
+        1.0
+    """
     length = norm(x) * norm(y)
     return inner(x, y) / length if length else 0.0

@@ -50,6 +50,15 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
     Raises MissingFileError, AdapterFormatError for a damaged folder (also ConfigError for invalid JSON or a
     path that cannot be one), UnsupportedAdapterError for a kind that Weft does not run, and
     BaseMismatchError.
+
+    Args:
+        path: A folder, or the name of an adapter that ships with Weft.
+        base: Fingerprint of the base that it is meant for; empty compares nothing.
+
+    Example:
+        >>> adapter = weft.load("weft/letters-adapters/reverse")
+        >>> adapter.name, adapter.rank
+        ('reverse', 4)
     """
     folder = resolve(path)
     if folder is None:
@@ -132,6 +141,15 @@ def save(adapter: Adapter, path: str | os.PathLike[str]) -> None:
     Raises ShapeError for factors that no folder can hold (no sites, ranks that disagree), WeightsError for
     those that are not finite, and SaveError when the disk refuses or when `path` holds anything but an
     adapter; what was there stays whole.
+
+    Args:
+        adapter: What is written.
+        path: The folder, made where it is not there.
+
+    Example:
+        >>> weft.save(weft.load("weft/letters-adapters/reverse"), "out")
+        >>> weft.load("out").name
+        'out'
     """
     if not adapter.factors:
         raise ShapeError(f"adapter {adapter.name} changes no module, there is nothing to save")

@@ -47,6 +47,11 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
 
     Sites whose rank is no larger stay as they are. The others get balanced factors (both hold the root of the
     singular values), scaling 1, in the dtype they had. Raises ShapeError for a rank below 1.
+
+    Example:
+        >>> from weft.adapters import truncate
+        >>> truncate(weft.load("weft/letters-adapters/reverse"), 2).rank
+        2
     """
     if rank < 1:
         raise ShapeError(f"an adapter needs a rank of at least 1, got {rank}")

@@ -98,6 +98,11 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
     """Make the encoder that a config describes; those that need a base take `host`, or load it.
 
     Raises ConfigError for an unknown kind or key, MissingFileError for a model that is not there.
+
+    Example:
+        >>> from weft.embed import build_encoder
+        >>> build_encoder({"kind": "onehot", "names": ["sort", "reverse"]}).dim
+        2
     """
     parsed = parse_config(_Holder, {"encoder": config}, "encoder config").encoder
     match parsed:

@@ -46,6 +46,14 @@ def bootstrap(
     """Means of V scores in `samples` replicates of N tasks with up to M rows; NaN is a row that is absent.
 
     Raises ShapeError as `task_means` does.
+
+    Example:
+        >>> import numpy as np
+        >>> from weft.evaluate import bootstrap, interval, task_means
+        >>> right_VNM = np.array([[[1.0, 1.0], [0.0, 1.0]]])  # one way, two tasks of two rows
+        >>> mean = float(task_means(right_VNM).mean())
+        >>> interval(mean, bootstrap(right_VNM)[0]).low < mean
+        True
     """
     present_NM = _present(values_VNM)
     flat_PV = values_VNM[:, present_NM].T

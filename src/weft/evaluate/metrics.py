@@ -16,7 +16,13 @@ METRICS = ("exact_match", "rouge_l", "loss")
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the prediction is one of the accepted answers, white space around either left out; else 0."""
+    """1 when the prediction is one of the accepted answers, white space around either left out; else 0.
+
+    Example:
+        >>> from weft.evaluate import exact_match
+        >>> exact_match("abc", ["abc", "a b c"])
+        1.0
+    """
     return float(prediction.strip() in {answer.strip() for answer in answers})
 
 

@@ -47,6 +47,12 @@ class HyperNetwork(AbstractHyperNetwork):
 
     `base` is the base's fingerprint. `provenance` (recipe, seed, data hash, metrics, base_model) is saved
     along, and adapters repeat its `seed` and `base_model`. A frozen encoder is no part of `state_dict()`.
+
+    Example:
+        >>> hyper = weft.HyperNetwork.from_pretrained("weft/letters-t2l")
+        >>> adapter = hyper.adapt("sort the letters from z to a")
+        >>> adapter.name, adapter.rank
+        ('sort-the-letters-from-z-to-a', 4)
     """
 
     def __init__(

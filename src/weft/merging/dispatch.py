@@ -66,8 +66,19 @@ def merge(
     total.
 
     Raises UnknownNameError for a method, ConfigError for an option, and what `gather` raises for adapters and
-    weights; all of it before any work. Example:
-        >>> merged = merge("ties", [a, b], weights=[0.6, 0.4], density=0.2)
+    weights; all of it before any work.
+
+    Args:
+        method: One of `METHODS`.
+        adapters: One or more, of one base.
+        weights: One number per adapter, or such numbers per layer; 1/K each unless given.
+        options: Of the method.
+
+    Example:
+        >>> a, b = (weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort"))
+        >>> merged = weft.merge("ties", [a, b], weights=[0.6, 0.4], density=0.2)
+        >>> merged.provenance["method"], merged.provenance["weights"]
+        ('ties', [0.6, 0.4])
     """
     known = options_of(method)
     for name in options:

@@ -47,6 +47,14 @@ class Blend(nn.Module, AbstractWeigher):
 
     `top_k` keeps the best few, at weights that sum to 1; None keeps all. A request whose vector has no cosine
     of `threshold` or more with a label gets no adapter. Raises ConfigError for an option out of range.
+
+    Example:
+        >>> from weft.embed import OneHot
+        >>> from weft.route import Blend
+        >>> labels = {"sort": "sort it", "reverse": "turn it round"}
+        >>> blend = Blend(OneHot(list(labels.values())), labels)
+        >>> blend.weights(["sort it"], ["sort", "reverse"])[0, 0] > 0.9
+        tensor(True)
     """
 
     def __init__(

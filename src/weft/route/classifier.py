@@ -36,6 +36,14 @@ class Classifier(AbstractWeigher):
 
     `top_k` 1 takes the likeliest adapter as it is, more share by their chances. Raises ShapeError for tensors
     that do not fit or hold NaN, ConfigError for an option out of range.
+
+    Example:
+        >>> from weft.embed import OneHot
+        >>> from weft.route import Classifier
+        >>> examples = [("sort it", "sort"), ("turn it round", "reverse")]
+        >>> router = Classifier.fit(OneHot([text for text, _ in examples]), examples)
+        >>> router.weights(["sort it"], ["reverse", "sort"]).tolist()
+        [[0.0, 1.0]]
     """
 
     def __init__(

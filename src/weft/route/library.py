@@ -87,6 +87,12 @@ def load_library(
 
     Raises MissingFileError for no folder or no adapter in it, ConfigError for a wrong labels file, and what
     loading an adapter raises: for the first one where `strict`, else where none is left.
+
+    Example:
+        >>> from weft.route import load_library
+        >>> library = load_library("weft/letters-adapters")
+        >>> len(library.adapters), library.labels["reverse"]
+        (32, 'reverse the text')
     """
     found = resolve(folder)
     if found is None:

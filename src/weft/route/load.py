@@ -31,6 +31,14 @@ def load_router(folder: str | os.PathLike[str], bank: Bank, *, host: Host | None
     adapters that it knows. `host` serves an encoder that reads its states. Raises MissingFileError,
     ConfigError, BaseMismatchError, UnknownNameError for an adapter that the library lacks or, for a weigher,
     one that it does not know, and WeightsError.
+
+    Example:
+        >>> from weft.route import Smear, load_router
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> bank = weft.Bank.stack(adapters, names=["reverse", "sort"])
+        >>> Smear(count=2, dim=192).save_pretrained("router", bank)
+        >>> load_router("router", bank).combine
+        'average'
     """
     saved, found = describe_router(folder)
     check_base(saved, found, bank.base or (host.fingerprint if host else ""))

@@ -28,6 +28,15 @@ class Nearest(AbstractWeigher):
     `top_k` 1 takes the nearest adapter as it is, more blend by the softmax. A request with no cosine of
     `threshold` or more gets no adapter; `weft.route.everyday.calibrate` finds one. Raises ConfigError for an
     option out of range.
+
+    Example:
+        >>> from weft.embed import OneHot
+        >>> from weft.route import Nearest
+        >>> router = Nearest(OneHot(["sort it", "turn it round"]))
+        >>> router.add("sort", ["sort it"])
+        >>> router.add("reverse", ["turn it round"])
+        >>> router.rank("turn it round")[0][0]
+        'reverse'
     """
 
     def __init__(

@@ -36,6 +36,13 @@ class Smear(AbstractGate):
     `dim` is H, the length of an embedding. While in training mode, each expert of a row is left out with
     chance `expert_dropout` and the weights of the others grow to a sum of 1; where all would go, none does.
     All experts begin with about the same weight. Raises ConfigError for an option out of range.
+
+    Example:
+        >>> from weft.route import Smear
+        >>> from weft.types import Term
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> bank = weft.Bank.stack(adapters, names=["reverse", "sort"])
+        >>> term = Term(bank, Smear(count=2, dim=192), combine="average")
     """
 
     def __init__(self, count: int, dim: int, *, expert_dropout: float = 0.0, seed: int = 0) -> None:

@@ -47,6 +47,11 @@ class TreeGate(AbstractGate):
     time.
 
     Raises ConfigError for leaves that are no tree, or an option out of range.
+
+    Example:
+        >>> from weft.route import TreeGate, full
+        >>> TreeGate(full(2), dim=192).leaves
+        ('00', '01', '10', '11')
     """
 
     def __init__(

@@ -54,6 +54,14 @@ def save_tree(
 
     Raises ShapeError for NaN or infinity, SaveError when the disk refuses or the folder holds other files;
     what was there stays whole.
+
+    Example:
+        >>> from weft.route import Tree, TreeGate, full, load_tree, save_tree
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> leaves = weft.Bank.stack(adapters, names=["leaf-0", "leaf-1"])
+        >>> save_tree(Tree(leaves, TreeGate(full(1), dim=192)), "tree")
+        >>> load_tree("tree").gate.leaves
+        ('0', '1')
     """
     values = {
         "kind": "tree",
@@ -75,6 +83,14 @@ def load_tree(folder: str | os.PathLike[str], *, host: Host | None = None) -> Tr
 
     Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, or tensors
     other than the config asks for.
+
+    Example:
+        >>> from weft.route import Tree, TreeGate, full, load_tree, save_tree
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> leaves = weft.Bank.stack(adapters, names=["leaf-0", "leaf-1"])
+        >>> save_tree(Tree(leaves, TreeGate(full(1), dim=192)), "tree")
+        >>> load_tree("tree").gate.leaves
+        ('0', '1')
     """
     saved, found = describe(folder, SavedTree)
     check_leaves(saved.leaves)

@@ -39,6 +39,13 @@ class XLora(AbstractGate):
 
     `top_k` keeps the best few, at weights that sum to 1 unless `norm_topk_prob` is off; None keeps all.
     Raises ConfigError for an option out of range.
+
+    Example:
+        >>> from weft.route import XLora
+        >>> from weft.types import Mixture, Term
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> bank = weft.Bank.stack(adapters, names=["reverse", "sort"])
+        >>> mixture = Mixture((Term(bank, XLora(count=2, dim=192, layers=(1,), top_k=1)),))
     """
 
     def __init__(

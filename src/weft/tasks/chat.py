@@ -85,6 +85,12 @@ def render_prompt(
 
     Raises PromptTooLongError over `max_length` tokens, ConfigError when the template refuses it or a text
     holds half a character.
+
+    Example:
+        >>> from weft.tasks import render_prompt
+        >>> tokenizer = weft.Host.from_pretrained("weft/letters").tokenizer
+        >>> tokenizer.decode(render_prompt(tokenizer, "cab"))
+        'cab >'
     """
     turns = (("user", prompt),) if isinstance(prompt, str) else prompt
     if not turns:

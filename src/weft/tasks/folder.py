@@ -49,6 +49,13 @@ def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
     """Write a task folder, in place of the one that was there.
 
     Raises SaveError when the disk refuses, or when the folder holds something other than a task.
+
+    Example:
+        >>> from weft.tasks import Row, Task, load_tasks, save_task
+        >>> task = Task("sort", descriptions=("sort the letters",), test=(Row("cab >", "abc"),))
+        >>> save_task(task, "tasks/sort")
+        >>> [task.name for task in load_tasks("tasks")]
+        ['sort']
     """
     folder = Path(folder)
     if folder.exists() and not (folder / _ABOUT).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -69,6 +76,13 @@ def load_tasks(folder: str | os.PathLike[str]) -> tuple[Task, ...]:
     """Read every task folder inside a folder, in the order of their folders' names.
 
     Raises MissingFileError when there is none, ConfigError for two tasks of one name.
+
+    Example:
+        >>> from weft.tasks import Row, Task, load_tasks, save_task
+        >>> task = Task("sort", descriptions=("sort the letters",), test=(Row("cab >", "abc"),))
+        >>> save_task(task, "tasks/sort")
+        >>> [task.name for task in load_tasks("tasks")]
+        ['sort']
     """
     folders = folders_with(Path(folder), _ABOUT)
     if not folders:

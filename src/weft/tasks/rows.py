@@ -57,6 +57,12 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     """Read a file of rows; its first line decides the format of all.
 
     Raises MissingFileError, or ConfigError that names the file and the line; a file without rows is one.
+
+    Example:
+        >>> from weft.tasks import Row, read_rows, write_rows
+        >>> write_rows("rows.jsonl", [Row("cab >", "abc")])
+        >>> read_rows("rows.jsonl")[0].completion
+        'abc'
     """
     return to_rows(read_json_lines(path), str(path))
 
@@ -82,7 +88,14 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
 
 
 def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """Write rows so that `read_rows` gives them back, in the plainest format that holds them all."""
+    """Write rows so that `read_rows` gives them back, in the plainest format that holds them all.
+
+    Example:
+        >>> from weft.tasks import Row, read_rows, write_rows
+        >>> write_rows("rows.jsonl", [Row("cab >", "abc")])
+        >>> read_rows("rows.jsonl")[0].completion
+        'abc'
+    """
     if all(row.is_text and not row.references for row in rows):
         values: list[dict[str, Any]] = [{"text": row.completion} for row in rows]
     elif all(not row.history for row in rows):

@@ -22,6 +22,11 @@ class Row:
 
     The three are one value. A chat keeps the turns before its last question in `history`; a plain text has
     no prompt, all of it is completion. Raises ConfigError for a row without any text or a role unknown.
+
+    Example:
+        >>> from weft.tasks import Row
+        >>> Row("cab >", "abc").question
+        (('user', 'cab >'),)
     """
 
     prompt: str
@@ -69,6 +74,10 @@ class Task:
 
     Raises ConfigError for a bad name, no description, an empty or repeated one, a wording both seen and
     unseen, or no rows at all. Either part may be empty: a held-out task needs no train rows.
+
+    Example:
+        >>> from weft.tasks import Row, Task
+        >>> task = Task("sort", descriptions=("sort the letters",), train=(Row("cab >", "abc"),))
     """
 
     name: str

@@ -91,6 +91,19 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
 
     Raises UnknownNameError for a split, task or module that does not exist, ConfigError for a task without
     train rows that fit, or when the folder holds a run of another recipe.
+
+    Example:
+        >>> from weft.config import parse_config
+        >>> from weft.train import LoraRecipe, train_lora
+        >>> recipe = {
+        ...     "run": {"output_dir": "run", "max_steps": 1},
+        ...     "base": "weft/letters",
+        ...     "data": {"kind": "letters", "train_tasks": 1, "train_rows": 4, "test_rows": 4},
+        ...     "tasks": 1,
+        ...     "rows_per_task": 2,
+        ... }
+        >>> [folder.parent.name for folder in train_lora(parse_config(LoraRecipe, recipe, "mine")).values()]
+        ['adapters']
     """
     tasks = _choose(recipe)
     per_task = recipe.mode == "per_task"
