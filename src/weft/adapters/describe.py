@@ -20,8 +20,8 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
     """Write what an adapter does into its folder, in one description or several; the old ones go.
 
     They stand in the metadata of the safetensors file. A card that Weft wrote is written anew; one of
-    somebody else is left alone. Returns the adapter. Raises ConfigError for no description or a blank one,
-    UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
+    somebody else is left alone. Returns the adapter. Raises MissingFileError, ConfigError for no description
+    or a blank one, UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
     """
     if not descriptions or not all(text.strip() for text in descriptions):
         raise ConfigError("a description is a sentence that says what the adapter does; this one is empty")
