@@ -32,7 +32,7 @@ from weft.host import Host, kernels
 from weft.host.plan import PerToken
 from weft.host.span import Span
 from weft.hyper import HeadMConfig, T2LConfig, build_t2l
-from weft.types import AbstractGate, Bank, Mixture, Site, Term, TopK
+from weft.types import AbstractGate, Bank, Mixture, Site, State, Term, TopK
 
 ADAPTERS, RANK, TOP_K = 16, 8, 2
 ATTENTION = ("q_proj", "v_proj")
@@ -53,10 +53,10 @@ class ArrowGate(AbstractGate):
         self.k = k
         self.temperature = temperature
 
-    def assign(self, x_BTI: Tensor, site: Site, state: Any) -> TopK:
+    def assign(self, x_BTI: Tensor, site: Site, state: State) -> tuple[TopK, State]:
         scores_BTK = (x_BTI @ self.prototypes[site.path].T).abs()
         best_BTk, index_BTk = scores_BTK.topk(self.k, -1)
-        return TopK(index_BTk, (best_BTk / self.temperature).softmax(-1))
+        return TopK(index_BTk, (best_BTk / self.temperature).softmax(-1)), state
 
 
 def run(*, repeats: int = 9) -> list[dict[str, object]]:

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from weft.adapters import load, save
 from weft.host import Host
 from weft.route import Arrow, LiveLibrary, Phatgoose, Top1, XLora
-from weft.types import AbstractGate, Assignment, Bank, Mixture, Site, Term
+from weft.types import AbstractGate, Assignment, Bank, Mixture, Site, State, Term
 
 COUNT, AROUND, RANK = 200, 5, 8
 CHOICES, ROWS, COLUMNS = 16, 4, 256
@@ -35,13 +35,13 @@ class Recorded(AbstractGate):
         self.gate = gate
         self.said: dict[str, Assignment] = {}
 
-    def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> Any:
-        return None if self.said else self.gate.prepare(embeddings_BTH, mask_BT)
+    def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> State:
+        return {} if self.said else self.gate.prepare(embeddings_BTH, mask_BT)
 
-    def assign(self, x_BTI: Tensor, site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Tensor, site: Site, state: State) -> tuple[Assignment, State]:
         if site.path not in self.said:
-            self.said[site.path] = self.gate.assign(x_BTI, site, state)
-        return self.said[site.path]
+            self.said[site.path], state = self.gate.assign(x_BTI, site, state)
+        return self.said[site.path], state
 
 
 def run(*, repeats: int = 7) -> list[dict[str, Any]]:

@@ -85,9 +85,7 @@ def make_tree(host: Host, one: Bank, depth: int, ids_BT: torch.Tensor, width: in
 
 def _logits(host: Host, tree: Tree, ids_BT: torch.Tensor) -> torch.Tensor:
     """What the nodes say of every token."""
-    states = host.prepare(ids_BT, tree.mixture)
-    host(ids_BT, tree.mixture, states=states)
-    return states[tree.gate][0].logits
+    return host(ids_BT, tree.mixture).states[tree.gate][0].logits
 
 
 def _row(

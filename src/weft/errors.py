@@ -63,3 +63,7 @@ class WeightsError(WeftError, ValueError):
 
 class BaseCopyWarning(UserWarning):
     """An adapter folder holds copies of base weights, which are not read."""
+
+
+class PoolFullError(WeftError, RuntimeError):
+    """Every adapter slot acts on a row; one becomes free when a row ends."""

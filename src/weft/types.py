@@ -50,7 +50,7 @@ class Factors(NamedTuple):
     scaling: float
 
 
-def _nothing() -> Mapping[str, Any]:
+def _nothing() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
 
@@ -253,42 +253,47 @@ Assignment = Rows | Tokens | TopK | Dense
 # ----------------------------------------------------------------------------------------- interfaces
 
 
+class Decision(NamedTuple):
+    """What a gate decided at one place, for what it was shown there; every tensor begins with B."""
+
+    place: str
+    """Module path of the site that decides; empty for a decision on the prompt's embeddings."""
+    logits: Tensor
+    """What the decision follows from, in float32: [B, T, N]."""
+    assignment: Assignment
+
+
+State = Mapping[int, Decision]
+"""What a gate has decided, by number of the deciding layer. A value: gates return new ones."""
+
+UNDECIDED: State = MappingProxyType({})
+
+
 class AbstractGate(nn.Module, ABC):
     """Looks at hidden states inside the forward and says which adapters act."""
 
-    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Any:
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> State:
         """Decide once per sequence; called with the prompt, before its forward.
 
-        What it returns travels with the cache and comes back as `state`. Default: nothing to decide.
+        What it returns is kept per row and comes back as `state` at the first site of every forward.
+        Default: nothing decided.
         """
-        return None
+        return UNDECIDED
 
     @abstractmethod
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
-        """Assign the tokens that arrive at one site."""
-
-
-class Fixed(AbstractGate):
-    """An assignment made before the forward."""
-
-    def __init__(self, assignment: Assignment) -> None:
-        super().__init__()
-        self.assignment = assignment
-
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
-        """Return the assignment, whatever arrives."""
-        return self.assignment
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
+        """Assign the tokens that arrive at one site; the state goes on to the next site of the forward."""
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One bank, the gate over it, and how its adapters join.
+    """One bank, who assigns its adapters (an assignment made before, or a gate), and how they join.
 
     `sum` is sum_k w_k B_k A_k. `average` is (sum_k w_k B_k)(sum_k w_k A_k), as SMEAR does; they differ.
     """
 
     bank: Bank
-    gate: AbstractGate
+    gate: Assignment | AbstractGate
     combine: Literal["sum", "average"] = "sum"
 
 
@@ -305,7 +310,7 @@ class Mixture:
         if len(bank) != 1:
             raise ShapeError(f"Mixture.of takes one adapter, this bank holds {len(bank)}; use rows or dense")
         device = next(iter(bank.a.values())).device if bank.a else None
-        return cls((Term(bank, Fixed(Rows(torch.zeros(1, dtype=torch.long, device=device)))),))
+        return cls((Term(bank, Rows(torch.zeros(1, dtype=torch.long, device=device))),))
 
     @classmethod
     def rows(cls, bank: Bank, index: Sequence[int | None] | Int[Tensor, " B"]) -> Mixture:
@@ -315,7 +320,7 @@ class Mixture:
         if index.numel() and (int(index.max()) >= len(bank) or int(index.min()) < -1):
             raise ShapeError(f"adapter indices run from 0 to {len(bank) - 1}, got {index.tolist()}")
         device = next(iter(bank.a.values())).device if bank.a else None
-        return cls((Term(bank, Fixed(Rows(index.to(device)))),))
+        return cls((Term(bank, Rows(index.to(device))),))
 
     @classmethod
     def dense(
@@ -324,25 +329,76 @@ class Mixture:
         """Every row blends all adapters by its own weights."""
         if weight.shape[-1] != len(bank):
             raise ShapeError(f"{weight.shape[-1]} weights for {len(bank)} adapters")
-        return cls((Term(bank, Fixed(Dense(weight)), combine),))
+        return cls((Term(bank, Dense(weight), combine),))
 
     def __add__(self, other: Mixture) -> Mixture:
         """Both at once: contributions add."""
         return Mixture(self.terms + other.terms)
 
 
+# ----------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What acts on one row: its part of a mixture, as a value. The default is the base alone."""
+
+    adapters: tuple[tuple[Adapter, float], ...] = ()
+    """Adapters and their weights; the host keeps them in its pool, by content."""
+    terms: tuple[Term, ...] = ()
+    """Banks under a gate, or under an assignment of one row."""
+    states: Mapping[AbstractGate, State] = field(default_factory=_nothing)
+    """What the gates decided on this row's prompt."""
+
+    @classmethod
+    def of(cls, *adapters: Adapter, weights: Sequence[float] | None = None) -> Share:
+        """Adapters that act on the row, each at weight 1 or as told. Raises ShapeError for other weights."""
+        weights = [1.0] * len(adapters) if weights is None else [float(w) for w in weights]
+        if len(weights) != len(adapters):
+            raise ShapeError(f"{len(weights)} weights for {len(adapters)} adapters")
+        return cls(tuple(zip(adapters, weights, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a row is begun from."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    share: Share = field(default_factory=Share)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """What the engine reports after each token of a row."""
+    """What the loop reports after a token of a row."""
 
-    row: int
+    id: str
+    """Of the request."""
     token_id: int
     position: int
-    """Index of the token in `window_T`."""
+    """Index of the token in the row's text, prompt included."""
     hidden_H: Float[Tensor, " H"] | None
     """The last layer's state that the token was chosen from; None unless the controller wants it."""
-    window_T: Int[Tensor, " T"]
-    """The row's token ids so far, prompt included."""
+    ids: Sequence[int]
+    """The row's token ids so far, prompt included; not to be changed."""
+    cached: int
+    """How many of them the row's cache holds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What happens to one row before its next token."""
+
+    share: Share | None = None
+    """What acts from the next token on; None keeps what acts."""
+    reread: bool = False
+    """Read what the cache holds again under the new share; else the cache stays as it is."""
+    evict: int = 0
+    """How many tokens leave the front of the cache, after any reread."""
+    force: tuple[int, ...] = ()
+    """Tokens that come next whatever the model would say."""
+    silent: bool = False
+    """Whether the token that was just reported is kept out of the text."""
 
 
 class AbstractEncoder(nn.Module, ABC):
@@ -373,11 +429,62 @@ class AbstractHyperNetwork(nn.Module, ABC):
         """One adapter per cue (or per vector, already encoded)."""
 
 
+class AbstractCache(ABC):
+    """What a host has read of some rows, each at its own length. Order: row i of a step is row i here."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Sequence[int]:
+        """How many tokens of each row it holds."""
+
+    @property
+    @abstractmethod
+    def starts(self) -> Sequence[int]:
+        """How many tokens of each row were cut from its front: the position of the first one held."""
+
+    @abstractmethod
+    def join(self, other: AbstractCache, rows: Sequence[int]) -> None:
+        """Add some rows of another cache of the same host, after its own."""
+
+    @abstractmethod
+    def leave(self, row: int) -> None:
+        """Drop one row; the last row takes its place."""
+
+    @abstractmethod
+    def cut(self, row: int, count: int) -> None:
+        """Drop the first `count` tokens of one row. Positions of the others stay. Raises ShapeError."""
+
+
+class Stepped(NamedTuple):
+    """What one step says of every row."""
+
+    logits_BV: Tensor
+    hidden_BH: Tensor | None
+    """The state that the output head read; None unless captured."""
+
+
 class AbstractHost(ABC):
     """A frozen network with sites, local or spread over machines."""
 
     sites: tuple[Site, ...]
     fingerprint: str
+    tokenizer: Any
+    name: str
+
+    @property
+    @abstractmethod
+    def window(self) -> int | None:
+        """Most positions that the network was made for; None where there is no limit."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """How many token ids there are."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where token ids and logits lie."""
 
     @abstractmethod
     def forward(
@@ -388,7 +495,41 @@ class AbstractHost(ABC):
         mask_BT: Int[Tensor, "B T"] | None = None,
         cache: Any = None,
     ) -> Any:
-        """Run the network under a mixture; returns Hugging Face's output with `.logits` [B, T, V]."""
+        """Run whole sequences under a mixture; returns Hugging Face's output with `.logits` [B, T, V]."""
+
+    @abstractmethod
+    def new_cache(self) -> AbstractCache:
+        """A cache of no rows."""
+
+    @abstractmethod
+    def hold(self, share: Share) -> None:
+        """Keep the adapters of a share ready until it is released. Raises PoolFullError."""
+
+    @abstractmethod
+    def release(self, share: Share) -> None:
+        """Let the adapters of a share be evicted again."""
+
+    @abstractmethod
+    def embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
+        """Input embeddings, which gates decide on."""
+
+    @abstractmethod
+    def step(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        cache: AbstractCache,
+        shares: Sequence[Share],
+        *,
+        counts: Sequence[int] | None = None,
+        starts: Sequence[int] | None = None,
+        capture: bool = False,
+    ) -> Stepped:
+        """Read the next tokens of every row under its own share, and say what comes after the last one.
+
+        `counts[i]` of the T tokens of row i count; those after them are padding (default: all count). A cache
+        of no rows begins them, at the positions `starts` (default 0). Raises ShapeError for other numbers of
+        rows, and what `forward` raises.
+        """
 
 
 class AbstractRouter(ABC):
@@ -400,15 +541,21 @@ class AbstractRouter(ABC):
 
 
 class AbstractController(ABC):
-    """Owns the mixture of one batch of generations and may change it after any token."""
+    """Changes rows while they are written. It keeps nothing of a row itself: states go in and out."""
 
     wants_hidden: bool = False
     """Whether events should carry the last hidden state."""
+    evicts: bool = False
+    """Whether it keeps rows within the window by itself, so that they may go on for ever."""
 
     @abstractmethod
-    def start(self, prompt_ids_BT: Int[Tensor, "B T"], mask_BT: Int[Tensor, "B T"]) -> Mixture:
-        """The mixture to begin with; prompts are padded on the left, where the mask is 0."""
+    def start(self, request: Request) -> tuple[Share, Any]:
+        """What acts on a row to begin with, and the row's state; called before its prompt is read."""
+
+    def fires(self, token_id: int, cached: int) -> bool:
+        """Whether a token is worth an event, told the token and how many the cache holds. Default: each."""
+        return True
 
     @abstractmethod
-    def observe(self, event: Event) -> Mixture | None:
-        """A new mixture from the next token on, or None to keep the current one."""
+    def observe(self, states: Sequence[Any], events: Sequence[Event]) -> Sequence[tuple[Any, Change | None]]:
+        """New states and changes of the rows that fired in one step, in their order."""

@@ -4,7 +4,7 @@ import torch
 from weft.engine import take_rows
 from weft.engine.batch import batches
 from weft.errors import ConfigError, ShapeError
-from weft.types import AbstractGate, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
+from weft.types import AbstractGate, Dense, Mixture, Rows, Term, Tokens, TopK
 
 ROWS, COLUMNS, K = 5, 6, 3
 
@@ -25,9 +25,7 @@ def assignments():
 @pytest.mark.parametrize("name", ["rows", "tokens", "topk", "dense-row", "dense-token"])
 def test_the_mixture_follows_its_rows(pico_host, pico_bank, name):
     ids = torch.randint(3, 64, (ROWS, COLUMNS), generator=torch.Generator().manual_seed(1))
-    mixture = Mixture((Term(pico_bank(K, 2), Fixed(assignments()[name])),)) + Mixture.of(
-        pico_bank(1, 2, seed=1)
-    )
+    mixture = Mixture((Term(pico_bank(K, 2), assignments()[name]),)) + Mixture.of(pico_bank(1, 2, seed=1))
     index = torch.tensor([4, 1, 1, 0])
     want = pico_host.forward(ids, mixture).logits[index]
     got = pico_host.forward(ids[index], take_rows(mixture, index)).logits
@@ -37,7 +35,7 @@ def test_the_mixture_follows_its_rows(pico_host, pico_bank, name):
 def test_what_holds_nothing_of_a_row_stays_as_it_is(pico_bank):
     class Gate(AbstractGate):
         def assign(self, x_BTI, site, state):
-            return Rows(torch.zeros(1, dtype=torch.long))
+            return Rows(torch.zeros(1, dtype=torch.long)), state
 
     bank = pico_bank(1, 2)
     mixture = Mixture((Term(bank, Gate(), "average"),)) + Mixture.of(bank)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -5,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from weft.engine import Sampling, decode
 from weft.errors import PromptTooLongError, ShapeError
 from weft.host import Host
-from weft.types import AbstractController, Event, Mixture
+from weft.types import AbstractController, Event, Mixture, Share
 
 LENGTHS = (5, 9, 1, 7)
 EOS = 2
@@ -101,7 +103,7 @@ def test_padding_is_not_a_token_seen(pico_host):
     (want,) = run(pico_host, [row], sampling=sampling)
     for pad_id in want:
         padded = torch.tensor([[pad_id] * 4 + row]), torch.tensor([[0] * 4 + [1] * len(row)])
-        said = [step.tokens[0] for step in decode(pico_host, *padded, sampling=sampling, pad_id=pad_id)]
+        said = [step.tokens[0] for step in decode(pico_host, *padded, sampling=sampling)]
         assert said == want
 
 
@@ -164,28 +166,29 @@ class Listener(AbstractController):
     def __init__(self, wants_hidden=False):
         self.wants_hidden = wants_hidden
         self.events: list[Event] = []
+        self.prompts = {}
 
-    def start(self, prompt_ids_BT, mask_BT):
-        self.prompt = prompt_ids_BT, mask_BT
-        return Mixture()
+    def start(self, request):
+        self.prompts[request.id] = list(request.prompt_ids)
+        return Share(), None
 
-    def observe(self, event):
-        self.events.append(event)
-        return None
+    def observe(self, states, events):
+        self.events += [replace(event, ids=list(event.ids)) for event in events]
+        return [(None, None)] * len(events)
 
 
 def test_a_controller_hears_every_token_with_its_window_and_state(host):
     rows = prompts()
     listener = Listener(wants_hidden=True)
     said = run(host, rows, controller=listener, sampling=Sampling(max_new_tokens=6), stop_ids={EOS})
-    for got, want in zip(listener.prompt, left(rows), strict=True):
-        assert torch.equal(got, want)
+    assert listener.prompts == {str(i): row for i, row in enumerate(rows)}
     for row, (prompt, new) in enumerate(zip(rows, said, strict=True)):
-        events = [e for e in listener.events if e.row == row]
+        events = [e for e in listener.events if e.id == str(row)]
         assert [e.token_id for e in events] == new
         for count, event in enumerate(events):
             whole = prompt + new[: count + 1]
-            assert event.window_T.tolist() == whole
+            assert event.ids == whole
+            assert event.cached == len(whole) - 1
             assert event.position == len(whole) - 1
             out = host.module(input_ids=torch.tensor([whole[:-1]]), output_hidden_states=True)
             torch.testing.assert_close(event.hidden_H, out.hidden_states[-1][0, -1], atol=1e-4, rtol=1e-4)
@@ -193,10 +196,8 @@ def test_a_controller_hears_every_token_with_its_window_and_state(host):
 
 def test_hidden_states_are_asked_for_only_when_wanted(pico_host, monkeypatch):
     asked = []
-    forward = pico_host.forward
-    monkeypatch.setattr(
-        pico_host, "forward", lambda *a, **k: (asked.append(k["output_hidden_states"]), forward(*a, **k))[1]
-    )
+    step = pico_host.step
+    monkeypatch.setattr(pico_host, "step", lambda *a, **k: (asked.append(k["capture"]), step(*a, **k))[1])
     listener = Listener()
     run(pico_host, prompts(), controller=listener, sampling=Sampling(max_new_tokens=3))
     assert not any(asked)

@@ -7,7 +7,7 @@ from weft.engine import Engine, Sampling, decode, take_rows
 from weft.errors import ConfigError, PromptTooLongError, ShapeError
 from weft.host import Host
 from weft.tasks import Encoded
-from weft.types import AbstractController, Bank, Dense, Fixed, Mixture, Term, Tokens, TopK
+from weft.types import AbstractController, Bank, Dense, Mixture, Share, Term, Tokens, TopK
 
 PROMPTS = ["cab >", "a much longer prompt, to be padded around >", "é", "one two", "漢字 🙂 >"]
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -121,7 +121,7 @@ def per_token():
 
 @pytest.mark.parametrize("name", ["tokens", "one-row", "topk", "dense"])
 def test_a_per_token_assignment_speaks_of_the_prompts_own_tokens(engine, bank, name):
-    mixture = Mixture((Term(bank, Fixed(per_token()[name])),))
+    mixture = Mixture((Term(bank, per_token()[name]),))
     prompts = [engine.tokenizer.encode(p) for p in PROMPTS]
     encoded = [Encoded(ids, [5, 6]) for ids in prompts]
     texts, losses = [], []
@@ -218,11 +218,11 @@ class ByLength(AbstractController):
     def __init__(self, bank):
         self.bank = bank
 
-    def start(self, prompt_ids_BT, mask_BT):
-        return Mixture.rows(self.bank, [0 if n <= 10 else 1 for n in mask_BT.sum(1).tolist()])
+    def start(self, request):
+        return Share.of(self.bank[0 if len(request.prompt_ids) <= 10 else 1]), None
 
-    def observe(self, event):
-        return None
+    def observe(self, states, events):
+        return [(None, None)] * len(events)
 
 
 def test_a_controller_starts_with_every_batch(engine, bank):

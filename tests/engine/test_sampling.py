@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from weft.engine import Sampling
-from weft.engine.sampling import draw, generators, processors
+from weft.engine.sampling import draw, processors
 from weft.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ def test_greedy_has_no_warpers_and_neutral_values_add_none():
 def test_a_draw_equals_multinomial_row_by_row():
     scores = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 3
     scores[1, 7:] = -torch.inf
-    streams, twins = generators(range(4), scores.device), generators(range(4), scores.device)
+    streams, twins = ([torch.Generator().manual_seed(i) for i in range(4)] for _ in range(2))
     for _ in range(5):
         want = [
             torch.multinomial(row.softmax(-1), 1, generator=g).item()
@@ -61,7 +61,7 @@ def test_a_draw_equals_multinomial_row_by_row():
 
 def test_draws_follow_the_distribution():
     scores = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
-    stream = generators([0], scores.device)
+    stream = [torch.Generator().manual_seed(0)]
     counts = torch.zeros(4)
     for _ in range(2000):
         counts[draw(scores, stream)] += 1

@@ -138,10 +138,10 @@ def test_a_tree_passes_one_leaf_or_all(planted, root, tmp_path):
 
 
 def test_weights_of_tasks_go_to_their_rows(planted):
-    one_hot = spread(planted.bank, torch.eye(4)[[2, 0]], 2).terms[0].gate.assignment
+    one_hot = spread(planted.bank, torch.eye(4)[[2, 0]], 2).terms[0].gate
     assert isinstance(one_hot, Rows)
     assert one_hot.index_B.tolist() == [2, 2, 0, 0]
-    soft = spread(planted.bank, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]), 2).terms[0].gate.assignment
+    soft = spread(planted.bank, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]), 2).terms[0].gate
     assert isinstance(soft, Dense)
     assert soft.weight.tolist() == [[0.5, 0.5, 0, 0]] * 2 + [[0, 0, 0, 1.0]] * 2
 

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from tiny_models import make_bank, make_llama
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host import Host, sites_of
-from weft.types import AbstractGate, Bank, Dense, Fixed, Mixture, Rows, Site, Term, Tokens, TopK
+from weft.types import AbstractGate, Bank, Decision, Dense, Mixture, Rows, Site, Term, Tokens, TopK
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 IDS = torch.randint(3, 64, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -28,10 +28,11 @@ class Once(AbstractGate):
         self.calls += 1
         assert mask_BT.dtype == torch.bool
         mean = (embeddings_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
-        return mean[:, : self.count].softmax(-1)
+        weight = mean[:, : self.count].softmax(-1)
+        return {0: Decision("", weight[:, None], Dense(weight))}
 
     def assign(self, x_BTI, site, state):
-        return Dense(state)
+        return state[0].assignment, state
 
 
 class Tilt(AbstractGate):
@@ -39,7 +40,7 @@ class Tilt(AbstractGate):
 
     def assign(self, x_BTI, site, state):
         assert x_BTI.shape[-1] == site.in_features
-        return Dense(x_BTI[..., :3].softmax(-1))
+        return Dense(x_BTI[..., :3].softmax(-1)), state
 
 
 def test_the_module_stays_as_it_was(pico_bank):
@@ -176,7 +177,7 @@ def test_per_token_assignments_follow_the_cache(pico_host, pico_bank):
         TopK(weight.topk(2).indices, weight.topk(2).values),
         Dense(weight),
     ):
-        mixture = Mixture((Term(bank, Fixed(given)),))
+        mixture = Mixture((Term(bank, given),))
         want = pico_host(IDS, mixture).logits
         cache = DynamicCache(config=pico_host.module.config)
         got = [pico_host(part, mixture, cache=cache).logits for part in IDS.split([3, 1, 2], 1)]
@@ -278,7 +279,7 @@ def test_autocast(pico_host, pico_bank, rank):
     for tensor in tensors:
         tensor.requires_grad_()
     for assignment in (Rows(torch.tensor([2, 0])), Tokens(torch.randint(-1, 3, (2, 6)))):
-        mixture = Mixture((Term(bank, Fixed(assignment)),))
+        mixture = Mixture((Term(bank, assignment),))
         with torch.autocast("cpu", torch.bfloat16):
             low = pico_host(IDS, mixture).logits
         low.float().square().mean().backward()
@@ -338,7 +339,7 @@ def test_tokens_whose_row_nobody_knows():
     with pytest.raises(ShapeError, match=r"mlp\.one sees tokens without their rows"):
         host(IDS, Mixture.rows(bank, [0, 1]))
     with pytest.raises(ShapeError, match=r"mlp\.one sees 4 of 6 tokens"):
-        host(IDS, Mixture((Term(bank, Fixed(Tokens(torch.zeros(1, 6, dtype=torch.long)))),)))
+        host(IDS, Mixture((Term(bank, (Tokens(torch.zeros(1, 6, dtype=torch.long)))),)))
 
 
 def test_positions_are_not_sent_to_a_model_that_takes_none():

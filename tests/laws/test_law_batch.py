@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
+from gate_once import Once
 from tiny_models import make_bank
 from weft.host import Host
-from weft.types import AbstractGate, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
+from weft.types import AbstractGate, Dense, Mixture, Rows, Term, Tokens, TopK
 
 LENGTHS = (7, 3, 5, 1)
 WIDTH, K = 9, 5
@@ -21,19 +22,7 @@ class Nearest(AbstractGate):
     def assign(self, x_BTI, site, state):
         rng = torch.Generator().manual_seed(x_BTI.shape[-1])
         weight, index = (x_BTI @ torch.randn(x_BTI.shape[-1], K, generator=rng)).softmax(-1).topk(2)
-        return TopK(index, weight)
-
-
-class Once(AbstractGate):
-    """Weights by the prompt's mean embedding."""
-
-    def prepare(self, embeddings_BTH, mask_BT):
-        mean = (embeddings_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
-        rng = torch.Generator().manual_seed(0)
-        return (mean @ torch.randn(mean.shape[-1], K, generator=rng)).softmax(-1)
-
-    def assign(self, x_BTI, site, state):
-        return Dense(state)
+        return TopK(index, weight), state
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +62,18 @@ def shifted(tensor, side):
 def together(name, side):
     """The gate of the whole batch."""
     if name in ("nearest", "once"):
-        return Nearest() if name == "nearest" else Once()
+        return Nearest() if name == "nearest" else Once(32, K)
     alone = [assignments(row)[name] for row in range(len(LENGTHS))]
     if name == "rows":
-        return Fixed(Rows(torch.cat([one.index_B for one in alone])))
+        return Rows(torch.cat([one.index_B for one in alone]))
     if name == "tokens":
-        return Fixed(Tokens(torch.cat([shifted(one.index_BT, side) for one in alone])))
+        return Tokens(torch.cat([shifted(one.index_BT, side) for one in alone]))
     if name == "topk":
         index = torch.cat([shifted(one.index_BTk, side) for one in alone])
-        return Fixed(TopK(index, torch.cat([shifted(one.weight_BTk, side) for one in alone])))
+        return TopK(index, torch.cat([shifted(one.weight_BTk, side) for one in alone]))
     if name == "dense-row":
-        return Fixed(Dense(torch.cat([one.weight for one in alone])))
-    return Fixed(Dense(torch.cat([shifted(one.weight, side) for one in alone])))
+        return Dense(torch.cat([one.weight for one in alone]))
+    return Dense(torch.cat([shifted(one.weight, side) for one in alone]))
 
 
 def prompts():
@@ -104,7 +93,7 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(host, name, rank, side, co
     batch = host(ids, Mixture((Term(bank, together(name, side), combine),)), mask_BT=mask).logits
     for row, alone in enumerate(prompts()):
         given = assignments(row)[name]
-        gate = together(name, side) if given is None else Fixed(given)
+        gate = together(name, side) if given is None else given
         want = host(alone, Mixture((Term(bank, gate, combine),))).logits[0]
         torch.testing.assert_close(batch[row][mask[row].bool()], want, **CLOSE)
     assert (batch - host(ids, mask_BT=mask).logits)[mask.bool()].abs().max() > 0.05

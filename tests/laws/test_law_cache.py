@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 
+from gate_once import Once
 from weft.engine import Sampling, decode
+from weft.engine.batch import shares_of
 from weft.types import (
     AbstractController,
     AbstractGate,
+    Change,
     Dense,
-    Fixed,
     Mixture,
     Rows,
     Term,
@@ -33,23 +34,7 @@ class Linear(AbstractGate):
 
     def assign(self, x_BTI, site, state):
         weight, index = (x_BTI @ self.maps[site]).softmax(-1).topk(2)
-        return TopK(index, weight)
-
-
-class Once(AbstractGate):
-    """Weights that the prompt decides, by its mean embedding."""
-
-    def __init__(self, hidden, seed=0):
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        self.map = nn.Parameter(torch.randn(hidden, K, generator=rng))
-
-    def prepare(self, embeddings_BTH, mask_BT):
-        mean = (embeddings_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
-        return (mean @ self.map).softmax(-1)
-
-    def assign(self, x_BTI, site, state):
-        return Dense(state)
+        return TopK(index, weight), state
 
 
 class Decided(AbstractGate):
@@ -60,7 +45,7 @@ class Decided(AbstractGate):
         self.weight = weight
 
     def assign(self, x_BTI, site, state):
-        return Dense(self.weight)
+        return Dense(self.weight), state
 
 
 class Span(AbstractGate):
@@ -72,10 +57,13 @@ class Span(AbstractGate):
 
     def assign(self, x_BTI, site, state):
         rows, columns = x_BTI.shape[:2]
-        given = dense(self.gate.assign(x_BTI, site, state), columns).expand(rows, -1, -1).clone()
+        given = self.gate
+        if isinstance(given, AbstractGate):
+            given, state = given.assign(x_BTI, site, state)
+        given = dense(given, columns).expand(rows, -1, -1).clone()
         given[:, : self.first] = 0
         given[:, self.last :] = 0
-        return Dense(given)
+        return Dense(given), state
 
 
 def dense(assignment, columns):
@@ -117,15 +105,15 @@ def gates(host, seed=0):
     rows, short, long = len(LENGTHS), LONGEST - 2, LONGEST + NEW
     two = torch.rand(rows, long, K, generator=rng).topk(2).indices
     return {
-        "rows": Fixed(Rows(torch.tensor([1, -1, 2]))),
-        "one-row": Fixed(Rows(torch.tensor([seed % K]))),
-        "tokens": Fixed(Tokens(torch.randint(-1, K, (rows, long), generator=rng))),
-        "tokens-short": Fixed(Tokens(torch.randint(-1, K, (rows, short), generator=rng))),
-        "topk": Fixed(TopK(two, torch.rand(rows, long, 2, generator=rng))),
-        "dense-row": Fixed(Dense(torch.rand(rows, K, generator=rng))),
-        "dense-token": Fixed(Dense(torch.rand(rows, long, K, generator=rng))),
+        "rows": (Rows(torch.tensor([1, -1, 2]))),
+        "one-row": (Rows(torch.tensor([seed % K]))),
+        "tokens": (Tokens(torch.randint(-1, K, (rows, long), generator=rng))),
+        "tokens-short": (Tokens(torch.randint(-1, K, (rows, short), generator=rng))),
+        "topk": (TopK(two, torch.rand(rows, long, 2, generator=rng))),
+        "dense-row": (Dense(torch.rand(rows, K, generator=rng))),
+        "dense-token": (Dense(torch.rand(rows, long, K, generator=rng))),
         "linear": Linear(host.sites, seed),
-        "once": Once(32, seed),
+        "once": Once(32, K, seed),
     }
 
 
@@ -135,7 +123,7 @@ NAMES = ["rows", "one-row", "tokens", "tokens-short", "topk", "dense-row", "dens
 def decided(host, gate, ids, mask):
     """The gate with what it decides on the prompt already inside."""
     if isinstance(gate, Once):
-        return Decided(gate.prepare(host.module.get_input_embeddings()(ids), mask.bool()))
+        return Decided(gate.prepare(host.embed(ids), mask.bool())[0].assignment.weight)
     return gate
 
 
@@ -174,20 +162,23 @@ def test_cached_decode_equals_an_uncached_forward(pico_host, pico_bank, prompt, 
 
 
 class Switch(AbstractController):
-    """Goes through mixtures at given positions of row 0."""
+    """Goes through mixtures, a row's share at a time, after given steps."""
 
-    def __init__(self, mixtures, steps):
-        self.mixtures, self.steps = mixtures, steps
+    def __init__(self, mixtures, steps, reread=False):
+        padding = [LONGEST - length for length in LENGTHS]
+        self.shares = [shares_of(mixture, len(LENGTHS), padding) for mixture in mixtures]
+        self.steps, self.reread = steps, reread
 
-    def start(self, prompt_ids_BT, mask_BT):
-        self.length = int(mask_BT[0].sum())
-        return self.mixtures[0]
+    def start(self, request):
+        return self.shares[0][int(request.id)], len(request.prompt_ids)
 
-    def observe(self, event):
-        step = event.position - self.length
-        if event.row == 0 and step in self.steps:
-            return self.mixtures[1 + self.steps.index(step)]
-        return None
+    def observe(self, states, events):
+        changes = []
+        for length, event in zip(states, events, strict=True):
+            step = event.position - length
+            share = self.shares[1 + self.steps.index(step)][int(event.id)] if step in self.steps else None
+            changes.append((length, Change(share, reread=self.reread) if share is not None else None))
+        return changes
 
 
 PAIRS = [
@@ -228,8 +219,8 @@ def test_recompute_reads_the_prefix_again(pico_host, pico_bank, prompt, before, 
     old = Mixture((Term(pico_bank(K, 2, seed=1), gates(pico_host)[before]),))
     new_gate = gates(pico_host, seed=1)[after]
     new_bank = pico_bank(K, 3, seed=2)
-    switch = Switch([old, Mixture((Term(new_bank, new_gate),))], [3])
-    whole, logits = read(pico_host, prompt, controller=switch, recompute=True)
+    switch = Switch([old, Mixture((Term(new_bank, new_gate),))], [3], reread=True)
+    whole, logits = read(pico_host, prompt, controller=switch)
 
     # a gate that decides once decides on all that is read again: the prompt and the first four tokens
     again = whole[:, : LONGEST + 4]
@@ -243,7 +234,7 @@ def test_recompute_reads_the_prefix_again(pico_host, pico_bank, prompt, before, 
 def test_keeping_and_recomputing_differ(pico_host, pico_bank, prompt):
     mixtures = [Mixture(), Mixture.of(pico_bank(1, 2))]
     kept = read(pico_host, prompt, controller=Switch(mixtures, [0]))[1]
-    again = read(pico_host, prompt, controller=Switch(mixtures, [0]), recompute=True)[1]
+    again = read(pico_host, prompt, controller=Switch(mixtures, [0], reread=True))[1]
     assert torch.equal(kept[:, 0], again[:, 0])
     assert (kept[:, 1] - again[:, 1]).abs().amax() > 0.01
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gate_once import Once
 from tiny_models import make_bank, make_llama
 from weft.errors import ConfigError
 from weft.host import Host
-from weft.types import AbstractGate, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
+from weft.types import AbstractGate, Dense, Mixture, Rows, Term, Tokens, TopK
 
 K, ROWS, COLUMNS = 3, 4, 6
 
@@ -25,42 +26,24 @@ class Router(AbstractGate):
 
     def assign(self, x_BTI, site, state):
         weight, index = self.map[site.path.replace(".", "-")](x_BTI).softmax(-1).topk(2)
-        return TopK(index, weight)
-
-
-class Once(AbstractGate):
-    """Learned: weights that the prompt decides."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(2)
-        self.map = nn.Linear(32, K)
-
-    def prepare(self, embeddings_BTH, mask_BT):
-        return self.map(embeddings_BTH.mean(1)).softmax(-1)
-
-    def assign(self, x_BTI, site, state):
-        return Dense(state)
+        return TopK(index, weight), state
 
 
 def gate_of(name, sites):
     rng = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.rand(ROWS, COLUMNS, K, generator=rng))
     if name == "topk":
-        gate = Fixed(TopK(weight.topk(2).indices, weight[..., :2]))
-        gate.weight = weight
-        return gate
+        return TopK(weight.topk(2).indices, weight[..., :2]), [weight]
     if name in ("dense-token", "dense-short", "dense-row"):
         part = {"dense-token": weight, "dense-short": weight[:, :3], "dense-row": weight[:, 0]}[name]
-        gate = Fixed(Dense(part))
-        gate.weight = weight
-        return gate
-    return {
-        "rows": lambda: Fixed(Rows(torch.tensor([2, 0, -1, 2]))),
-        "tokens": lambda: Fixed(Tokens(torch.randint(-1, K, (ROWS, COLUMNS), generator=rng))),
+        return Dense(part), [weight]
+    gate = {
+        "rows": lambda: Rows(torch.tensor([2, 0, -1, 2])),
+        "tokens": lambda: Tokens(torch.randint(-1, K, (ROWS, COLUMNS), generator=rng)),
         "router": lambda: Router(sites),
-        "once": Once,
+        "once": lambda: Once(32, K, seed=2),
     }[name]()
+    return gate, list(gate.parameters()) if isinstance(gate, AbstractGate) else []
 
 
 def gradients(host, names, combine="sum", rank=4):
@@ -71,8 +54,8 @@ def gradients(host, names, combine="sum", rank=4):
         bank = make_bank(host.sites, K, rank, seed=i)
         for tensor in (*bank.a.values(), *bank.b.values()):
             leaves.append(tensor.requires_grad_())
-        gate = gate_of(name, host.sites)
-        leaves += gate.parameters()
+        gate, parameters = gate_of(name, host.sites)
+        leaves += parameters
         out = host(ids[i], Mixture((Term(bank, gate, combine),)))
         loss = loss + out.logits.float().logsumexp(-1).square().mean() * (i + 1)
     loss.backward()

@@ -46,7 +46,7 @@ def test_soft_tends_to_hard(pico_host, ids_BT, depth, options, shared):
     hard = logits("hard", 1.0)
     gaps = [float((logits("soft", t) - hard).abs().max()) for t in (1.0, 1e-2, 1e-5)]
     assert gaps[0] > 0.05
-    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[0] > gaps[1] >= gaps[2]
     assert gaps[2] < 1e-3
 
 
@@ -87,9 +87,7 @@ def test_depth_0_is_one_lora(pico_host, ids_BT, options, descent):
 def test_leaf_counts_add_up(pico_host, ids_BT, depth, options):
     tree = tree_of(pico_host.sites, depth, **options)
     mask_BT = torch.tensor([[1] * n + [0] * (7 - n) for n in (7, 1, 4, 7, 2)])
-    states = pico_host.prepare(ids_BT, tree.mixture, mask_BT=mask_BT)
-    pico_host(ids_BT, tree.mixture, mask_BT=mask_BT, states=states)
-    decisions = states[tree.gate]
+    decisions = pico_host(ids_BT, tree.mixture, mask_BT=mask_BT).states[tree.gate]
     assert len(decisions) == len(options.get("layers", (0,)))
     for decided in decisions.values():
         leaf_BT = tree.gate.leaf_of(decided.logits)
@@ -108,8 +106,9 @@ def test_leaf_counts_add_up(pico_host, ids_BT, depth, options):
 def test_leaves_that_are_not_taken_learn_in_soft_descent_alone(pico_host, ids_BT, options):
     for descent in ("hard", "soft"):
         tree = tree_of(pico_host.sites, 4, descent=descent, **options)
-        states = pico_host.prepare(ids_BT[:2], tree.mixture)
-        pico_host(ids_BT[:2], tree.mixture, states=states).logits.square().mean().backward()
+        out = pico_host(ids_BT[:2], tree.mixture)
+        out.logits.square().mean().backward()
+        states = out.states
         for site in pico_host.sites:
             # The decision that this site followed.
             group = max((n for n, at in enumerate(tree.gate.layers) if at <= site.layer), default=0)

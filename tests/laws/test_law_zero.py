@@ -7,7 +7,7 @@ import torch
 
 from tiny_models import make_llama
 from weft.host import Host
-from weft.types import Bank, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
+from weft.types import Bank, Dense, Mixture, Rows, Term, Tokens, TopK
 
 K, ROWS, COLUMNS = 4, 3, 6
 
@@ -41,7 +41,7 @@ def something():
 
 def logits(host, bank, assignment, combine):
     ids = torch.randint(3, 64, (ROWS, COLUMNS), generator=torch.Generator().manual_seed(0))
-    mixture = None if bank is None else Mixture((Term(bank, Fixed(assignment), combine),))
+    mixture = None if bank is None else Mixture((Term(bank, assignment, combine),))
     with torch.no_grad():
         return host(ids, mixture).logits
 

@@ -72,8 +72,8 @@ def test_weights_are_chances(bank):
         found = chances(half, [c / 2 for c in made.bias_K.tolist()], unit(text))
         want[text] = dict(zip(made.names, found, strict=True))
     mixture = routed(made, list(want), bank)
-    assert isinstance(mixture.terms[0].gate.assignment, Dense)
-    for row, text in zip(mixture.terms[0].gate.assignment.weight, want, strict=True):
+    assert isinstance(mixture.terms[0].gate, Dense)
+    for row, text in zip(mixture.terms[0].gate.weight, want, strict=True):
         assert dict(zip(bank.names, row.tolist(), strict=True)) == pytest.approx(want[text], abs=1e-5)
     # Of the two best, the chances among themselves; the best alone, as it is.
     made.top_k = 2
@@ -82,8 +82,8 @@ def test_weights_are_chances(bank):
     assert sorted(row) == pytest.approx([0, kept[0] / sum(kept), kept[1] / sum(kept)], abs=1e-5)
     made.top_k = 1
     [term] = made.route("cab", bank).terms
-    assert isinstance(term.gate.assignment, Rows)
-    assert bank.names[int(term.gate.assignment.index_B)] == max(want["cab"], key=want["cab"].get)
+    assert isinstance(term.gate, Rows)
+    assert bank.names[int(term.gate.index_B)] == max(want["cab"], key=want["cab"].get)
 
 
 def test_a_real_encoder_learns_what_the_words_do_not_say():

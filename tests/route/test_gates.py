@@ -33,14 +33,14 @@ class Watched(AbstractGate):
         return self.gate.prepare(embeddings_BTH, mask_BT)
 
     def assign(self, x_BTI, site, state):
-        given = self.gate.assign(x_BTI, site, state)
+        given, state = self.gate.assign(x_BTI, site, state)
         self.seen.append((site, x_BTI.detach(), given))
         rows, columns = x_BTI.shape[:2]
         if not self.dense:
-            return given
+            return given, state
         if isinstance(given, Rows) and len(given.index_B) == 1:
             given = Rows(given.index_B.expand(rows))
-        return Dense(weights_of(given, rows, columns, K))
+        return Dense(weights_of(given, rows, columns, K)), state
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_gates_that_decide_on_the_prompt_equal_loops(pico_host, ids_BT, name):
     embedded = pico_host.module.get_input_embeddings()(ids_BT)
     mask_BT = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1] * 7, [0, 0, 1, 0, 0, 0, 0]]).bool()
     state = gate.prepare(embedded, mask_BT)
-    given = gate.assign(embedded, pico_host.sites[-1], state)
+    given, _ = gate.assign(embedded, pico_host.sites[-1], state)
     for row in range(3):
         tokens = [embedded[row, t] for t in range(7) if mask_BT[row, t]]
         mean = sum(x.double() for x in tokens) / len(tokens)
@@ -366,7 +366,7 @@ def test_phatgoose_gates_learn_each_on_their_own(pico_host, pico_bank, ids_BT):
         nn.init.normal_(v_KI, generator=rng)
     site = pico_host.sites[3]
     x_BTI = torch.randn(3, 5, site.in_features, generator=rng)
-    got = weights_of(training.assign(x_BTI, site, None), 3, 5, 3)
+    got = weights_of(training.assign(x_BTI, site, {})[0], 3, 5, 3)
     for b, k in enumerate((2, 0, 2)):
         for t in range(5):
             want = 1 / (1 + torch.exp(-torch.tensor(dot(training.vectors[3][k], x_BTI[b, t]))))
@@ -377,7 +377,7 @@ def test_phatgoose_gates_learn_each_on_their_own(pico_host, pico_bank, ids_BT):
 def test_smear_averages_factors_and_drops_experts(pico_host, pico_bank, ids_BT):
     bank, gate = pico_bank(K, 2), make_gate("smear", None, H)
     embedded = pico_host.module.get_input_embeddings()(ids_BT)
-    weight_BK = gate.prepare(embedded, torch.ones_like(ids_BT).bool())
+    weight_BK = gate.prepare(embedded, torch.ones_like(ids_BT).bool())[0].assignment.weight
     want = []
     for row in range(3):
         a = {s: torch.einsum("k,kri->ri", weight_BK[row], bank.a[s])[None] for s in bank.sites}
@@ -389,11 +389,11 @@ def test_smear_averages_factors_and_drops_experts(pico_host, pico_bank, ids_BT):
     dropping = Smear(K, H, expert_dropout=0.3).train()
     torch.manual_seed(0)
     many = embedded[:1].expand(4000, -1, -1)
-    weights = dropping.prepare(many, torch.ones(4000, 7, dtype=torch.bool)).detach()
+    weights = dropping.prepare(many, torch.ones(4000, 7, dtype=torch.bool))[0].assignment.weight.detach()
     torch.testing.assert_close(weights.sum(-1), torch.ones(4000))
     gone = (weights == 0).float().mean()
     assert gone == pytest.approx(0.3 - 0.3**4, abs=0.02)  # where all four would go, none does
-    kept = dropping.eval().prepare(embedded, torch.ones_like(ids_BT).bool())
+    kept = dropping.eval().prepare(embedded, torch.ones_like(ids_BT).bool())[0].assignment.weight
     assert (kept > 0).all()
     assert kept.max() < 0.6  # all begin with about the same weight
 

@@ -66,7 +66,7 @@ def test_sites_outside_the_layers_have_weights_too(pico_llama, ids_BT):
     want = host(ids_BT, Mixture.dense(head, torch.full((1, 2), 0.5))).logits
     torch.testing.assert_close(host(ids_BT, Mixture((Term(bank, gate),))).logits, want, **CLOSE)
     with pytest.raises(ShapeError, match=r"lies in layer 1, these weights are for \[0\]"):
-        LayerWeights(2, (0,)).assign(torch.zeros(1, 1, 32), sites[-1], None)
+        LayerWeights(2, (0,)).assign(torch.zeros(1, 1, 32), sites[-1], {})
 
 
 def test_rows_may_have_layer_weights_of_their_own(pico_host, pico_bank, ids_BT):
@@ -124,9 +124,9 @@ def test_top1_equals_loops_in_both_modes(pico_host, pico_bank, ids_BT):
 
     class Watched(Top1):
         def assign(self, x_BTI, site, state):
-            given = super().assign(x_BTI, site, state)
+            given, state = super().assign(x_BTI, site, state)
             seen.setdefault(site, (x_BTI.detach(), given))
-            return given
+            return given, state
 
     watched = Watched(gate.router)
     soft = pico_host(ids_BT, Mixture((Term(bank, watched.train()),))).logits
@@ -172,9 +172,9 @@ def test_top1_learns_which_token_wants_which_adapter(pico_host, pico_bank):
 
 
 def _fixed(index_BT):
-    from weft.types import Fixed
+    from weft.types import Tokens
 
-    return Fixed(Tokens(index_BT))
+    return Tokens(index_BT)
 
 
 def test_learning_that_cannot_be(pico_host, pico_bank, ids_BT):
@@ -209,4 +209,4 @@ def test_a_layer_of_one_adapter_is_that_adapter(pico_host, pico_bank, ids_BT):
         torch.testing.assert_close(pico_host(ids_BT, Mixture((Term(one, gate),))).logits, want, **CLOSE)
     late = Top1(XLora(1, H, layers=(1,))).eval()
     state = late.prepare(torch.zeros(1, 1, H), torch.ones(1, 1).bool())
-    assert isinstance(late.assign(torch.zeros(1, 1, H), pico_host.sites[0], state), Rows)
+    assert isinstance(late.assign(torch.zeros(1, 1, H), pico_host.sites[0], state)[0], Rows)

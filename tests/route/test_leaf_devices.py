@@ -20,7 +20,7 @@ from weft.host import Host, span
 from weft.host.placed import Placed
 from weft.route import Tree, TreeGate, full, grow, place_leaves
 from weft.route.tree_losses import counts
-from weft.types import Bank, Fixed, Mixture, Rows, Term
+from weft.types import Bank, Mixture, Rows, Term
 
 H = 32
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -122,7 +122,7 @@ def test_a_part_equals_loops(kind, first):
     x_BTI = torch.randn(3, 4, 6)
     for seed in range(4):
         assignment = assignment_of(kind, 3, 4, 5, seed=seed)
-        with host.running(Mixture((Placed(bank, Fixed(assignment), first=first),))):
+        with host.running(Mixture((Placed(bank, assignment, first=first),))):
             got = host.module(x_BTI)
         weight_BTK = weights_of(assignment, 3, 4, 5)[..., first : first + 2]
         want = host.module(x_BTI) + loop(x_BTI, bank.a[site], bank.b[site], weight_BTK)
@@ -135,8 +135,7 @@ def test_only_own_tokens_are_sent(pico_host, batch, sent, options):
     tree = make_tree(pico_host.sites, full(2), **options)
     ids_BT, mask_BT = batch
     placed = place_leaves(tree, ["cpu"] * 3)
-    states = pico_host.prepare(ids_BT, placed, mask_BT=mask_BT)
-    pico_host(ids_BT, placed, mask_BT=mask_BT, states=states)
+    states = pico_host(ids_BT, placed, mask_BT=mask_BT).states
     want = []
     for site in pico_host.sites:
         group = max((n for n, at in enumerate(tree.gate.layers) if at <= site.layer), default=None)
@@ -261,13 +260,13 @@ def test_what_is_refused(pico_host, batch):
     bank = make_bank(pico_host.sites, 2, 2)
     with pytest.raises(ConfigError, match="cannot average"):
         Placed(bank, tree.gate, "average")
-    topk = Placed(bank, Fixed(assignment_of("topk", 5, 7, 2)))
+    topk = Placed(bank, assignment_of("topk", 5, 7, 2))
     with pytest.raises(ConfigError, match="one adapter per token"):
         pico_host(batch[0], Mixture((topk,)))
     for kind in ("rows", "tokens", "dense-token"):
         assignment = assignment_of(kind, 3, 7, 2)
         with pytest.raises(ShapeError, match="3 rows, this batch has 5"):
-            pico_host(batch[0], Mixture((Placed(bank, Fixed(assignment)),)))
+            pico_host(batch[0], Mixture((Placed(bank, assignment),)))
     foreign = Tree(Bank(tree.leaves.names, tree.leaves.a, tree.leaves.b, base="weft1-other"), tree.gate)
     with pytest.raises(BaseMismatchError, match="weft1-other"):
         pico_host(batch[0], place_leaves(foreign, ["cpu", "cpu"]))
@@ -276,11 +275,11 @@ def test_what_is_refused(pico_host, batch):
 def test_terms_that_share_a_gate_keep_their_banks(pico_host, batch):
     """The gate is asked once at a site; each bank answers for itself."""
     banks = [make_bank(pico_host.sites, 2, 2, seed=seed) for seed in (1, 2)]
-    gate = Fixed(Rows(torch.tensor([0, 1, -1, 1, 0])))
+    gate = Rows(torch.tensor([0, 1, -1, 1, 0]))
     got = pico_host(batch[0], Mixture(tuple(Term(bank, gate) for bank in banks))).logits
     want = pico_host(
         batch[0],
-        Mixture.rows(banks[0], gate.assignment.index_B) + Mixture.rows(banks[1], gate.assignment.index_B),
+        Mixture.rows(banks[0], gate.index_B) + Mixture.rows(banks[1], gate.index_B),
     )
     torch.testing.assert_close(got, want.logits)
 

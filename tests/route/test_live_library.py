@@ -107,9 +107,9 @@ def test_routers_leave_free_places_out(pico_host, ids_BT):
         blend.add(name, text)
     live.remove("upper")
     mixture = routed(index, ["count the letters", "write it backwards"], live.bank)
-    assert isinstance(mixture.terms[0].gate.assignment, Rows)
-    assert mixture.terms[0].gate.assignment.index_B.tolist() == [2, 0]
-    [row, _] = routed(blend, ["count the letters", "write"], live.bank).terms[0].gate.assignment.weight
+    assert isinstance(mixture.terms[0].gate, Rows)
+    assert mixture.terms[0].gate.index_B.tolist() == [2, 0]
+    [row, _] = routed(blend, ["count the letters", "write"], live.bank).terms[0].gate.weight
     assert row[[1, 3, 4]].tolist() == [0, 0, 0]
     assert float(row.sum()) == pytest.approx(1)
     want = pico_host(ids_BT, Mixture.of(made[2])).logits

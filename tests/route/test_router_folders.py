@@ -221,12 +221,12 @@ def test_a_library_from_its_folder(pico_host, bank, tmp_path):
         index.add(name, [text])
     made = library.bank(pico_host)
     mixture = routed(index, REQUESTS, made)
-    assert isinstance(mixture.terms[0].gate.assignment, Rows)
+    assert isinstance(mixture.terms[0].gate, Rows)
     want = Mixture.rows(bank, [0, 1, 2])
     ids_BT = torch.randint(3, 64, (3, 6), generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(pico_host(ids_BT, mixture).logits, pico_host(ids_BT, want).logits)
     index.top_k = 2
-    assert isinstance(routed(index, REQUESTS, made).terms[0].gate.assignment, Dense)
+    assert isinstance(routed(index, REQUESTS, made).terms[0].gate, Dense)
 
     shutil.rmtree(folder / "upper")
     write_library(folder, bank.select(torch.tensor([1])), {})

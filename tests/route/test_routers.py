@@ -40,11 +40,11 @@ def test_the_nearest_task_is_taken(bank):
     assert [name for name, _ in ranked] == [name for name, _ in want]
     assert [c for _, c in ranked] == pytest.approx([c for _, c in want], abs=1e-6)
     [term] = index().route(request, bank).terms
-    assert isinstance(term.gate.assignment, Rows)
-    assert term.gate.assignment.index_B.tolist() == [list(TASKS).index(want[0][0])]
+    assert isinstance(term.gate, Rows)
+    assert term.gate.index_B.tolist() == [list(TASKS).index(want[0][0])]
     [term] = index(top_k=2, temperature=0.5).route(request, bank).terms
     exps = [math.exp(c / 0.5) for _, c in want[:2]]
-    got = dict(zip(TASKS, term.gate.assignment.weight[0].tolist(), strict=True))
+    got = dict(zip(TASKS, term.gate.weight[0].tolist(), strict=True))
     assert got == pytest.approx(
         {want[0][0]: exps[0] / sum(exps), want[1][0]: exps[1] / sum(exps), want[2][0]: 0}, abs=1e-6
     )
@@ -165,9 +165,9 @@ def test_a_blend_learns_from_the_loss_through_a_frozen_library(pico_host, bank):
     assert blend.weights(requests, bank.names).argmax(-1).tolist() == wanted
     assert losses[-1] < losses[0] - 0.05
     [term] = blend.route("zz", bank).terms
-    assert isinstance(term.gate.assignment, Dense)
-    assert term.gate.assignment.weight.argmax() == 0
-    assert not term.gate.assignment.weight.requires_grad
+    assert isinstance(term.gate, Dense)
+    assert term.gate.weight.argmax() == 0
+    assert not term.gate.weight.requires_grad
 
 
 def test_a_blend_takes_new_adapters_by_their_label(bank):

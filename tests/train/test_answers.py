@@ -67,8 +67,9 @@ def test_answers_are_the_chosen_logits_of_a_whole_forward(tmp_path: Path, adapte
     bank = random_bank(host, 3)
     packed = pack([random_rows(3, 9, seed=k) for k in range(3)], pad_id=0)
     mixture = Mixture.rows(bank, [2, 0, 1])
+    hooks = dict(host.module.get_output_embeddings()._forward_pre_hooks)
     said = answer(host, mixture, packed)
-    assert len(list(host.module.get_output_embeddings()._forward_pre_hooks)) == 0
+    assert dict(host.module.get_output_embeddings()._forward_pre_hooks) == hooks
     chosen = packed.targets_BT >= 0
     mask = packed.mask_B1TT.float()
     whole = host(packed.ids_BT, mixture, attention_mask=mask, position_ids=packed.positions_BT).logits

@@ -1,4 +1,4 @@
-"""Many prompts as few batches: ordered by length, with the mixture following its rows."""
+"""A mixture of a batch as the shares of its rows, and prompts in an order that saves padding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError
-from weft.types import Assignment, Dense, Fixed, Mixture, Rows, Term, Tokens, TopK
+from weft.host.share import take_assignment
+from weft.types import AbstractGate, Assignment, Dense, Mixture, Rows, Share, Term, Tokens, TopK
 
 
 def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Positions of the prompts, longest first, `batch_size` at a time.
 
-    Like lengths share a batch, which saves padding; a batch too large for memory fails at once.
+    Like lengths share a batch, which saves padding; a batch too large for memory fails at once. Raises
+    ConfigError for a batch size below 1.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size should be 1 or more, got {batch_size}")
@@ -25,11 +27,11 @@ def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def check_rows(mixture: Mixture, rows: int) -> None:
-    """Raise ShapeError when a fixed assignment is made for another number of rows; one row serves all."""
+    """Raise ShapeError when an assignment is made for another number of rows; one row serves all."""
     for term in mixture.terms:
-        if isinstance(term.gate, Fixed) and _rows(term.gate.assignment) not in (1, rows):
+        if not isinstance(term.gate, AbstractGate) and _rows(term.gate) not in (1, rows):
             raise ShapeError(
-                f"the mixture assigns adapters to {_rows(term.gate.assignment)} rows, this batch has {rows}"
+                f"the mixture assigns adapters to {_rows(term.gate)} rows, this batch has {rows}"
             )
 
 
@@ -40,6 +42,25 @@ def take_rows(mixture: Mixture, index_B: Int[Tensor, " B"]) -> Mixture:
     since it holds nothing of a row. Raises ShapeError for a row that the assignment does not have.
     """
     return Mixture(tuple(_take_term(term, index_B) for term in mixture.terms))
+
+
+def shares_of(mixture: Mixture | None, rows: int, padding_B: Sequence[int] | None = None) -> list[Share]:
+    """Each row's share of a mixture.
+
+    Per-token assignments speak of a row's own tokens, from its first, or with `padding_B` of columns that
+    begin with so much padding. Raises ShapeError for a mixture made for another number of rows.
+    """
+    if mixture is None:
+        return [Share()] * rows
+    check_rows(mixture, rows)
+    if all(isinstance(term.gate, AbstractGate) for term in mixture.terms):
+        return [Share(terms=mixture.terms)] * rows
+    shares = []
+    for row in range(rows):
+        part = take_rows(mixture, torch.tensor([row]))
+        skip = 0 if padding_B is None else padding_B[row]
+        shares.append(Share(terms=tuple(_skip(term, skip) for term in part.terms)))
+    return shares
 
 
 def part_of(mixture: Mixture | None, index: Sequence[int], lengths: Sequence[int]) -> Mixture | None:
@@ -57,12 +78,12 @@ def part_of(mixture: Mixture | None, index: Sequence[int], lengths: Sequence[int
 
 
 def _take_term(term: Term, index_B: Tensor) -> Term:
-    if not isinstance(term.gate, Fixed) or _rows(term.gate.assignment) == 1:
+    if isinstance(term.gate, AbstractGate) or _rows(term.gate) == 1:
         return term
-    rows = _rows(term.gate.assignment)
+    rows = _rows(term.gate)
     if index_B.numel() and not 0 <= int(index_B.min()) <= int(index_B.max()) < rows:
         raise ShapeError(f"rows run from 0 to {rows - 1} in this mixture, asked for {index_B.tolist()}")
-    return replace(term, gate=Fixed(_take(term.gate.assignment, index_B)))
+    return replace(term, gate=take_assignment(term.gate, index_B))
 
 
 def _rows(assignment: Assignment) -> int:
@@ -71,25 +92,26 @@ def _rows(assignment: Assignment) -> int:
             return index.shape[0]
 
 
-def _take(assignment: Assignment, index_B: Tensor) -> Assignment:
-    def pick(tensor: Tensor) -> Tensor:
-        return tensor.index_select(0, index_B.to(tensor.device))
+def _skip(term: Term, columns: int) -> Term:
+    """A term of one row without the first columns of a per-token assignment; the last one stays."""
 
-    match assignment:
-        case Rows(index_B=index):
-            return Rows(pick(index))
-        case Tokens(index_BT=index):
-            return Tokens(pick(index))
-        case TopK(index_BTk=index, weight_BTk=weight):
-            return TopK(pick(index), pick(weight))
-        case Dense(weight=weight):
-            return Dense(pick(weight))
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:, min(columns, tensor.shape[1] - 1) :]
+
+    if not columns:
+        return term
+    match term.gate:
+        case Tokens(index):
+            return replace(term, gate=Tokens(cut(index)))
+        case TopK(index, weight):
+            return replace(term, gate=TopK(cut(index), cut(weight)))
+        case Dense(weight) if weight.dim() == 3:
+            return replace(term, gate=Dense(cut(weight)))
+        case _:
+            return term
 
 
 def _shift_term(term: Term, padding_B: Sequence[int]) -> Term:
-    if not isinstance(term.gate, Fixed):
-        return term
-
     def shift(tensor: Tensor) -> Tensor:
         last = tensor.shape[1] - 1
         columns_T = torch.arange(last + 1 + max(padding_B), device=tensor.device)
@@ -98,12 +120,12 @@ def _shift_term(term: Term, padding_B: Sequence[int]) -> Term:
         rows_B1 = rows_B1 if tensor.shape[0] > 1 else torch.zeros_like(rows_B1)
         return tensor[rows_B1, (columns_T - padding_B1).clamp(0, last)]
 
-    match term.gate.assignment:
+    match term.gate:
         case Tokens(index):
-            return replace(term, gate=Fixed(Tokens(shift(index))))
+            return replace(term, gate=Tokens(shift(index)))
         case TopK(index, weight):
-            return replace(term, gate=Fixed(TopK(shift(index), shift(weight))))
+            return replace(term, gate=TopK(shift(index), shift(weight)))
         case Dense(weight) if weight.dim() == 3:
-            return replace(term, gate=Fixed(Dense(shift(weight))))
+            return replace(term, gate=Dense(shift(weight)))
         case _:
             return term

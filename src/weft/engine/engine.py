@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast, overload
 
 import torch
@@ -10,15 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationMixin
 
-from weft.engine.batch import batches, check_rows, part_of
-from weft.engine.decode import decode
+from weft.engine.batch import batches, check_rows, part_of, shares_of
+from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
-from weft.errors import ConfigError, ShapeError
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import Encoded, collate, render_prompt
-from weft.types import AbstractController, Mixture
+from weft.types import AbstractController, Mixture, Request
 
 Prompt = str | list[dict[str, str]] | list[int]
 """Raw text; a chat of `role` and `content`, written by the tokenizer's template; or token ids."""
@@ -46,7 +47,6 @@ class Engine:
         *,
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
-        recompute: bool = False,
         batch_size: int = 32,
         **sampling: Any,
     ) -> str: ...
@@ -57,7 +57,6 @@ class Engine:
         *,
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
-        recompute: bool = False,
         batch_size: int = 32,
         **sampling: Any,
     ) -> list[str]: ...
@@ -67,15 +66,14 @@ class Engine:
         *,
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
-        recompute: bool = False,
         batch_size: int = 32,
         **sampling: Any,
     ) -> str | list[str]:
         """Continue one prompt, or each of a list; only the new text comes back.
 
         `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
-        in their order; per token, it speaks of a prompt's own tokens, from its first. A controller starts
-        anew with every batch of `batch_size` prompts, longest first.
+        in their order; per token, it speaks of a prompt's own tokens, from its first. At most `batch_size`
+        rows are written at a time, longest prompts first; a controller hears of prompt i as request str(i).
 
         Raises ConfigError for an option out of range, PromptTooLongError, ShapeError for an empty prompt or a
         mixture made for another number of prompts.
@@ -86,7 +84,7 @@ class Engine:
         options = Sampling(**sampling)
         one = _is_one(prompts)
         many = cast("Sequence[Prompt]", [prompts] if one else prompts)
-        texts = self._generate(many, mixture, controller, recompute, batch_size, options)
+        texts = self._generate(many, mixture, controller, batch_size, options)
         return texts[0] if one else texts
 
     def stream(
@@ -95,7 +93,6 @@ class Engine:
         *,
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
-        recompute: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
         """Continue one prompt, in pieces that together are what `generate` returns.
@@ -104,18 +101,15 @@ class Engine:
         `generate` raises.
         """
         options = Sampling(**sampling)
-        ids_BT, mask_BT = self._pad([self._ids(prompt)])
-        steps = decode(
-            self.host,
-            ids_BT,
-            mask_BT,
-            mixture=mixture,
-            controller=controller,
-            recompute=recompute,
+        loop = Loop(self.host, max_rows=1)
+        (share,) = shares_of(mixture, 1)
+        loop.submit(
+            Request("0", tuple(self._ids(prompt)), share),
             sampling=options,
+            controller=controller,
             stop_ids=self.stop_ids,
         )
-        return self._pieces((step.tokens[0] for step in steps), options.stop)
+        return self._pieces(_spoken(loop), options.stop)
 
     @torch.no_grad()
     def nll(
@@ -141,50 +135,40 @@ class Engine:
         prompts: Sequence[Prompt],
         mixture: Mixture | None,
         controller: AbstractController | None,
-        recompute: bool,
         batch_size: int,
         options: Sampling,
     ) -> list[str]:
-        if mixture is not None:
-            check_rows(mixture, len(prompts))
         prompt_ids = [self._ids(prompt) for prompt in prompts]
-        lengths = [len(ids) for ids in prompt_ids]
-        texts = [""] * len(prompts)
-        for index in batches(lengths, batch_size):
-            ids_BT, mask_BT = self._pad([prompt_ids[i] for i in index])
-            new: list[list[int]] = [[] for _ in index]
-            growing = [Text() for _ in index]
+        shares = shares_of(mixture, len(prompts))
+        loop = Loop(self.host, max_rows=batch_size)
+        growing = [Text() for _ in prompts]
 
-            def ends(row: int, token: int, growing: list[Text] = growing) -> bool:
-                growing[row] = grow(growing[row], token, self._decode)
-                return stop_at(growing[row].settled, options.stop) is not None
+        def ends(row: int, token: int) -> bool:
+            growing[row] = grow(growing[row], token, self._decode)
+            return stop_at(growing[row].settled, options.stop) is not None
 
-            for step in decode(
-                self.host,
-                ids_BT,
-                mask_BT,
-                mixture=part_of(mixture, index, lengths),
+        for i in sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i])):
+            loop.submit(
+                Request(str(i), tuple(prompt_ids[i]), shares[i]),
+                sampling=replace(options, seed=options.seed + i),
                 controller=controller,
-                recompute=recompute,
-                sampling=options,
-                seeds=[options.seed + i for i in index],
                 stop_ids=self.stop_ids,
-                ends=ends if options.stop else None,
-                pad_id=self.pad_id,
-            ):
-                for row, token in enumerate(step.tokens):
-                    if token is not None and token not in self.stop_ids:
-                        new[row].append(token)
-            for i, ids in zip(index, new, strict=True):
-                texts[i] = cut(self._decode(ids).rstrip(BROKEN), options.stop)
-        return texts
+                ends=(lambda token, i=i: ends(i, token)) if options.stop else None,
+            )
+        new: list[list[int]] = [[] for _ in prompts]
+        for spoken in _spoken(loop):
+            if spoken.token_id not in self.stop_ids and not spoken.silent:
+                new[int(spoken.id)].append(spoken.token_id)
+        return [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
 
-    def _pieces(self, tokens: Iterator[int | None], stop: Sequence[str]) -> Iterator[str]:
+    def _pieces(self, said: Iterator[Spoken], stop: Sequence[str]) -> Iterator[str]:
         text, shown = Text(), ""
-        for token in tokens:
-            if token is None or token in self.stop_ids:
+        for spoken in said:
+            if spoken.token_id in self.stop_ids:
                 break
-            text = grow(text, token, self._decode)
+            if spoken.silent:
+                continue
+            text = grow(text, spoken.token_id, self._decode)
             if stop_at(text.settled, stop) is not None:
                 break
             ready = showable(text.settled, stop)
@@ -203,16 +187,16 @@ class Engine:
             ids = render_prompt(self.tokenizer, [(turn["role"], turn["content"]) for turn in turns])
         else:
             ids = cast("list[int]", prompt)
-        if not ids:
-            raise ShapeError("an empty prompt has no token to continue; give it some text")
         return ids
-
-    def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        batch = collate([Encoded(ids, []) for ids in rows], pad_id=self.pad_id, side="left")
-        return batch.ids_BT.to(self.host.device), batch.mask_BT.to(self.host.device)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _spoken(loop: Loop) -> Iterator[Spoken]:
+    """What a loop says until nothing is left to say."""
+    while loop.busy:
+        yield from loop.step()
 
 
 def _is_one(prompts: Prompt | Prompts) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,9 @@ from transformers import (
 )
 
 from weft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from weft.engine.row import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +84,35 @@ def processors(sampling: Sampling) -> LogitsProcessorList:
     return chosen
 
 
-def generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """One random stream per row, so that a row's draws do not depend on its batch mates."""
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Row]) -> list[int]:
+    """The next token of every row: forced, most likely, or drawn from the row's own stream."""
+    groups: dict[Sampling, list[int]] = {}
+    for place, row in enumerate(rows):
+        alike = replace(row.sampling, seed=0, max_new_tokens=1, stop=())
+        groups.setdefault(alike, []).append(place)
+    chosen = [0] * len(rows)
+    for sampling, places in groups.items():
+        members = [rows[place] for place in places]
+        scores_BV = logits_BV if len(places) == len(rows) else logits_BV[places]
+        warp = processors(sampling)
+        if len(warp):
+            scores_BV = warp(_seen(members, sampling, scores_BV.device), scores_BV.clone())
+        if sampling.temperature == 0:
+            tokens_B = scores_BV.argmax(-1)
+        else:
+            tokens_B = draw(scores_BV, [row.stream for row in members if row.stream is not None])
+        for place, token in zip(places, tokens_B.tolist(), strict=True):
+            chosen[place] = rows[place].forced.pop(0) if rows[place].forced else token
+    return chosen
+
+
+def _seen(rows: Sequence[Row], sampling: Sampling, device: torch.device) -> torch.LongTensor:
+    """The tokens of every row, padded with its own first one: padding is no token seen."""
+    if sampling.repetition_penalty == 1:
+        return cast("torch.LongTensor", torch.zeros(len(rows), 1, dtype=torch.long, device=device))
+    longest = max(len(row.ids) for row in rows)
+    seen = [row.ids + row.ids[:1] * (longest - len(row.ids)) for row in rows]
+    return cast("torch.LongTensor", torch.tensor(seen, device=device))
 
 
 def draw(scores_BV: Float[Tensor, "B V"], streams: Sequence[torch.Generator]) -> Int[Tensor, " B"]:

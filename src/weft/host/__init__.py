@@ -2,6 +2,7 @@
 
 from weft.host.fitted import fitted, targets_for
 from weft.host.host import Host
+from weft.host.pool import Pool
 from weft.host.sites import sites_of
 
-__all__ = ["Host", "fitted", "sites_of", "targets_for"]
+__all__ = ["Host", "Pool", "fitted", "sites_of", "targets_for"]

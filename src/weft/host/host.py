@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -24,14 +25,32 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.adapters import fingerprint
-from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
+from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError, WeftError
 from weft.files import nearest
+from weft.host import decoding
+from weft.host.cache import RowCache
 from weft.host.load import load_model
+from weft.host.pool import Pool
+from weft.host.share import join
 from weft.host.sites import ALL_LINEAR, sites_of
-from weft.host.span import Factors, Span
-from weft.types import AbstractGate, AbstractHost, Bank, Mixture, Site
+from weft.host.span import Acting, Factors, Plans, Span
+from weft.types import (
+    AbstractCache,
+    AbstractGate,
+    AbstractHost,
+    Adapter,
+    Bank,
+    Mixture,
+    Share,
+    Site,
+    State,
+    Stepped,
+)
 
-States = Mapping[AbstractGate, Any]
+_BATCHES = 4
+"""How many groups of rows step side by side before their shares are put together anew."""
+
+States = Mapping[AbstractGate, State]
 """What gates decided once, by gate."""
 
 
@@ -41,7 +60,19 @@ class _Prompt:
 
     ids_BT: Tensor
     mask_BT: Tensor | None
-    states: dict[AbstractGate, Any] = field(default_factory=dict)
+    states: dict[AbstractGate, State] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The shares of some rows, put together; serves their steps until one of them changes."""
+
+    shares: tuple[Share, ...]
+    version: int
+    """Of the pool."""
+    terms: tuple[Acting, ...]
+    states: States
+    plans: Plans = field(default_factory=dict)
 
 
 class Host(AbstractHost):
@@ -71,8 +102,14 @@ class Host(AbstractHost):
         self._span: ContextVar[Span | None] = ContextVar("weft_span", default=None)
         self._factors: WeakKeyDictionary[Bank, Factors] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[Any, _Prompt] = WeakKeyDictionary()
+        self._pool: Pool | None = None
+        self._batches: OrderedDict[tuple[int, ...], _Batch] = OrderedDict()
+        self._last: ContextVar[_Last | None] = ContextVar("weft_last", default=None)
         for site in self.sites:
             module.get_submodule(site.path).register_forward_hook(_hook(self._span, site))
+        head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
+        if head is not None:
+            head.register_forward_pre_hook(_pick(self._last))
 
     @classmethod
     def from_pretrained(
@@ -110,6 +147,13 @@ class Host(AbstractHost):
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     @property
+    def vocab_size(self) -> int:
+        """How many token ids the embeddings know; 0 for a module without them."""
+        if not isinstance(self.module, PreTrainedModel):
+            return 0
+        return self.module.get_input_embeddings().num_embeddings  # pyright: ignore
+
+    @property
     def window(self) -> int | None:
         """Most positions that the model was made for; None where its config names no limit."""
         if not isinstance(self.module, PreTrainedModel):
@@ -128,8 +172,9 @@ class Host(AbstractHost):
     ) -> Any:
         """Run a language model under a mixture; returns Hugging Face's output with `.logits` [B, T, V].
 
-        With a cache of P columns the mask has P + T of them. Padding may be on either side: positions count
-        the tokens that the mask shows. Without a cache none is made, unless `use_cache=True` asks for one.
+        Its `.states` are what the gates decided. With a cache of P columns the mask has P + T of them.
+        Padding may be on either side: positions count the tokens that the mask shows. Without a cache none is
+        made, unless `use_cache=True` asks for one.
 
         A gate with `prepare` decides when a cache begins (or, without one, in every forward), and its
         decision stays with the cache; one that joins later decides on what the cache began with. `states`,
@@ -162,6 +207,7 @@ class Host(AbstractHost):
         span = self._span_of(mixture, states, ids_BT.shape[0], ids_BT.shape[1], past)
         with self._during(span):
             out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
+        out.states = {} if span is None else span.states
         if cache is None and model_kwargs["use_cache"]:
             self._prompts[out.past_key_values] = prompt
         return out
@@ -180,6 +226,97 @@ class Host(AbstractHost):
         """What the gates of a mixture decide on a prompt; hand it to `forward` as `states`."""
         return self._decide(mixture, _Prompt(ids_BT, mask_BT))
 
+    def new_cache(self) -> RowCache:
+        """A cache of no rows. Raises ConfigError for a network that keeps no keys and values."""
+        return RowCache(decoding.attention_layers(self.module))
+
+    def embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
+        """Input embeddings. Raises ConfigError for a module without token embeddings."""
+        if not isinstance(self.module, PreTrainedModel):
+            raise ConfigError("gates decide on token embeddings, this module has none; use running")
+        return self.module.get_input_embeddings()(ids_BT)
+
+    @property
+    def pool(self) -> Pool:
+        """The adapters that are ready to act; it grows as they come, until another pool is set."""
+        if self._pool is None:
+            self._pool = Pool(self.sites, slots=4, r=8, base=self.fingerprint, device=self.device, grow=True)
+        return self._pool
+
+    @pool.setter
+    def pool(self, pool: Pool) -> None:
+        self._pool = pool
+        self._batches.clear()
+
+    def hold(self, share: Share) -> None:
+        """Keep the adapters of a share in the pool until it is released. Raises what `Pool.pin` raises."""
+        held: list[Adapter] = []
+        try:
+            for adapter, _ in share.adapters:
+                self.pool.pin(adapter)
+                held.append(adapter)
+        except WeftError:
+            for adapter in held:
+                self.pool.unpin(adapter)
+            raise
+
+    def release(self, share: Share) -> None:
+        """Let the adapters of a share be evicted again."""
+        for adapter, _ in share.adapters:
+            self.pool.unpin(adapter)
+
+    @torch.no_grad()
+    def step(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        cache: AbstractCache,
+        shares: Sequence[Share],
+        *,
+        counts: Sequence[int] | None = None,
+        starts: Sequence[int] | None = None,
+        capture: bool = False,
+    ) -> Stepped:
+        """Read the next tokens of every row under its own share, and say what comes after the last one.
+
+        `counts[i]` of the T tokens of row i count; those after them are padding (default: all count). A cache
+        of no rows begins them, at the positions `starts` (default 0). Returns logits [B, V] in float32, and
+        where captured the state that the output head read, [B, H].
+
+        Raises ShapeError for other numbers of rows or another host's cache, ConfigError for a network that
+        cannot decode, and what `forward` and `Pool.put` raise.
+        """
+        rows, tokens = ids_BT.shape
+        counts = [tokens] * rows if counts is None else counts
+        if not isinstance(cache, RowCache):
+            raise ShapeError("a local host steps on its own caches; begin one with new_cache")
+        if not cache.lengths:
+            cache.begin([0] * rows if starts is None else starts)
+        if not rows == len(cache.lengths) == len(shares) == len(counts):
+            raise ShapeError(
+                f"{rows} rows of tokens, {len(cache.lengths)} in the cache, {len(shares)} shares "
+                f"and {len(counts)} counts"
+            )
+        batch = self._batch(shares)
+        columns_BT, positions_BT = cache.open(tokens, self.device)
+        span = Span(
+            batch.terms, dict(batch.states), rows, tokens, offset=positions_BT[:, 0], plans=batch.plans
+        )
+        last = _Last(torch.tensor(counts, device=self.device) - 1 if tokens > 1 else None)
+        token = self._last.set(last)
+        try:
+            with self._during(span if batch.terms else None):
+                out = self.module(
+                    input_ids=ids_BT,
+                    past_key_values=cache.as_hugging_face(),
+                    use_cache=True,
+                    attention_mask=decoding.masks(self.module, cache, columns_BT),
+                    **({"position_ids": positions_BT} if self._takes_positions else {}),
+                )
+        finally:
+            self._last.reset(token)
+        cache.close(counts)
+        return Stepped(out.logits[:, -1].float(), last.hidden_BH if capture else None)
+
     @contextmanager
     def running(
         self,
@@ -187,19 +324,20 @@ class Host(AbstractHost):
         *,
         embeddings_BTH: Float[Tensor, "B T H"] | None = None,
         mask_BT: Bool[Tensor, "B T"] | None = None,
-    ) -> Iterator[None]:
-        """Put a mixture in force for any call of the module, or of a part of it.
+    ) -> Iterator[States]:
+        """Put a mixture in force for any call of the module, or of a part of it; gives what its gates decide.
 
         The first dimension of what a site sees is its rows, those between it and the last its tokens. Gates
         that decide once do so on `embeddings_BTH`, where given. Raises what `forward` raises.
         """
-        states: dict[AbstractGate, Any] = {}
+        states: dict[AbstractGate, State] = {}
         if mixture is not None and embeddings_BTH is not None:
             seen_BT = embeddings_BTH.new_ones(embeddings_BTH.shape[:2], dtype=torch.bool)
             for gate in _deciding(mixture):
                 states[gate] = gate.prepare(embeddings_BTH, seen_BT if mask_BT is None else mask_BT)
-        with self._during(self._span_of(mixture, states, None, None, 0)):
-            yield
+        span = self._span_of(mixture, states, None, None, 0)
+        with self._during(span):
+            yield {} if span is None else span.states
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """`context_fn` of `torch.utils.checkpoint`: a recompute sees the mixture that its forward saw."""
@@ -238,8 +376,24 @@ class Host(AbstractHost):
     ) -> Span | None:
         if mixture is None or not mixture.terms:
             return None
-        terms = tuple((term, self._checked(term.bank)) for term in mixture.terms)
-        return Span(terms, states or {}, rows, columns, past)
+        terms = tuple(Acting(term, self._checked(term.bank)) for term in mixture.terms)
+        return Span(terms, dict(states or {}), rows, columns, past)
+
+    def _batch(self, shares: Sequence[Share]) -> _Batch:
+        """The shares put together: made when a row joined, left or changed, or the pool did."""
+        key = tuple(map(id, shares))
+        pooled = any(share.adapters for share in shares)
+        batch = self._batches.get(key)
+        if batch is None or (pooled and batch.version != self.pool.version):
+            joined = join(shares, self.pool if pooled else None, self.device)
+            terms = tuple(Acting(one.term, self._checked(one.term.bank), one.rows_N) for one in joined)
+            states = {one.term.gate: one.state for one in joined if isinstance(one.term.gate, AbstractGate)}
+            version = self.pool.version if pooled else 0
+            batch = self._batches[key] = _Batch(tuple(shares), version, terms, states)
+            if len(self._batches) > _BATCHES:
+                self._batches.popitem(last=False)
+        self._batches.move_to_end(key)
+        return batch
 
     def _checked(self, bank: Bank) -> Factors:
         """The factors of a bank that fits; looked at once per bank."""
@@ -264,13 +418,36 @@ class Host(AbstractHost):
     def _decide(self, mixture: Mixture, prompt: _Prompt) -> States:
         new = [gate for gate in _deciding(mixture) if gate not in prompt.states]
         if new:
-            if not isinstance(self.module, PreTrainedModel):
-                raise ConfigError("gates decide on token embeddings, this module has none; use running")
-            embeddings_BTH = self.module.get_input_embeddings()(prompt.ids_BT)
+            embeddings_BTH = self.embed(prompt.ids_BT)
             seen_BT = torch.ones_like(prompt.ids_BT) if prompt.mask_BT is None else prompt.mask_BT
             for gate in new:
                 prompt.states[gate] = gate.prepare(embeddings_BTH, seen_BT.bool())
         return prompt.states
+
+
+@dataclass(eq=False)
+class _Last:
+    """Which token of every row the output head reads, and the state that it read."""
+
+    index_B: Tensor | None
+    """None where there is one token."""
+    hidden_BH: Tensor | None = None
+
+
+def _pick(last: ContextVar[_Last | None]) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
+    """Let the output head see the last token of every row alone, during a step."""
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        current = last.get()
+        if current is None:
+            return None
+        x_BTH = inputs[0]
+        if current.index_B is not None:
+            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), current.index_B][:, None]
+        current.hidden_BH = x_BTH[:, -1]
+        return (x_BTH,)
+
+    return pick
 
 
 def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
@@ -283,5 +460,6 @@ def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any
 
 def _deciding(mixture: Mixture) -> list[AbstractGate]:
     """The gates that decide once."""
-    gates = dict.fromkeys(term.gate for term in mixture.terms)  # terms may share one
+    # terms may share one
+    gates = dict.fromkeys(term.gate for term in mixture.terms if isinstance(term.gate, AbstractGate))
     return [gate for gate in gates if type(gate).prepare is not AbstractGate.prepare]

@@ -40,6 +40,17 @@ class PerRow:
     def _spread(self) -> dict[int, PerToken]:
         return {}
 
+    def one_hot(self, count: int, dtype: torch.dtype) -> Float[Tensor, "B 1 K"]:
+        """The same choice as a weight for every adapter."""
+        if (count, dtype) not in self._one_hot:
+            chosen_B1K = self.index_B[:, None, None] == torch.arange(count, device=self.index_B.device)
+            self._one_hot[count, dtype] = chosen_B1K.to(dtype)
+        return self._one_hot[count, dtype]
+
+    @cached_property
+    def _one_hot(self) -> dict[tuple[int, torch.dtype], Tensor]:
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class PerToken:
@@ -80,8 +91,8 @@ class Weighted:
 Plan = PerRow | PerToken | Weighted
 
 
-def make_plan(assignment: Assignment, columns: int, offset: int) -> Plan:
-    """Cut the columns `offset` to `offset + columns` out of an assignment."""
+def make_plan(assignment: Assignment, columns: int, offset: int | Tensor) -> Plan:
+    """Cut the columns `offset` to `offset + columns` out of an assignment; offsets may be per row."""
     match assignment:
         case Rows(index_B):
             return PerRow(index_B)
@@ -95,9 +106,13 @@ def make_plan(assignment: Assignment, columns: int, offset: int) -> Plan:
             return Weighted(_columns(weight, columns, offset))
 
 
-def _columns(tensor: Tensor, columns: int, offset: int) -> Tensor:
+def _columns(tensor: Tensor, columns: int, offset: int | Tensor) -> Tensor:
     """Columns past the end repeat the last one. Neither narrow, expand nor cat keep tensors for backward."""
     length = tensor.shape[1]
+    if isinstance(offset, Tensor):
+        at_BT = (offset[:, None] + torch.arange(columns, device=offset.device)).clamp(max=length - 1)
+        row_B1 = torch.arange(len(offset), device=offset.device)[:, None]
+        return tensor[row_B1 if len(tensor) > 1 else torch.zeros_like(row_B1), at_BT]
     inside = max(0, min(columns, length - offset))
     if inside == columns:
         return tensor.narrow(1, offset, columns)
@@ -153,9 +168,8 @@ def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerRow) -> Tenso
     if indices.count(indices[0]) == len(indices):
         first = indices[0]
         return None if first < 0 else kernels.single(x_BTI, a_KRI[first], b_KOR[first])
-    if indices == list(range(count)):
-        return kernels.bmm(x_BTI, a_KRI, b_KOR)
     kernel = choose_per_row(
+        count=count,
         rank=rank,
         rows=rows,
         columns=columns,
@@ -163,8 +177,12 @@ def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerRow) -> Tenso
         device=x_BTI.device,
         dtype=x_BTI.dtype,
     )
+    if kernel == "concat":
+        return kernels.concat(x_BTI, a_KRI, b_KOR, plan.one_hot(count, x_BTI.dtype))
     if kernel == "grouped":
         return _grouped(x_BTI, a_KRI, b_KOR, plan.spread(columns))
+    if indices == list(range(count)):
+        return kernels.bmm(x_BTI, a_KRI, b_KOR)
     has_base = -1 in indices
     index_B = plan.index_B.clamp(min=0) if has_base else plan.index_B
     base_B = plan.index_B < 0 if has_base else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,27 +11,41 @@ from torch import Tensor
 from weft.errors import ShapeError
 from weft.host.placed import Placed, Trip, add_back, make_trip, send
 from weft.host.plan import Plan, contribution, make_plan
-from weft.types import AbstractGate, Assignment, Dense, Fixed, Rows, Site, Term, Tokens, TopK
+from weft.types import UNDECIDED, AbstractGate, Assignment, Dense, Rows, Site, State, Term, Tokens, TopK
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Module path -> (a_KRI, b_KOR) of one bank."""
+
+Plans = dict[tuple[Assignment, int, int], Plan]
+"""Of assignments made before the forward, by rows and columns: one plan serves all sites."""
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """One term in force."""
+
+    term: Term
+    factors: Factors
+    rows_N: Tensor | None = None
+    """The rows of the batch that it speaks of; None for all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
     """The terms in force for one forward, and the part of the sequence that it reads."""
 
-    terms: tuple[tuple[Term, Factors], ...]
-    states: Mapping[AbstractGate, Any] = field(default_factory=dict)
-    """What each gate decided in `prepare`."""
+    terms: tuple[Acting, ...]
+    states: dict[AbstractGate, State] = field(default_factory=dict)
+    """What each gate has decided; every site that decides adds to it."""
     rows: int | None = None
     """B of the token ids; None where the module reads no ids."""
     columns: int | None = None
     """T of the token ids."""
-    offset: int = 0
-    """Columns that are in the cache already."""
-    _plans: dict[tuple[AbstractGate, int, int], Plan] = field(default_factory=dict)
-    """Of fixed assignments, by gate, rows and columns: one plan serves all sites."""
+    offset: int | Tensor = 0
+    """Tokens that were read before, of all rows alike or of each: [B]."""
+    plans: Plans = field(default_factory=dict)
+    """Of assignments per row; they serve other forwards of the same rows too."""
+    _token_plans: Plans = field(default_factory=dict)
     _trips: dict[tuple[Term, Assignment, int, int], Trip] = field(default_factory=dict)
     """To parts of banks: one serves all sites that follow one decision."""
 
@@ -40,15 +53,15 @@ class Span:
         """The output of a site with the contributions of all terms; `output` itself where there are none."""
         asked: dict[AbstractGate, tuple[Assignment, Plan]] = {}
         away: list[tuple[Tensor, Trip]] = []
-        for term, factors in self.terms:
-            if site.path not in factors:
+        for acting in self.terms:
+            term = acting.term
+            if site.path not in acting.factors:
                 continue
-            a_KRI, b_KOR = factors[site.path]
+            a_KRI, b_KOR = acting.factors[site.path]
             x_BTI = self._tokens(x)
-            if term.gate not in asked:
-                assignment = term.gate.assign(x_BTI, site, self.states.get(term.gate))
-                asked[term.gate] = assignment, self._plan(term.gate, assignment, x_BTI, site)
-            assignment, plan = asked[term.gate]
+            if acting.rows_N is not None:
+                x_BTI = x_BTI.index_select(0, acting.rows_N)
+            assignment, plan = self._asked(term, site, x_BTI, asked)
             dtype = _compute_dtype(a_KRI)
             trip = None
             if isinstance(term, Placed):
@@ -59,14 +72,30 @@ class Span:
             y_BTO = contribution(x_BTI.to(dtype), a_KRI.to(dtype), b_KOR.to(dtype), plan, term.combine)
             if y_BTO is None:
                 continue
-            if trip is None:
-                output = (output + y_BTO.reshape(output.shape)).to(output.dtype)
-            else:
+            if trip is not None:
                 away.append((y_BTO, trip))
+            elif acting.rows_N is not None:
+                added = output.to(torch.promote_types(output.dtype, y_BTO.dtype))
+                output = added.index_add(0, acting.rows_N, y_BTO.to(added.dtype)).to(output.dtype)
+            else:
+                output = (output + y_BTO.reshape(output.shape)).to(output.dtype)
         # Brought back when all have been sent, so that devices work side by side.
         for y_NMO, trip in away:
             output = add_back(output, y_NMO, trip)
         return output
+
+    def _asked(
+        self, term: Term, site: Site, x_BTI: Tensor, asked: dict[AbstractGate, tuple[Assignment, Plan]]
+    ) -> tuple[Assignment, Plan]:
+        """Who acts on these tokens. A gate that several terms share is asked once."""
+        if not isinstance(term.gate, AbstractGate):
+            return term.gate, self._plan(term.gate, x_BTI, site)
+        if term.gate not in asked:
+            state = self.states.get(term.gate, UNDECIDED)
+            assignment, self.states[term.gate] = term.gate.assign(x_BTI, site, state)
+            # A gate that looks at tokens speaks of those that it was shown, not of the whole sequence.
+            asked[term.gate] = assignment, make_plan(assignment, x_BTI.shape[1], 0)
+        return asked[term.gate]
 
     def _tokens(self, x: Tensor) -> Tensor:
         """The input of a linear module, whatever its shape, as rows of tokens.
@@ -82,19 +111,18 @@ class Span:
             rows = 1
         return x.reshape(rows, -1, x.shape[-1])
 
-    def _plan(self, gate: AbstractGate, assignment: Assignment, x_BTI: Tensor, site: Site) -> Plan:
+    def _plan(self, assignment: Assignment, x_BTI: Tensor, site: Site) -> Plan:
         rows, columns = x_BTI.shape[:2]
-        if not isinstance(gate, Fixed):
-            # A gate that looks at tokens speaks of those that it was shown, not of the whole sequence.
-            return make_plan(assignment, columns, 0)
-        if (gate, rows, columns) not in self._plans:
-            given_rows, given_columns = _extent(assignment)
+        given_rows, given_columns = _extent(assignment)
+        plans = self.plans if given_columns == 1 else self._token_plans
+        key = (assignment, rows, columns if given_columns > 1 else 1)
+        if key not in plans:
             if self.rows not in (None, rows) and given_rows > 1:
                 raise ShapeError(f"{site.path} sees tokens without their rows; give all rows one assignment")
             if self.columns not in (None, columns) and given_columns > 1:
                 raise ShapeError(f"{site.path} sees {columns} of {self.columns} tokens; assign per row")
-            self._plans[gate, rows, columns] = make_plan(assignment, columns, self.offset)
-        return self._plans[gate, rows, columns]
+            plans[key] = make_plan(assignment, columns, self.offset)
+        return plans[key]
 
     def _trip(self, term: Placed, assignment: Assignment, plan: Plan, x_BTI: Tensor, a_KRI: Tensor) -> Trip:
         rows, columns = x_BTI.shape[:2]

@@ -27,7 +27,7 @@ from weft.config import Config
 from weft.errors import ConfigError, ShapeError
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Fixed, Mixture, Site, Term
+from weft.types import AbstractGate, Assignment, Bank, Dense, Mixture, Site, State, Term
 
 Kind = Literal["free", "softmax"]
 
@@ -57,13 +57,13 @@ class LayerWeights(AbstractGate):
         """The weights, with gradient."""
         return self.value_LK if self.kind == "free" else self.value_LK.softmax(-1)
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The weights of the site's layer, for every row. Raises ShapeError for a layer without weights."""
         if site.layer not in self.layers:
             raise ShapeError(
                 f"{site.path} lies in layer {site.layer}, these weights are for {list(self.layers)}"
             )
-        return Dense(self.weight_LK[self.layers.index(site.layer)][None])
+        return Dense(self.weight_LK[self.layers.index(site.layer)][None]), state
 
     def save_pretrained(
         self,
@@ -103,7 +103,7 @@ def by_layer(bank: Bank, weight_BLK: Float[Tensor, "B L K"]) -> Mixture:
     for place, layer in enumerate(layers):
         sites = [site for site in bank.sites if site.layer == layer]
         part = Bank(bank.names, {s: bank.a[s] for s in sites}, {s: bank.b[s] for s in sites}, bank.base)
-        terms.append(Term(part, Fixed(Dense(weight_BLK[:, place]))))
+        terms.append(Term(part, Dense(weight_BLK[:, place])))
     return Mixture(tuple(terms))
 
 

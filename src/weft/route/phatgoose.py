@@ -25,7 +25,7 @@ from weft.errors import ShapeError, UnknownNameError
 from weft.route.router_folder import read_gate, write_gate
 from weft.route.spectral import check_library, choose_top, present
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Site, TopK
+from weft.types import AbstractGate, Assignment, Bank, Site, State, TopK
 
 
 class PhatgooseTraining(AbstractGate):
@@ -46,12 +46,12 @@ class PhatgooseTraining(AbstractGate):
         """What `Phatgoose` takes: v [K, I] by site, without gradient."""
         return {site: v.detach().clone() for site, v in zip(self.sites, self.vectors, strict=True)}
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The row's adapter, weighted per token by its sigmoid."""
         v_BI = self.vectors[self._places[site.path]][self.index_B]
         weight_BT = (x_BTI.to(v_BI.dtype) * v_BI[:, None]).sum(-1).sigmoid()
         index_BTk = self.index_B[:, None, None].expand(*weight_BT.shape, 1)
-        return TopK(index_BTk, weight_BT[..., None])
+        return TopK(index_BTk, weight_BT[..., None]), state
 
 
 class Phatgoose(AbstractGate):
@@ -80,14 +80,14 @@ class Phatgoose(AbstractGate):
         }
         self.present = present(bank)
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The best adapters of each token. Raises UnknownNameError for a site that the bank lacks."""
         if site.path not in self.gates:
             raise UnknownNameError(f"these gates were made for a bank without {site.path}")
         v_KI = self.gates[site.path]
         x_BTI = F.layer_norm(x_BTI.to(v_KI.dtype), (site.in_features,))
         score_BTK = x_BTI @ v_KI.mT * site.in_features**-0.5
-        return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature)
+        return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature), state
 
     def save_pretrained(
         self,

@@ -27,7 +27,7 @@ from weft.config import Config
 from weft.errors import ConfigError
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site
+from weft.types import AbstractGate, Assignment, Bank, Decision, Dense, Site, State
 
 
 class Smear(AbstractGate):
@@ -56,27 +56,26 @@ class Smear(AbstractGate):
         self.weight_KH = nn.Parameter(drawn * 0.1 * dim**-0.5)
         self.bias_K = nn.Parameter(torch.zeros(count))
 
-    def prepare(
-        self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B K"]:
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> State:
         """The weights of every row, from its prompt."""
         seen_BT1 = mask_BT[..., None].to(embeddings_BTH.dtype)
         mean_BH = (embeddings_BTH * seen_BT1).sum(1) / seen_BT1.sum(1).clamp(min=1)
         with torch.autocast(mean_BH.device.type, enabled=False):
             mean_BH = F.rms_norm(mean_BH.float(), mean_BH.shape[-1:], eps=1e-6)
-            weight_BK = F.linear(mean_BH, self.weight_KH.float(), self.bias_K.float()).softmax(-1)
+            logits_BK = F.linear(mean_BH, self.weight_KH.float(), self.bias_K.float())
+            weight_BK = logits_BK.softmax(-1)
         if self.training and self.expert_dropout:
             kept_BK = torch.rand_like(weight_BK) >= self.expert_dropout
             kept_BK = kept_BK | ~kept_BK.any(-1, keepdim=True)
             weight_BK = weight_BK * kept_BK
             weight_BK = weight_BK / weight_BK.sum(-1, keepdim=True)
-        return weight_BK
+        return {0: Decision("", logits_BK[:, None], Dense(weight_BK))}
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The row's weights, at every site. Raises ConfigError where no embeddings were given."""
-        if state is None:
+        if not state:
             raise ConfigError("SMEAR decides on embeddings; give `running` the embeddings_BTH")
-        return Dense(state)
+        return state[0].assignment, state
 
     def save_pretrained(
         self,

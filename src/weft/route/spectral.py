@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, UnknownNameError
-from weft.types import AbstractGate, Assignment, Bank, Rows, Site, TopK
+from weft.types import AbstractGate, Assignment, Bank, Rows, Site, State, TopK
 
 
 class AbstractSpectral(AbstractGate):
@@ -54,13 +53,13 @@ class AbstractSpectral(AbstractGate):
         for site in one.sites:
             self.directions[site.path][index] = self.look(one, site)[0]
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The best adapters of each token. Raises UnknownNameError for a site that the bank lacks."""
         if site.path not in self.directions:
             raise UnknownNameError(f"this {type(self).__name__} was made for a bank without {site.path}")
         directions = self.directions[site.path]
         score_BTK = self.score(x_BTI.to(directions.dtype), directions)
-        return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature)
+        return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature), state
 
 
 @torch.no_grad()

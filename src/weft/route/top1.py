@@ -19,15 +19,15 @@ from types import MappingProxyType
 from typing import Any
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from weft.config import Config
-from weft.route.place import Decisions, follow
+from weft.route.place import follow
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.route.xlora import XLora, logit_shapes
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site, Tokens
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site, State, Tokens
 
 
 def straight_through(logits_BTK: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
@@ -48,11 +48,7 @@ class Top1(AbstractGate):
         super().__init__()
         self.router = router
 
-    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Decisions:
-        """Make room for what the tokens decide."""
-        return {}
-
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The adapter of every token, decided here or in an earlier layer."""
 
         def decide(group: int) -> tuple[Tensor, Assignment]:

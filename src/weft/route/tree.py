@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,21 @@ from torch import Tensor, nn
 
 from weft.errors import ConfigError, ShapeError
 from weft.route.paths import check_leaves, nodes_of, turns
-from weft.route.place import Decided, Decisions, follow
-from weft.types import AbstractGate, Assignment, Bank, Dense, Fixed, Mixture, Rows, Site, Term, Tokens
+from weft.route.place import follow
+from weft.types import (
+    UNDECIDED,
+    AbstractGate,
+    Assignment,
+    Bank,
+    Decision,
+    Dense,
+    Mixture,
+    Rows,
+    Site,
+    State,
+    Term,
+    Tokens,
+)
 
 Scope = Literal["token", "sequence"]
 Descent = Literal["soft", "hard"]
@@ -91,10 +104,10 @@ class TreeGate(AbstractGate):
         """H, the length of what the nodes read."""
         return self.weight_LNH.shape[2]
 
-    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Decisions:
-        """Decide on the prompt, or make room for what the tokens decide."""
+    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> State:
+        """Decide on the prompt, where the tree does so once per sequence."""
         if self.scope == "token":
-            return {}
+            return UNDECIDED
         seen_BT1 = mask_BT[..., None].to(embeddings_BTH.dtype)
         mean_BH = (embeddings_BTH * seen_BT1).sum(1) / seen_BT1.sum(1).clamp(min=1)
         logits_BTN, assignment = self._decide(mean_BH[:, None], 0)
@@ -103,17 +116,17 @@ class TreeGate(AbstractGate):
                 assignment = Rows(index_BT[:, 0])
             case Dense(weight):
                 assignment = Dense(weight[:, 0])
-        return {0: Decided("", logits_BTN, assignment)}
+        return {0: Decision("", logits_BTN, assignment)}
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The leaf of every token or row (hard), or the weights of all leaves (soft).
 
         Raises ConfigError where a tree per sequence got no embeddings.
         """
         if self.scope == "sequence":
-            if state is None:
+            if not state:
                 raise ConfigError("a tree per sequence decides on embeddings; give `running` embeddings_BTH")
-            return state[0].assignment
+            return state[0].assignment, state
 
         def decide(group: int) -> tuple[Tensor, Assignment]:
             return self._decide(x_BTI, group)
@@ -173,7 +186,7 @@ class Tree:
         if self.shared is None:
             return Mixture(terms)
         device = self.gate.bias_LN.device
-        always = Fixed(Rows(torch.zeros(1, dtype=torch.long, device=device)))
+        always = Rows(torch.zeros(1, dtype=torch.long, device=device))
         return Mixture((*terms, Term(self.shared, always)))
 
 

@@ -23,15 +23,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
-from weft.route.place import Decisions, follow
+from weft.route.place import follow
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site, TopK
+from weft.types import AbstractGate, Assignment, Bank, Dense, Site, State, TopK
 
 
 class XLora(AbstractGate):
@@ -74,11 +74,7 @@ class XLora(AbstractGate):
         self.weight_LKH = nn.Parameter(drawn * dim**-0.5)
         self.bias_LK = nn.Parameter(torch.zeros(len(layers), count))
 
-    def prepare(self, embeddings_BTH: Float[Tensor, "B T H"], mask_BT: Bool[Tensor, "B T"]) -> Decisions:
-        """Make room for what the tokens decide."""
-        return {}
-
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
         """The weights of every token, decided here or in an earlier layer."""
 
         def decide(group: int) -> tuple[Tensor, Assignment]:

@@ -20,7 +20,7 @@ from weft.route.learn import learn
 from weft.route.library import select
 from weft.route.lorahub import search
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render
-from weft.types import Bank, Mixture, Term
+from weft.types import AbstractGate, Bank, Mixture, Term
 
 
 def learn_gates(
@@ -52,6 +52,7 @@ def learn_gates(
     }
     for name, term in terms.items():
         tell(f"training {name}")
+        assert isinstance(term.gate, AbstractGate)
         meets = len(bank) if name == "phatgoose" else tasks
         learn(
             term.gate,

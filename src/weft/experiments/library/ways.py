@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,6 +31,7 @@ from weft.types import (
     Mixture,
     Rows,
     Site,
+    State,
     Term,
     Tokens,
     TopK,
@@ -154,6 +154,7 @@ def watch(host: Host, term: Term, requests: Requests, described: bool) -> Float[
         render_prompt(host.tokenizer, row.question, description=text)
         for row, text in zip(rows, texts, strict=True)
     ]
+    assert isinstance(term.gate, AbstractGate)
     watched = _Watched(term.gate, len(term.bank))
     mixture = Mixture((Term(term.bank, watched, term.combine),))
     found = []
@@ -173,11 +174,11 @@ class _Watched(AbstractGate):
         self.gate = gate
         self.total_K = torch.zeros(count)
 
-    def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> Any:
+    def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> State:
         return self.gate.prepare(embeddings_BTH, mask_BT)
 
-    def assign(self, x_BTI: Tensor, site: Site, state: Any) -> Assignment:
-        assigned = self.gate.assign(x_BTI, site, state)
+    def assign(self, x_BTI: Tensor, site: Site, state: State) -> tuple[Assignment, State]:
+        assigned, state = self.gate.assign(x_BTI, site, state)
         match assigned:
             case TopK(index_BTk, weight_BTk):
                 self.total_K.index_add_(
@@ -188,7 +189,7 @@ class _Watched(AbstractGate):
             case Rows(index) | Tokens(index):
                 kept = index[index >= 0].flatten().cpu()
                 self.total_K += torch.bincount(kept, minlength=len(self.total_K))
-        return assigned
+        return assigned, state
 
 
 def _routers(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,27 +10,27 @@ from torch import Tensor
 
 from weft.host import Host
 from weft.route import TreeGate, XLora
-from weft.route.place import Decisions
 from weft.route.tree import Scope
 from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
 from weft.train.answers import Answers, answer, pad_id, split_rows
 from weft.train.packing import Packed
-from weft.types import AbstractGate, Assignment, Mixture, Site
+from weft.types import UNDECIDED, AbstractGate, Assignment, Mixture, Site, State
 
 
 class _Begun(AbstractGate):
-    """A gate that has decided already."""
+    """A gate that has begun to decide, and what it has decided so far."""
 
-    def __init__(self, gate: AbstractGate, state: Any) -> None:
+    def __init__(self, gate: AbstractGate, state: State) -> None:
         super().__init__()
         self.gate, self.state = gate, state
 
-    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: Any) -> Assignment:
-        return self.gate.assign(x_BTI, site, self.state)
+    def assign(self, x_BTI: Float[Tensor, "B T I"], site: Site, state: State) -> tuple[Assignment, State]:
+        assignment, self.state = self.gate.assign(x_BTI, site, self.state)
+        return assignment, self.state
 
 
-def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers, Decisions]:
+def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers, State]:
     """Run packed rows under a mixture; also what its first gate decided, if it decides by layer.
 
     A gate that decides per sequence reads the prompts alone.
@@ -40,9 +39,10 @@ def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers,
     prompt_BT = told_BT.cumsum(1) - told_BT == 0  # no target stands before: its line is one row
     first, *others = mixture.terms
     states = host.prepare(packed.ids_BT.to(host.device), mixture, mask_BT=prompt_BT.to(host.device))
-    decided = states[first.gate]
-    begun = Mixture((replace(first, gate=_Begun(first.gate, decided)), *others))
-    return answer(host, begun, packed), decided if isinstance(decided, dict) else {}
+    assert isinstance(first.gate, AbstractGate)
+    begun = _Begun(first.gate, states.get(first.gate, UNDECIDED))
+    said = answer(host, Mixture((replace(first, gate=begun), *others)), packed)
+    return said, begun.state
 
 
 def heard(packed: Packed, scope: Scope) -> Bool[Tensor, "B T"]:
@@ -52,13 +52,13 @@ def heard(packed: Packed, scope: Scope) -> Bool[Tensor, "B T"]:
     return (packed.targets_BT >= 0).flip(1).cumsum(1).flip(1) > 0
 
 
-def watch(gate: AbstractGate, decisions: Decisions, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+def watch(gate: AbstractGate, decisions: State, packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
     """Hardening and balance, means over the layers that decide, and the loads [L, K] by hard descent.
 
     By hard descent the first two carry no gradient. A gate that does not decide by layer has one leaf here.
     """
     zero = torch.zeros((), device=packed.ids_BT.device)
-    if not decisions:
+    if not decisions or not isinstance(gate, TreeGate | XLora):
         return zero, zero, torch.ones(1, 1, dtype=torch.long)
     entropy, uneven, load = [], [], []
     for decided in decisions.values():
@@ -95,6 +95,7 @@ def measure(
     that is no tree's has one descent, whose loss stands for both.
     """
     gate = mixture.terms[0].gate
+    assert isinstance(gate, AbstractGate)
     training = gate.training
     descent = gate.descent if isinstance(gate, TreeGate) else "hard"
     gate.eval()

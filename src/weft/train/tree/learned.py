@@ -15,7 +15,7 @@ from weft.route.tree import leaf_name
 from weft.train.answers import language_model
 from weft.train.learned import LearnedBank
 from weft.train.tree.recipe import TreeRecipe
-from weft.types import AbstractGate, Fixed, Mixture, Rows, Site, Term
+from weft.types import AbstractGate, Mixture, Rows, Site, Term
 
 
 class Learned(nn.Module):
@@ -47,7 +47,7 @@ class Learned(nn.Module):
         if self.shared is None:
             return Mixture(terms)
         shared = self.shared.part(0, 1)
-        always = Fixed(Rows(torch.zeros(1, dtype=torch.long, device=next(iter(shared.a.values())).device)))
+        always = Rows(torch.zeros(1, dtype=torch.long, device=next(iter(shared.a.values())).device))
         return Mixture((*terms, Term(shared, always)))
 
     @torch.no_grad()

@@ -1,0 +1,275 @@
+"""The loop of rows: everything that speaks is a client of it.
+
+One step is one token for every row that is being written, and a stretch of the prompts that are being read.
+Rows join, leave, change, are cut and are read again between steps, each on its own: a row never notices its
+mates. When a controller changes a row after token t, the cache of the tokens before t stays as it is and the
+new share acts from token t on, as activated LoRA does (Greenewald et al. 2025, arXiv 2504.12397); with
+`reread` what the cache holds is read again, token t included, under the new share.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weft.engine.controllers import apply, consult, decide
+from weft.engine.row import Ends, Reason, Row
+from weft.engine.sampling import Sampling, choose
+from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
+from weft.types import AbstractCache, AbstractController, AbstractHost, Request
+
+
+class Spoken(NamedTuple):
+    """A token that a row has written."""
+
+    id: str
+    """Of the request."""
+    token_id: int
+    logits_V: Tensor
+    """What the host said, before sampling changed it; float32."""
+    reason: Reason | None
+    """Why the row has ended with this token; None where it goes on."""
+    silent: bool
+    """Whether a controller keeps the token out of the text."""
+
+
+class _Reading(NamedTuple):
+    """Rows whose prompts are being read, in a cache of their own."""
+
+    rows: list[Row]
+    cache: AbstractCache
+
+
+class Loop:
+    """Writes rows over a host, at most `max_rows` of them at a time; the others wait in order.
+
+    `chunk` bounds how many tokens of each prompt one step reads, so that rows that are being written go on
+    beside long prompts; None reads prompts whole. Raises ConfigError for a size below 1.
+    """
+
+    def __init__(self, host: AbstractHost, *, max_rows: int = 64, chunk: int | None = None) -> None:
+        if max_rows < 1 or (chunk is not None and chunk < 1):
+            raise ConfigError(f"max_rows and chunk are 1 or more, got {max_rows} and {chunk}")
+        self.host = host
+        self.max_rows = max_rows
+        self.chunk = chunk
+        self.waiting: deque[Row] = deque()
+        self.rows: list[Row] = []
+        """Row i is row i of the cache."""
+        self._cache = host.new_cache()
+        self._reading: list[_Reading] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a row is waiting, read or written."""
+        return bool(self.waiting or self._reading or self.rows)
+
+    @property
+    def active(self) -> int:
+        """How many rows are being read or written."""
+        return len(self.rows) + sum(len(group.rows) for group in self._reading)
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        sampling: Sampling | None = None,
+        controller: AbstractController | None = None,
+        stop_ids: Collection[int] = (),
+        ends: Ends | None = None,
+    ) -> None:
+        """Let a request wait for its turn. It ends with one of `stop_ids`, by `ends`, or by its length.
+
+        Raises PromptTooLongError when prompt and new tokens exceed the window and no controller evicts,
+        ShapeError for an empty prompt or token ids outside the vocabulary, ConfigError for a share beside a
+        controller, which starts with its own.
+        """
+        sampling = sampling or Sampling()
+        check_prompt(self.host, request.prompt_ids)
+        if controller is None or not controller.evicts:
+            check_window(self.host, len(request.prompt_ids), sampling.max_new_tokens)
+        if controller is not None and (request.share.adapters or request.share.terms):
+            raise ConfigError("give a mixture or a controller, not both: a controller starts with its own")
+        stream = None
+        if sampling.temperature > 0:
+            stream = torch.Generator(self.host.device).manual_seed(sampling.seed)
+        self.waiting.append(
+            Row(
+                request,
+                sampling,
+                stop_ids,
+                ends,
+                controller,
+                request.share,
+                ids=list(request.prompt_ids),
+                stream=stream,
+            )
+        )
+
+    def cancel(self, id: str) -> bool:
+        """Drop a request, wherever it is; whether there was one."""
+        for row in self.waiting:
+            if row.request.id == id:
+                self.waiting.remove(row)
+                return True
+        for group in self._reading:
+            for place, row in enumerate(group.rows):
+                if row.request.id == id:
+                    self._leave(group.rows, group.cache, place)
+                    self._reading = [group for group in self._reading if group.rows]
+                    return True
+        for place, row in enumerate(self.rows):
+            if row.request.id == id:
+                self._leave(self.rows, self._cache, place)
+                return True
+        return False
+
+    @torch.no_grad()
+    def step(self) -> list[Spoken]:
+        """Read the next stretch of prompts, and write one token for every row that was read.
+
+        Raises PoolFullError when a row needs more adapter slots than there are, and what a host or a
+        controller raises; rows that were there before are then as they were.
+        """
+        self._admit()
+        spoken = []
+        written = self._write() if self.rows else None
+        arrived = self._read_on()
+        if written is not None:
+            spoken += self._speak(self.rows, self._cache, *written)
+        for group, places, logits_BV, hidden_BH in arrived:
+            rows = [group.rows[place] for place in places]
+            first = len(self.rows)
+            self._cache.join(group.cache, places)
+            self.rows += rows
+            for place in sorted(places, reverse=True):
+                group.cache.leave(place)
+                group.rows[place] = group.rows[-1]
+                group.rows.pop()
+            spoken += self._speak(rows, self._cache, logits_BV, hidden_BH, first)
+        self._reading = [group for group in self._reading if group.rows]
+        return spoken
+
+    def _admit(self) -> None:
+        """Begin waiting rows, together, while there is room."""
+        begun: list[Row] = []
+        while self.waiting and self.active + len(begun) < self.max_rows:
+            row = self.waiting[0]
+            if row.controller is not None and not row.started:
+                row.share, row.state = row.controller.start(row.request)
+                row.started = True
+            try:
+                self.host.hold(row.share)
+            except PoolFullError:
+                if not (self.active or begun):
+                    self.waiting.popleft()
+                    raise
+                break
+            except WeftError:
+                self.waiting.popleft()
+                raise
+            begun.append(self.waiting.popleft())
+        if begun:
+            decide(self.host, begun)
+            self._reading.append(_Reading(begun, self.host.new_cache()))
+
+    def _write(self) -> tuple[Tensor, Tensor | None]:
+        """One decode step of all rows."""
+        ids_BT = torch.tensor([[row.ids[-1]] for row in self.rows], device=self.host.device)
+        said = self.host.step(
+            ids_BT, self._cache, [row.share for row in self.rows], capture=_captures(self.rows)
+        )
+        for row in self.rows:
+            row.unread = len(row.ids)
+        return said.logits_BV, said.hidden_BH
+
+    def _read_on(self) -> list[tuple[_Reading, list[int], Tensor, Tensor | None]]:
+        """Read on in every group of prompts; the rows that were read to their end, with what comes next."""
+        arrived = []
+        for group in self._reading:
+            left = [len(row.ids) - row.unread for row in group.rows]
+            tokens = max(left) if self.chunk is None else min(max(left), self.chunk)
+            counts = [min(count, tokens) for count in left]
+            ids_BT = torch.zeros(len(group.rows), tokens, dtype=torch.long)
+            for ids_T, row, count in zip(ids_BT, group.rows, counts, strict=True):
+                ids_T[:count] = torch.tensor(row.ids[row.unread : row.unread + count])
+            said = self.host.step(
+                ids_BT.to(self.host.device),
+                group.cache,
+                [row.share for row in group.rows],
+                counts=counts,
+                capture=_captures(group.rows),
+                starts=[row.start for row in group.rows],
+            )
+            for row, count in zip(group.rows, counts, strict=True):
+                row.unread += count
+            places = [i for i, row in enumerate(group.rows) if row.unread == len(row.ids)]
+            if places:
+                hidden_BH = None if said.hidden_BH is None else said.hidden_BH[places]
+                arrived.append((group, places, said.logits_BV[places], hidden_BH))
+        return arrived
+
+    def _speak(
+        self,
+        rows: Sequence[Row],
+        cache: AbstractCache,
+        logits_BV: Tensor,
+        hidden_BH: Tensor | None,
+        first: int = 0,
+    ) -> list[Spoken]:
+        """Draw a token for rows `first` on, hear their controllers, and let those that have ended leave."""
+        rows = list(rows)
+        tokens = choose(logits_BV, rows)
+        for row, token in zip(rows, tokens, strict=True):
+            row.ids.append(token)
+        changes = consult(rows, hidden_BH, cache.lengths[first:])
+        spoken = []
+        for row, token, logits_V, change in zip(rows, tokens, logits_BV, changes, strict=True):
+            silent = change is not None and change.silent
+            spoken.append(Spoken(row.request.id, token, logits_V, row.reason(token), silent))
+        for place in range(len(rows) - 1, -1, -1):
+            change = changes[place]
+            if spoken[place].reason is not None:
+                self._leave(self.rows, cache, first + place)
+            elif change is not None and apply(self.host, rows[place], change, cache, first + place):
+                row = rows[place]
+                self._drop(self.rows, cache, first + place)
+                self._reading.append(_Reading([row], self.host.new_cache()))
+        return spoken
+
+    def _leave(self, rows: list[Row], cache: AbstractCache, place: int) -> None:
+        self.host.release(rows[place].share)
+        self._drop(rows, cache, place)
+
+    @staticmethod
+    def _drop(rows: list[Row], cache: AbstractCache, place: int) -> None:
+        if place < len(cache.lengths):  # a row whose prompt was not begun is in no cache
+            cache.leave(place)
+        rows[place] = rows[-1]
+        rows.pop()
+
+
+def check_prompt(host: AbstractHost, ids: Sequence[int]) -> None:
+    """Raise ShapeError for an empty prompt or token ids outside the vocabulary."""
+    if not ids:
+        raise ShapeError("an empty prompt has no token to continue; give it some text")
+    if min(ids) < 0 or max(ids) >= host.vocab_size:
+        wrong = next(i for i in ids if not 0 <= i < host.vocab_size)
+        raise ShapeError(f"token id {wrong} is outside the vocabulary of {host.vocab_size}")
+
+
+def check_window(host: AbstractHost, tokens: int, max_new_tokens: int) -> None:
+    """Raise PromptTooLongError when a prompt leaves no room for its new tokens."""
+    if host.window is not None and tokens + max_new_tokens > host.window:
+        raise PromptTooLongError(
+            f"a prompt of {tokens} tokens and {max_new_tokens} new ones exceed the model's window of "
+            f"{host.window}; shorten the prompt or lower max_new_tokens"
+        )
+
+
+def _captures(rows: Sequence[Row]) -> bool:
+    return any(row.controller is not None and row.controller.wants_hidden for row in rows)

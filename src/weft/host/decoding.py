@@ -1,0 +1,64 @@
+"""What a Hugging Face model has to be told to read rows of unequal length from one cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from weft.errors import ConfigError
+from weft.host.cache import RowCache
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def attention_layers(module: nn.Module) -> int:
+    """How many layers keep keys and values.
+
+    Raises ConfigError for a module that is no language model, or that keeps another kind of state.
+    """
+    if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
+        raise ConfigError(f"decoding needs a language model with an output head, not {type(module).__name__}")
+    others = set(_layer_types(module)) - {_FULL, _SLIDING}
+    if others:
+        raise ConfigError(
+            f"{type(module).__name__} has layers of {', '.join(sorted(others))}; rows are decoded over "
+            "full and sliding attention alone"
+        )
+    if module.config._attn_implementation not in ("sdpa", "eager"):
+        raise ConfigError(
+            f"rows of unequal length are decoded with sdpa or eager attention, this model was loaded with "
+            f"{module.config._attn_implementation}; call set_attn_implementation('sdpa')"
+        )
+    return len(_layer_types(module))
+
+
+def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) -> Any:
+    """The attention mask in the form that the model takes: one, or one by kind of layer."""
+    assert isinstance(module, PreTrainedModel)
+    made = {
+        kind: _in_form(module, cache.visible(columns_BT, _window(module) if kind == _SLIDING else None))
+        for kind in dict.fromkeys(_layer_types(module))
+    }
+    return next(iter(made.values())) if len(made) == 1 else made
+
+
+def _layer_types(module: PreTrainedModel) -> list[str]:
+    config = module.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    return list(kinds or [_SLIDING if _window(module) else _FULL] * config.num_hidden_layers)
+
+
+def _window(module: PreTrainedModel) -> int | None:
+    return getattr(module.config.get_text_config(), "sliding_window", None)
+
+
+def _in_form(module: PreTrainedModel, visible: Tensor | None) -> Tensor | None:
+    if visible is None or module.config._attn_implementation == "sdpa":
+        return visible
+    return torch.zeros(visible.shape, dtype=module.dtype, device=visible.device).masked_fill(
+        ~visible, torch.finfo(module.dtype).min
+    )

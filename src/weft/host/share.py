@@ -1,0 +1,185 @@
+"""The shares of a batch's rows, put together: what the sites of a host run while those rows are there.
+
+Rows under adapters of the pool become one term over the adapters that any of them uses; rows under a bank
+of their own become one term per bank; rows under one gate are asked together. What comes out is made once,
+when a row joins, leaves or changes, and serves every step until the next change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weft.host.pool import Pool
+from weft.types import (
+    AbstractGate,
+    Assignment,
+    Decision,
+    Dense,
+    Rows,
+    Share,
+    State,
+    Term,
+    Tokens,
+    TopK,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A term over some rows of a batch."""
+
+    term: Term
+    rows_N: Tensor | None
+    """Which rows of the batch, where a gate speaks of some alone; None for all."""
+    state: State
+    """What its gate decided on their prompts."""
+
+
+def join(shares: Sequence[Share], pool: Pool | None, device: torch.device) -> tuple[Joined, ...]:
+    """One term per bank and gate for all rows; raises what `Pool.put` raises."""
+    joined = []
+    if any(share.adapters for share in shares):
+        assert pool is not None
+        joined.append(Joined(_pooled(shares, pool, device), None, {}))
+    groups: dict[tuple[int, int, str], list[tuple[int, Term]]] = {}
+    for row, share in enumerate(shares):
+        for place, term in enumerate(share.terms):
+            gate = id(term.gate) if isinstance(term.gate, AbstractGate) else -place - 1
+            groups.setdefault((id(term.bank), gate, term.combine), []).append((row, term))
+    for members in groups.values():
+        rows, (first, *_) = [row for row, _ in members], [term for _, term in members]
+        gate = first.gate
+        if isinstance(gate, AbstractGate):
+            states = [shares[row].states.get(gate, {}) for row in rows]
+            some = None if rows == list(range(len(shares))) else torch.tensor(rows, device=device)
+            joined.append(Joined(first, some, stack_states(states)))
+        else:
+            given = [term.gate for _, term in members if not isinstance(term.gate, AbstractGate)]
+            together = stack_assignments(given, rows, len(shares), len(first.bank))
+            joined.append(Joined(Term(first.bank, together, first.combine), None, {}))
+    return tuple(joined)
+
+
+def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Term:
+    """The adapters of the pool that any row uses, and every row's weights of them."""
+    # Pinned while they are put in, so that none pushes another one out.
+    slots = [[(pool.pin(adapter), weight) for adapter, weight in share.adapters] for share in shares]
+    for share in shares:
+        for adapter, _ in share.adapters:
+            pool.unpin(adapter)
+    used = sorted({slot for row in slots for slot, _ in row})
+    paths = {site.path for share in shares for adapter, _ in share.adapters for site in adapter.factors}
+    sites = [site for site in pool.bank.a if site.path in paths]
+    # Slots that lie close together are run in place: a few unused ones cost less than a copy of the others.
+    dense = used[-1] < 2 * len(used)
+    first = list(range(used[-1] + 1)) if dense else used
+    bank = pool.front(used[-1] + 1, sites) if dense else pool.select(used, sites)
+    place = {slot: k for k, slot in enumerate(first)}
+    if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
+        index = [place[row[0][0]] if row else -1 for row in slots]
+        return Term(bank, Rows(torch.tensor(index, device=device)))
+    weight_BK = torch.zeros(len(slots), len(first), device=device)
+    for b, row in enumerate(slots):
+        for slot, weight in row:
+            weight_BK[b, place[slot]] += weight
+    return Term(bank, Dense(weight_BK))
+
+
+def stack_assignments(
+    given: Sequence[Assignment], rows: Sequence[int], count: int, adapters: int
+) -> Assignment:
+    """Assignments of one row each as one for `count` rows; those that are not named are the base."""
+    kinds = {type(one) for one in given}
+    if kinds == {Rows}:
+        index_B = torch.full((count,), -1, dtype=torch.long, device=_tensor(given[0]).device)
+        index_B[list(rows)] = torch.cat([one.index_B for one in given if isinstance(one, Rows)])
+        return Rows(index_B)
+    weights = [_dense(one, adapters) for one in given]  # each [1, T, K]
+    longest = max(weight.shape[1] for weight in weights)
+    weight_BTK = weights[0].new_zeros(count, longest, adapters)
+    for row, weight in zip(rows, weights, strict=True):
+        weight_BTK[row, : weight.shape[1]] = weight[0]
+        weight_BTK[row, weight.shape[1] :] = weight[0, -1]
+    return Dense(weight_BTK[:, 0]) if longest == 1 else Dense(weight_BTK)
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """What a gate decided for some rows, one row each, as its decisions for all of them."""
+    joined: dict[int, Decision] = {}
+    for layer in states[0]:
+        parts = [state[layer] for state in states]
+        assignments = [part.assignment for part in parts]
+        joined[layer] = Decision(
+            parts[0].place, torch.cat([part.logits for part in parts]), _cat(assignments)
+        )
+    return joined
+
+
+def take_assignment(assignment: Assignment, index_B: Tensor) -> Assignment:
+    """The rows at `index_B` of an assignment, in that order."""
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor.index_select(0, index_B.to(tensor.device))
+
+    match assignment:
+        case Rows(index):
+            return Rows(pick(index))
+        case Tokens(index):
+            return Tokens(pick(index))
+        case TopK(index, weight):
+            return TopK(pick(index), pick(weight))
+        case Dense(weight):
+            return Dense(pick(weight))
+
+
+def take_state(state: State, row: int) -> State:
+    """One row of what a gate decided."""
+    return {
+        layer: Decision(
+            decision.place,
+            decision.logits[row : row + 1],
+            take_assignment(decision.assignment, torch.tensor([row])),
+        )
+        for layer, decision in state.items()
+    }
+
+
+def _cat(given: Sequence[Assignment]) -> Assignment:
+    """Assignments of one kind, one after another."""
+    match given[0]:
+        case Rows():
+            return Rows(torch.cat([one.index_B for one in given if isinstance(one, Rows)]))
+        case Tokens():
+            return Tokens(torch.cat([one.index_BT for one in given if isinstance(one, Tokens)]))
+        case TopK():
+            both = [one for one in given if isinstance(one, TopK)]
+            return TopK(torch.cat([o.index_BTk for o in both]), torch.cat([o.weight_BTk for o in both]))
+        case Dense():
+            return Dense(torch.cat([one.weight for one in given if isinstance(one, Dense)]))
+
+
+def _tensor(assignment: Assignment) -> Tensor:
+    match assignment:
+        case Rows(tensor) | Tokens(tensor) | TopK(tensor) | Dense(tensor):
+            return tensor
+
+
+def _dense(assignment: Assignment, adapters: int) -> Tensor:
+    """An assignment of one row as a weight for every adapter: [1, T, K]."""
+    match assignment:
+        case Dense(weight):
+            return weight[:, None] if weight.dim() == 2 else weight
+        case Rows(index):
+            index_BTk, weight_BTk = index[:, None, None], None
+        case Tokens(index):
+            index_BTk, weight_BTk = index[..., None], None
+        case TopK(index, weight):
+            index_BTk, weight_BTk = index, weight
+    weight = torch.ones(index_BTk.shape, device=index_BTk.device) if weight_BTk is None else weight_BTk
+    spread = weight.new_zeros(*index_BTk.shape[:2], adapters + 1)
+    index_BTk = torch.where(index_BTk < 0, adapters, index_BTk).long()
+    return spread.scatter_add(2, index_BTk, weight)[..., :adapters]
