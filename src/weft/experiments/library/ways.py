@@ -23,6 +23,7 @@ from weft.route.load import load_router
 from weft.route.weigh import AbstractWeigher
 from weft.tasks import collate, render, render_prompt
 from weft.types import (
+    UNDECIDED,
     AbstractGate,
     Adapter,
     Assignment,
@@ -154,7 +155,6 @@ def watch(host: Host, term: Term, requests: Requests, described: bool) -> Float[
         render_prompt(host.tokenizer, row.question, description=text)
         for row, text in zip(rows, texts, strict=True)
     ]
-    assert isinstance(term.gate, AbstractGate)
     watched = _Watched(term.gate, len(term.bank))
     mixture = Mixture((Term(term.bank, watched, term.combine),))
     found = []
@@ -167,18 +167,22 @@ def watch(host: Host, term: Term, requests: Requests, described: bool) -> Float[
 
 
 class _Watched(AbstractGate):
-    """A gate that counts what another one assigns."""
+    """A gate that counts what another one, or an assignment, assigns."""
 
-    def __init__(self, gate: AbstractGate, count: int) -> None:
+    def __init__(self, gate: Assignment | AbstractGate, count: int) -> None:
         super().__init__()
         self.gate = gate
         self.total_K = torch.zeros(count)
 
     def prepare(self, embeddings_BTH: Tensor, mask_BT: Tensor) -> State:
+        if not isinstance(self.gate, AbstractGate):
+            return UNDECIDED
         return self.gate.prepare(embeddings_BTH, mask_BT)
 
     def assign(self, x_BTI: Tensor, site: Site, state: State) -> tuple[Assignment, State]:
-        assigned, state = self.gate.assign(x_BTI, site, state)
+        assigned = self.gate
+        if isinstance(assigned, AbstractGate):
+            assigned, state = assigned.assign(x_BTI, site, state)
         match assigned:
             case TopK(index_BTk, weight_BTk):
                 self.total_K.index_add_(
