@@ -6,26 +6,41 @@ Routers, trees and hypernetworks are kept alike; each sort of them is a schema, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from weft.adapters import tensor_bytes
+from weft.checks import MAX_TENSOR
 from weft.config import Config, parse_config
-from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError, ShapeError, WeightsError
+from weft.errors import (
+    AdapterFormatError,
+    BaseMismatchError,
+    ConfigError,
+    MissingFileError,
+    SaveError,
+    ShapeError,
+    WeightsError,
+)
 from weft.files import nearest, read_json, replace_folder, resolve, to_json
+from weft.tensor_file import read_header
 from weft.types import Site
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Shapes = Mapping[str, tuple[int | None, ...]]
 """The shape of every tensor by its name; None is any size of 1 or more."""
-SavedSite = tuple[str, int, str, int, int]
+Found = Mapping[str, tuple[int, ...]]
+"""The shapes that a header states."""
+_Features = Annotated[int, Field(ge=1, le=1 << 21)]
+SavedSite = tuple[str, Annotated[int, Field(ge=-1, le=1 << 16)], str, _Features, _Features]
 """Path, layer, module, in and out features."""
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Saved(Config):
@@ -84,31 +99,44 @@ def describe(folder: str | os.PathLike[str], schema: type[S]) -> tuple[S, Path]:
     return parse_config(schema, {**values, "kind": kind}, str(found / CONFIG)), found
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, on the CPU.
+def read_tensors(file: Path, shapes: Shapes | Callable[[Found], Shapes] | None = None) -> dict[str, Tensor]:
+    """Every tensor of a file, on the CPU, once its header agrees with the shapes that a config asks for.
 
-    Raises MissingFileError, or WeightsError for damage, NaN or infinity.
+    `shapes` may be made from those that the header states; without it any will do. Raises MissingFileError,
+    or WeightsError for damage, NaN or infinity, another type than floating point, and for a tensor that is
+    missing, of another shape, or unknown.
     """
     if not file.is_file():
         raise MissingFileError(f"no such file: {file}")
+    try:
+        header = read_header(file)
+    except AdapterFormatError as error:
+        raise WeightsError(f"damaged or cut short: {error}") from error
+    for spec in header.specs:
+        if spec.dtype not in _DTYPES:
+            raise WeightsError(f"{file}: {spec.name} is {spec.dtype}, expected one of {', '.join(_DTYPES)}")
+        if spec.end - spec.begin > MAX_TENSOR:
+            raise WeightsError(f"{file}: {spec.name} has {spec.end - spec.begin} bytes, at most {MAX_TENSOR}")
+    if shapes is not None:
+        found = {spec.name: spec.shape for spec in header.specs}
+        _check_shapes(file, found, shapes(found) if callable(shapes) else shapes)
     try:
         tensors = load(file.read_bytes())
     except SafetensorError as error:
         raise WeightsError(f"{file} is damaged or cut short: {error}") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor).all():
             raise WeightsError(f"{file}: {name} holds NaN or infinity")
     return tensors
 
 
-def check_tensors(file: Path, tensors: Mapping[str, Tensor], shapes: Shapes) -> None:
-    """Raise WeightsError for a tensor that is missing, of another shape, or unknown."""
-    for name in sorted(shapes.keys() - tensors.keys()):
+def _check_shapes(file: Path, found: Found, shapes: Shapes) -> None:
+    for name in sorted(shapes.keys() - found.keys()):
         raise WeightsError(f"{file} lacks {name}, which its config asks for")
-    for name in sorted(tensors.keys() - shapes.keys()):
+    for name in sorted(found.keys() - shapes.keys()):
         raise WeightsError(f"{file} holds {name}, which its config does not know{nearest(name, shapes)}")
     for name, shape in sorted(shapes.items()):
-        given = tuple(tensors[name].shape)
+        given = found[name]
         if len(given) != len(shape) or any(
             size < 1 if want is None else size != want for size, want in zip(given, shape, strict=True)
         ):

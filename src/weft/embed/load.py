@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from weft.config import Config, parse_config
 from weft.embed.inputs import InputEmbedding
@@ -17,6 +17,8 @@ from weft.embed.task2vec import Task2Vec
 from weft.errors import ConfigError, WeightsError
 from weft.host import Host
 from weft.types import AbstractEncoder
+
+_MOST_NUMBERS = 1 << 26
 
 
 class SentenceConfig(Config):
@@ -69,6 +71,12 @@ class LearnedConfig(Config):
     kind: Literal["learned"]
     names: list[str]
     dim: PositiveInt
+
+    @model_validator(mode="after")
+    def _holds(self) -> "LearnedConfig":
+        if len(self.names) * self.dim > _MOST_NUMBERS:
+            raise ValueError(f"{len(self.names)} vectors of {self.dim} numbers are more than {_MOST_NUMBERS}")
+        return self
 
 
 class JoinedConfig(Config):

@@ -20,7 +20,6 @@ from weft.saved import (
     Saved,
     SavedSite,
     check_base,
-    check_tensors,
     describe,
     list_sites,
     read_tensors,
@@ -162,14 +161,16 @@ class HyperNetwork(AbstractHyperNetwork):
         """
         saved, folder = describe(name_or_folder, SavedHyperNetwork)
         check_base(saved, folder, host.fingerprint if host else "")
-        tensors = read_tensors(folder / WEIGHTS)
+        sites = [Site(*values) for values in saved.sites]
+        told = {"base": saved.base, "name": saved.name, "provenance": saved.provenance}
         # The weights drawn here are overwritten, so drawing them must not move the caller's random state.
         with torch.random.fork_rng(devices=[]):
             encoder = build_same_encoder(saved.encoder, saved.encoder_identity, folder, host)
-            network = build_t2l(saved.network, [Site(*values) for values in saved.sites], dim=encoder.dim)
-        hyper = cls(encoder, network, base=saved.base, name=saved.name, provenance=saved.provenance)
-        shapes = {name: tuple(tensor.shape) for name, tensor in hyper.state_dict().items()}
-        check_tensors(folder / WEIGHTS, tensors, shapes)
+            with torch.device("meta"):  # sizes first: a config is small, what it asks for may not be
+                sized = cls(encoder, build_t2l(saved.network, sites, dim=encoder.dim), **told)
+            shapes = {name: tuple(tensor.shape) for name, tensor in sized.state_dict().items()}
+            tensors = read_tensors(folder / WEIGHTS, shapes)
+            hyper = cls(encoder, build_t2l(saved.network, sites, dim=encoder.dim), **told)
         hyper.load_state_dict(tensors)
         return hyper.eval()
 

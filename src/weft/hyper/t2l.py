@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from weft.config import Config
+from weft.config import Config, Rank
 from weft.hyper.groups import Group, group_sites
 from weft.hyper.head import AbstractHead
 from weft.hyper.head_l import HeadL
@@ -63,14 +63,14 @@ class T2LConfig(Config):
     head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig = Field(
         default=HeadLConfig(kind="L"), discriminator="kind"
     )
-    rank: PositiveInt = 8
+    rank: Rank = 8
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """LoRA alpha; 2 * rank unless given."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
-    latent: int = Field(default=128, ge=16, multiple_of=4)
+    latent: int = Field(default=128, ge=16, le=1 << 14, multiple_of=4)
     """Width of the trunk: half of it for the cue, a quarter each for layer and role."""
-    head_in: PositiveInt = 512
+    head_in: int = Field(default=512, ge=1, le=1 << 16)
     """Width of the latents that the heads read."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     trunk_norm: float = Field(default=2.0, gt=0, allow_inf_nan=False)

@@ -35,7 +35,7 @@ from weft.files import nearest
 from weft.host import Host
 from weft.route.router_folder import open_router, write_router
 from weft.route.weigh import AbstractWeigher, as_cues, check_choice, near_enough, top_weights
-from weft.saved import CONFIG, WEIGHTS, Shapes, check_base, check_tensors, read_tensors
+from weft.saved import CONFIG, WEIGHTS, Found, Shapes, check_base, read_tensors
 from weft.types import AbstractEncoder, Cue
 
 Label = str | Sequence[str]
@@ -196,20 +196,24 @@ class Blend(nn.Module, AbstractWeigher):
                 f"{found / CONFIG} holds {len(options.labels)} labels for {len(saved.names)} adapters"
             )
         encoder = build_same_encoder(options.encoder, options.encoder_identity, found, host)
-        tensors = read_tensors(found / WEIGHTS)
-        hidden = max(tensors["first.bias"].numel(), 1) if "first.bias" in tensors else 1
-        shapes: Shapes = {
-            "log_sharpness": (),
-            "first.weight": (hidden, encoder.dim),
-            "first.bias": (hidden,),
-            "last.weight": (encoder.dim, hidden),
-            "key.weight": (encoder.dim, encoder.dim),
-        }
-        check_tensors(found / WEIGHTS, tensors, shapes)
+        tensors = read_tensors(found / WEIGHTS, lambda shapes: _shapes(encoder.dim, shapes))
+        hidden = len(tensors["first.bias"])
         labels = dict(zip(saved.names, options.labels, strict=True))
         blend = cls(encoder, labels, hidden=hidden, top_k=options.top_k, threshold=options.threshold)
         blend.load_state_dict(tensors)
         return blend.eval().requires_grad_(False)
+
+
+def _shapes(dim: int, found: Found) -> Shapes:
+    """The width of the hidden layer is that of its bias."""
+    hidden = found["first.bias"][0] if len(found.get("first.bias", ())) == 1 else 1
+    return {
+        "log_sharpness": (),
+        "first.weight": (hidden, dim),
+        "first.bias": (hidden,),
+        "last.weight": (dim, hidden),
+        "key.weight": (dim, dim),
+    }
 
 
 class _Options(Config):

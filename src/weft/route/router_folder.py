@@ -14,7 +14,7 @@ from weft import saved
 from weft.config import Config, parse_config
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
-from weft.saved import CONFIG, WEIGHTS, Saved, Shapes, check_base, check_tensors, read_tensors
+from weft.saved import CONFIG, WEIGHTS, Saved, Shapes, check_base, read_tensors
 from weft.types import Bank
 
 C = TypeVar("C", bound=Config)
@@ -79,9 +79,7 @@ def open_router(folder: str | os.PathLike[str], kind: str, schema: type[C]) -> t
 
 def read_router(folder: Path, shapes: Shapes) -> dict[str, Tensor]:
     """The tensors of a router in float32. Raises WeightsError for damage, NaN, or tensors that do not fit."""
-    tensors = read_tensors(folder / WEIGHTS)
-    check_tensors(folder / WEIGHTS, tensors, shapes)
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
 
 
 def write_gate(

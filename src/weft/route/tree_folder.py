@@ -15,11 +15,11 @@ from weft.route.paths import check_leaves, nodes_of
 from weft.route.tree import Scope, Tree, TreeGate, leaf_name
 from weft.saved import (
     WEIGHTS,
+    Found,
     Saved,
     SavedSite,
     Shapes,
     check_base,
-    check_tensors,
     describe,
     list_sites,
     read_tensors,
@@ -95,9 +95,8 @@ def load_tree(folder: str | os.PathLike[str], *, host: Host | None = None) -> Tr
     saved, found = describe(folder, SavedTree)
     check_leaves(saved.leaves)
     check_base(saved, found, host.fingerprint if host else "")
-    tensors = read_tensors(found / WEIGHTS)
     sites = [Site(*values) for values in saved.sites]
-    check_tensors(found / WEIGHTS, tensors, _shapes(saved, sites, tensors))
+    tensors = read_tensors(found / WEIGHTS, lambda shapes: _shapes(saved, sites, shapes))
     gate = TreeGate(
         saved.leaves,
         saved.dim,
@@ -138,7 +137,7 @@ def _bank(
     )
 
 
-def _shapes(saved: SavedTree, sites: list[Site], tensors: Mapping[str, Tensor]) -> Shapes:
+def _shapes(saved: SavedTree, sites: list[Site], found: Found) -> Shapes:
     """Of every tensor that the config asks for; the rank at a site is that of its A."""
     groups = len(saved.layers) if saved.scope == "token" else 1
     nodes = len(nodes_of(saved.leaves))
@@ -149,8 +148,8 @@ def _shapes(saved: SavedTree, sites: list[Site], tensors: Mapping[str, Tensor]) 
     for part, count in (("leaves", len(saved.leaves)), *([("shared", 1)] if saved.shared else [])):
         for site in sites:
             name = f"{part}.{site.path}"
-            a_KRI = tensors.get(f"{name}.a")
-            rank = a_KRI.shape[1] if a_KRI is not None and a_KRI.dim() == 3 else 0
+            a_KRI = found.get(f"{name}.a", ())
+            rank = a_KRI[1] if len(a_KRI) == 3 else 0
             shapes[f"{name}.a"] = (count, rank, site.in_features)
             shapes[f"{name}.b"] = (count, site.out_features, rank)
     return shapes
