@@ -159,13 +159,15 @@ class Bank:
         )
 
     def to(self, *args: Any, **kwargs: Any) -> Bank:
-        """Every tensor through `Tensor.to` (device, dtype)."""
-        return Bank(
-            names=self.names,
-            a={s: a.to(*args, **kwargs) for s, a in self.a.items()},
-            b={s: b.to(*args, **kwargs) for s, b in self.b.items()},
-            base=self.base,
-        )
+        """Every tensor through `Tensor.to` (device, dtype).
+
+        Raises WeightsError where a dtype of smaller range makes a number infinite.
+        """
+        a = {s: a.to(*args, **kwargs) for s, a in self.a.items()}
+        b = {s: b.to(*args, **kwargs) for s, b in self.b.items()}
+        if any(torch.finfo(b[s].dtype).max < torch.finfo(self.b[s].dtype).max for s in b):
+            _check_finite(self.names, a, b)
+        return Bank(names=self.names, a=a, b=b, base=self.base)
 
 
 def _check_finite(names: tuple[str, ...], a: Mapping[Site, Tensor], b: Mapping[Site, Tensor]) -> None:

@@ -42,8 +42,8 @@ def concat(
     weight_BTK: Float[Tensor, "#B #T K"],
 ) -> Float[Tensor, "B T O"]:
     """Two GEMMs over the K adapters side by side, with the weights multiplied in between."""
-    u_BTKR = F.linear(x_BTI, a_KRI.flatten(0, 1)).unflatten(-1, a_KRI.shape[:2]) * weight_BTK[..., None]
-    return F.linear(u_BTKR.flatten(-2), _side_by_side(b_KOR))
+    u_BTKR = F.linear(x_BTI, a_KRI.flatten(0, 1)).unflatten(-1, a_KRI.shape[:2])
+    return F.linear(_weighed(u_BTKR, weight_BTK[..., None]).flatten(-2), _side_by_side(b_KOR))
 
 
 def average(
@@ -63,7 +63,7 @@ def average(
         b_BOR = (weight_BK @ b_KOR.flatten(1)).unflatten(1, b_KOR.shape[1:])
         return single(x_BTI, a_BRI[0], b_BOR[0]) if len(weight_BK) == 1 else bmm(x_BTI, a_BRI, b_BOR)
     u_BTKR = F.linear(x_BTI, a_KRI.flatten(0, 1)).unflatten(-1, a_KRI.shape[:2])
-    u_BTR = (u_BTKR * weight_BTK[..., None]).sum(-2)
+    u_BTR = _weighed(u_BTKR, weight_BTK[..., None]).sum(-2)
     u_BTKR = u_BTR[..., None, :] * weight_BTK[..., None]
     return F.linear(u_BTKR.flatten(-2), _side_by_side(b_KOR))
 
@@ -89,12 +89,21 @@ def grouped(
     b_KOR = _pad(b_KOR, 1, 2)
     u_MR = F.grouped_mm(_pad(x_NI, 1).index_select(0, token_M), a_KRI.mT, offs=ends_K)
     if weight_M is not None:
-        u_MR = u_MR * weight_M[:, None]
+        u_MR = _weighed(u_MR, weight_M[:, None])
     y_MO = F.grouped_mm(u_MR, b_KOR.mT, offs=ends_K)
     # Both pass whole gradients back; grouped_mm refuses the expanded one that y.sum() would send.
     if k == 1:
         return torch.empty_like(y_MO).index_copy(0, token_M, y_MO)[:, :out_features]
     return y_MO.new_zeros(tokens, y_MO.shape[1]).index_add(0, token_M, y_MO)[:, :out_features]
+
+
+def _weighed(u: Tensor, weight: Tensor) -> Tensor:
+    """U times its weight, and 0 where the weight is 0: also where huge factors made u infinite or NaN.
+
+    A row that gives an adapter no weight is then untouched by it. The gradient of a weight of 0 stays.
+    """
+    weighed = u * weight
+    return weighed.masked_fill((weight == 0) & ~torch.isfinite(weighed), 0)
 
 
 def _side_by_side(b_KOR: Tensor) -> Tensor:
