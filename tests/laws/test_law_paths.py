@@ -171,11 +171,9 @@ def test_other_precisions(kernel, dtype):
 def test_the_tables_choose_among_all_kernels():
     few = {"device": torch.device("cpu"), "dtype": torch.float32, "rank": 8}
     tokens = {plans.choose_per_token(count=c, tokens=512, k=1, **few) for c in (2, 64)}
-    rows = {plans.choose_per_row(count=64, rows=r, columns=4, grad=False, **few) for r in (4, 512)}
-    assert plans.choose_per_row(count=64, rows=64, columns=1, grad=False, **few) == "concat"
-    assert plans.choose_per_row(count=65, rows=512, columns=1, grad=False, **few) == "grouped"
+    rows = {plans.choose_per_row(rows=r, columns=1, grad=False, **few) for r in (4, 512)}
     assert tokens == {"concat", "grouped"}
     assert rows == {"bmm", "grouped"}
     wide = {"device": torch.device("cpu"), "dtype": torch.float64, "rank": 64}
     assert plans.choose_per_token(count=64, tokens=512, k=1, **wide) == "concat"
-    assert plans.choose_per_row(count=2, rows=512, columns=1, grad=True, **wide) == "bmm"
+    assert plans.choose_per_row(rows=512, columns=1, grad=True, **wide) == "bmm"

@@ -23,9 +23,6 @@ _ROW_CPU = {
 }
 """Gradients wanted -> (up to so many tokens per row, grouped beats gather and bmm from so much B * R)."""
 
-_DECODE = 512
-"""K * R up to which a decode step runs all adapters on every row, two GEMMs that read each factor once."""
-
 _TOKEN_GPU = 1024
 """K * R / k from which grouped is taken on other devices, in bfloat16: a guess, not measured."""
 
@@ -44,11 +41,9 @@ def choose_per_token(
 
 
 def choose_per_row(
-    *, count: int, rank: int, rows: int, columns: int, grad: bool, device: torch.device, dtype: torch.dtype
-) -> Literal["bmm", "grouped", "concat"]:
-    """The kernel for one of K = `count` adapters per row, where bmm has to gather the adapters first."""
-    if columns == 1 and not grad and count * rank <= _DECODE:
-        return "concat"
+    *, rank: int, rows: int, columns: int, grad: bool, device: torch.device, dtype: torch.dtype
+) -> Literal["bmm", "grouped"]:
+    """The kernel for one adapter per row, where bmm has to gather the adapters first."""
     if device.type != "cpu" or dtype not in _GROUPED_DTYPES:
         return "bmm"
     start = next((start for most, start in _ROW_CPU[grad] if columns <= most), None)

@@ -386,7 +386,9 @@ class Host(AbstractHost):
         batch = self._batches.get(key)
         if batch is None or (pooled and batch.version != self.pool.version):
             joined = join(shares, self.pool if pooled else None, self.device)
-            terms = tuple(Acting(one.term, self._checked(one.term.bank), one.rows_N) for one in joined)
+            terms = tuple(
+                Acting(one.term, self._checked(one.term.bank), one.rows_N, one.decode) for one in joined
+            )
             states = {one.term.gate: one.state for one in joined if isinstance(one.term.gate, AbstractGate)}
             version = self.pool.version if pooled else 0
             batch = self._batches[key] = _Batch(tuple(shares), version, terms, states)

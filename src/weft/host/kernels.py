@@ -22,6 +22,25 @@ def single(
     return F.linear(F.linear(x_BTI, a_RI), b_OR)
 
 
+def side_by_side(
+    output: Float[Tensor, "*B O"],
+    x: Float[Tensor, "*B I"],
+    a_MI: Float[Tensor, "M I"],
+    b_MO: Float[Tensor, "M O"],
+    scale_BM: Float[Tensor, "B M"] | None,
+) -> Float[Tensor, "*B O"]:
+    """The output of a site plus adapters that lie side by side, M = K R, each row with its own weights.
+
+    One token per row: two GEMMs that read every factor once. Without weights all are 1.
+    """
+    u_BM = F.linear(x.reshape(-1, x.shape[-1]).to(a_MI.dtype), a_MI)
+    if scale_BM is not None:
+        u_BM = u_BM * scale_BM
+    if output.dtype == u_BM.dtype:
+        return torch.addmm(output.reshape(-1, output.shape[-1]), u_BM, b_MO).view(output.shape)
+    return (output + (u_BM @ b_MO).view(output.shape)).to(output.dtype)
+
+
 def bmm(
     x_BTI: Float[Tensor, "B T I"],
     a_BRI: Float[Tensor, "B R I"],

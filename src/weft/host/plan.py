@@ -40,17 +40,6 @@ class PerRow:
     def _spread(self) -> dict[int, PerToken]:
         return {}
 
-    def one_hot(self, count: int, dtype: torch.dtype) -> Float[Tensor, "B 1 K"]:
-        """The same choice as a weight for every adapter."""
-        if (count, dtype) not in self._one_hot:
-            chosen_B1K = self.index_B[:, None, None] == torch.arange(count, device=self.index_B.device)
-            self._one_hot[count, dtype] = chosen_B1K.to(dtype)
-        return self._one_hot[count, dtype]
-
-    @cached_property
-    def _one_hot(self) -> dict[tuple[int, torch.dtype], Tensor]:
-        return {}
-
 
 @dataclass(frozen=True, eq=False)
 class PerToken:
@@ -169,7 +158,6 @@ def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerRow) -> Tenso
         first = indices[0]
         return None if first < 0 else kernels.single(x_BTI, a_KRI[first], b_KOR[first])
     kernel = choose_per_row(
-        count=count,
         rank=rank,
         rows=rows,
         columns=columns,
@@ -177,8 +165,6 @@ def _per_row(x_BTI: Tensor, a_KRI: Tensor, b_KOR: Tensor, plan: PerRow) -> Tenso
         device=x_BTI.device,
         dtype=x_BTI.dtype,
     )
-    if kernel == "concat":
-        return kernels.concat(x_BTI, a_KRI, b_KOR, plan.one_hot(count, x_BTI.dtype))
     if kernel == "grouped":
         return _grouped(x_BTI, a_KRI, b_KOR, plan.spread(columns))
     if indices == list(range(count)):

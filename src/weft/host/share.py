@@ -7,16 +7,19 @@ when a row joins, leaves or changes, and serves every step until the next change
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from weft.host.pool import Pool
 from weft.types import (
+    UNDECIDED,
     AbstractGate,
     Assignment,
+    Bank,
     Decision,
     Dense,
     Rows,
@@ -27,16 +30,30 @@ from weft.types import (
     TopK,
 )
 
+_SIDE_BY_SIDE = 512
+"""K * R up to which a decode step runs all adapters on every row: two GEMMs that read each factor once."""
+
+
+class SideBySide(NamedTuple):
+    """The adapters of a decode step side by side, M = K R, and how each row weighs them."""
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    """Module path -> (a_MI, b_MO)."""
+    scale_BM: Tensor | None
+    """None where there is one adapter, on every row, at weight 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Joined:
     """A term over some rows of a batch."""
 
     term: Term
-    rows_N: Tensor | None
+    rows_N: Tensor | None = None
     """Which rows of the batch, where a gate speaks of some alone; None for all."""
-    state: State
+    state: State = field(default_factory=lambda: UNDECIDED)
     """What its gate decided on their prompts."""
+    decode: SideBySide | None = None
+    """The same in the form that a step of one token per row takes, where that is faster."""
 
 
 def join(shares: Sequence[Share], pool: Pool | None, device: torch.device) -> tuple[Joined, ...]:
@@ -44,7 +61,7 @@ def join(shares: Sequence[Share], pool: Pool | None, device: torch.device) -> tu
     joined = []
     if any(share.adapters for share in shares):
         assert pool is not None
-        joined.append(Joined(_pooled(shares, pool, device), None, {}))
+        joined.append(_pooled(shares, pool, device))
     groups: dict[tuple[int, int, str], list[tuple[int, Term]]] = {}
     for row, share in enumerate(shares):
         for place, term in enumerate(share.terms):
@@ -60,11 +77,11 @@ def join(shares: Sequence[Share], pool: Pool | None, device: torch.device) -> tu
         else:
             given = [term.gate for _, term in members if not isinstance(term.gate, AbstractGate)]
             together = stack_assignments(given, rows, len(shares), len(first.bank))
-            joined.append(Joined(Term(first.bank, together, first.combine), None, {}))
+            joined.append(Joined(Term(first.bank, together, first.combine)))
     return tuple(joined)
 
 
-def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Term:
+def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Joined:
     """The adapters of the pool that any row uses, and every row's weights of them."""
     # Pinned while they are put in, so that none pushes another one out.
     slots = [[(pool.pin(adapter), weight) for adapter, weight in share.adapters] for share in shares]
@@ -79,14 +96,33 @@ def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Term:
     first = list(range(used[-1] + 1)) if dense else used
     bank = pool.front(used[-1] + 1, sites) if dense else pool.select(used, sites)
     place = {slot: k for k, slot in enumerate(first)}
-    if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
-        index = [place[row[0][0]] if row else -1 for row in slots]
-        return Term(bank, Rows(torch.tensor(index, device=device)))
-    weight_BK = torch.zeros(len(slots), len(first), device=device)
+    weight_BK = torch.zeros(len(slots), len(first))
     for b, row in enumerate(slots):
         for slot, weight in row:
             weight_BK[b, place[slot]] += weight
-    return Term(bank, Dense(weight_BK))
+    weight_BK = weight_BK.to(device)
+    rank = max(adapter.rank for share in shares for adapter, _ in share.adapters)
+    if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
+        index = [place[row[0][0]] if row else -1 for row in slots]
+        alone = index[0] if len(set(index)) == 1 else None
+        term = Term(bank, Rows(torch.tensor(index, device=device)))
+    else:
+        alone, term = None, Term(bank, Dense(weight_BK))
+    return Joined(term, decode=_side_by_side(bank, weight_BK, rank, alone))
+
+
+def _side_by_side(bank: Bank, weight_BK: Tensor, rank: int, alone: int | None) -> SideBySide | None:
+    """Views of the pool, or copies where it has room for larger ranks; None where there is too much of it."""
+    if alone is not None:
+        factors = {s.path: (bank.a[s][alone, :rank], bank.b[s].mT[alone, :rank]) for s in bank.a}
+        return SideBySide(factors, None)
+    if len(bank) * rank > _SIDE_BY_SIDE:
+        return None
+    factors = {
+        s.path: (bank.a[s][:, :rank].flatten(0, 1), bank.b[s].mT[:, :rank].flatten(0, 1)) for s in bank.a
+    }
+    dtype = next(iter(bank.a.values())).dtype
+    return SideBySide(factors, weight_BK.to(dtype).repeat_interleave(rank, 1))
 
 
 def stack_assignments(

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from weft.errors import ShapeError
+from weft.host.kernels import side_by_side
 from weft.host.placed import Placed, Trip, add_back, make_trip, send
 from weft.host.plan import Plan, contribution, make_plan
+from weft.host.share import SideBySide
 from weft.types import UNDECIDED, AbstractGate, Assignment, Dense, Rows, Site, State, Term, Tokens, TopK
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -28,6 +30,8 @@ class Acting:
     factors: Factors
     rows_N: Tensor | None = None
     """The rows of the batch that it speaks of; None for all."""
+    decode: SideBySide | None = None
+    """Another form of the same for one token per row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,10 @@ class Span:
         for acting in self.terms:
             term = acting.term
             if site.path not in acting.factors:
+                continue
+            if acting.decode is not None and self.columns == 1 and x.shape[:-1].numel() == self.rows:
+                a_MI, b_MO = acting.decode.factors[site.path]
+                output = side_by_side(output, x, a_MI, b_MO, acting.decode.scale_BM)
                 continue
             a_KRI, b_KOR = acting.factors[site.path]
             x_BTI = self._tokens(x)
