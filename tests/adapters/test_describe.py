@@ -1,14 +1,17 @@
 """A description for any adapter: what it is not about stays as it was, to the byte."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tiny_models import make_bank, make_llama
 from weft.adapters import describe, descriptions_of, load, save, site_at
 from weft.errors import ConfigError, MissingFileError
+from weft.host import Host, short_names
 from weft.merging import merge
 from weft.types import Adapter, Factors
 
@@ -88,3 +91,24 @@ def test_what_could_not_be_saved_again_is_not_loaded(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             load(folder)
         assert len(str(caught.value)) < 500
+
+
+def test_modules_are_named_as_peft_names_them(tmp_path: Path) -> None:
+    host = Host(make_llama())
+    names = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert short_names(host.sites, host.module) == names
+    some = [site for site in host.sites if site.module == "q_proj" or "0.mlp.up_proj" in site.path]
+    assert short_names(some, host.module) == ["model.layers.0.mlp.up_proj", "q_proj"]
+    bank = make_bank(tuple(some), 2, 3)
+    told = {"target_modules": short_names(some, host.module)}
+    made = [replace(bank[k], provenance=told) for k in range(2)]
+    for adapter in (*made, merge("linear", made)):
+        save(adapter, tmp_path / "x")
+        config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
+        assert config["target_modules"] == ["model.layers.0.mlp.up_proj", "q_proj"]
+        assert load(tmp_path / "x").factors.keys() == set(some)
+    # Names that do not fit the sites are not believed.
+    for wrong in (["q_proj"], ["q_proj", "up_proj", "v_proj"], "q_proj", [3]):
+        save(replace(made[0], provenance={"target_modules": wrong}), tmp_path / "x")
+        config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
+        assert config["target_modules"] == sorted(site.path for site in some)

@@ -1,6 +1,6 @@
 """An adapter that a row does not use cannot touch it, whatever numbers the adapter holds.
 
-What is not finite comes into no bank: not by loading, not by stacking, not into a pool, nor by a narrower type.
+What is not finite comes into no bank: not by loading, stacking, a pool, or a narrower type.
 What is finite may be as large as its type allows, and overflows inside.
 """
 
@@ -39,7 +39,7 @@ def unused():
         "tokens-base": Tokens(some),
         "topk": TopK(index, weight[..., :2]),
         "topk-zero": TopK(
-            torch.stack([index[..., 0], torch.full((ROWS, COLUMNS), BAD)], -1), weight[..., 1:3]
+            torch.stack([index[..., 0], torch.full_like(index[..., 0], BAD)], -1), weight[..., 1:3]
         ),
         "dense-row": Dense(weight[:, 0]),
         "dense-token": Dense(weight),
@@ -103,7 +103,7 @@ def test_what_is_not_finite_comes_into_no_bank(host, pico_bank, scaling, tmp_pat
     config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
     config["alpha_pattern"] = {site.module: 1e308}
     (tmp_path / "x" / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterFormatError, match="makes torch.float32 numbers of up to"):
+    with pytest.raises(AdapterFormatError, match=r"makes torch.float32 numbers of up to"):
         load(tmp_path / "x")
 
 
@@ -112,5 +112,5 @@ def test_a_narrower_type_makes_no_infinities(pico_bank):
     site = bank.sites[0]
     large = Bank(bank.names, bank.a, {**bank.b, site: bank.b[site] * 1e9}, bank.base)
     assert torch.isfinite(large.to(torch.bfloat16).b[site]).all()
-    with pytest.raises(WeightsError, match="holds NaN or infinity after scaling, in torch.float16"):
+    with pytest.raises(WeightsError, match=r"holds NaN or infinity after scaling, in torch.float16"):
         large.to(torch.float16)

@@ -8,7 +8,7 @@ from weft.adapters.fingerprint import fingerprint
 from weft.adapters.fold import Folded, delta, fold
 from weft.adapters.inner import cosine, inner, norm
 from weft.adapters.peft_folder import load, load_each, save
-from weft.adapters.provenance import descriptions_of, joint_description
+from weft.adapters.provenance import descriptions_of, inherited
 from weft.adapters.site import site_at
 from weft.adapters.truncate import Spectrum, spectrum, truncate, truncation_error
 from weft.adapters.weights import tensor_bytes
@@ -27,8 +27,8 @@ __all__ = [
     "descriptions_of",
     "fingerprint",
     "fold",
+    "inherited",
     "inner",
-    "joint_description",
     "load",
     "load_each",
     "norm",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from weft.adapters.card import base_model
-from weft.adapters.provenance import joint_description
+from weft.adapters.provenance import inherited
 from weft.errors import BaseMismatchError, ShapeError
 from weft.types import Adapter, Factors
 
@@ -46,7 +46,7 @@ def concat(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     provenance: dict[str, Any] = {
         "method": "concat",
         "parents": [adapter.name for adapter in adapters],
-        **joint_description(adapters),
+        **inherited(adapters),
         "weights": [float(weight) for weight in weights],
     }
     names = sorted({base_model(adapter) for adapter in adapters} - {""})

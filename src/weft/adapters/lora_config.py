@@ -15,6 +15,7 @@ from peft import LoraConfig
 
 from weft.adapters.card import base_model
 from weft.adapters.chosen import Chooser
+from weft.adapters.provenance import targets_of
 from weft.errors import AdapterFormatError, UnsupportedAdapterError
 from weft.reading import shown
 from weft.types import Adapter
@@ -112,25 +113,6 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     config |= {key: kept[key] for key in _ABOUT_BASE if key in kept}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     return json.loads(json.dumps(plain, sort_keys=True))
-
-
-def targets_of(adapter: Adapter) -> list[str]:
-    """Short names of its modules (`q_proj`) as its config or its maker gives them, where they name them all.
-
-    Empty where nobody gives any, where layers are picked, or where a name or a module is left over.
-    """
-    config = adapter.peft_config
-    if any(config.get(key) for key in ("layers_to_transform", "exclude_modules")):
-        return []
-    told = config.get("target_modules") or adapter.provenance.get("target_modules")
-    names: list[str] = list(told) if told and _is_list(told, str) else []
-    used = {name for site in adapter.sites for name in names if _ends(site.path, name)}
-    named = all(any(_ends(site.path, name) for name in names) for site in adapter.sites)
-    return sorted(used) if names and named and used == set(names) else []
-
-
-def _ends(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")
 
 
 def _is_list(value: Any, kind: type) -> bool:

@@ -2,6 +2,7 @@
 
     description     what it does, in words: a text, or a list of them (a merge has those of its parents)
     base_model      name of its base, a hub id or a path
+    target_modules  short names of the modules that it changes, where they name just those of its base
     parents, method what it was made of, and how
     recipe, seed, data_hash, metrics, hypernetwork, ...     whatever else its maker knows
 
@@ -30,10 +31,31 @@ def descriptions_of(adapter: Adapter) -> tuple[str, ...]:
     return tuple(text for text in texts if isinstance(text, str) and text.strip())
 
 
-def joint_description(adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """`description` for what is made of these adapters: all of theirs, each once; else nothing."""
+def inherited(adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """What an adapter made of others takes over: their descriptions and short names of modules, each once."""
     texts = list(dict.fromkeys(text for adapter in adapters for text in descriptions_of(adapter)))
-    return {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
+    told: dict[str, Any] = {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
+    names = [targets_of(adapter) for adapter in adapters]
+    return told | ({"target_modules": sorted({n for some in names for n in some})} if all(names) else {})
+
+
+def targets_of(adapter: Adapter) -> list[str]:
+    """Short names of its modules (`q_proj`) as its config or its maker gives them, where they name them all.
+
+    Empty where nobody gives any, where layers are picked, or where a name or a module is left over.
+    """
+    config = adapter.peft_config
+    if any(config.get(key) is not None for key in ("layers_to_transform", "exclude_modules")):
+        return []
+    told = config.get("target_modules") or adapter.provenance.get("target_modules")
+    names = [name for name in told if isinstance(name, str)] if isinstance(told, list | tuple) else []
+    used = {name for site in adapter.sites for name in names if _ends(site.path, name)}
+    named = all(any(_ends(site.path, name) for name in names) for site in adapter.sites)
+    return sorted(used) if names and named and used == set(names) else []
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
 
 
 def read_provenance(text: str, source: object) -> dict[str, Any]:

@@ -3,6 +3,6 @@
 from weft.host.fitted import fitted, targets_for
 from weft.host.host import Host
 from weft.host.pool import Pool
-from weft.host.sites import sites_of
+from weft.host.sites import short_names, sites_of
 
-__all__ = ["Host", "Pool", "fitted", "sites_of", "targets_for"]
+__all__ = ["Host", "Pool", "fitted", "short_names", "sites_of", "targets_for"]

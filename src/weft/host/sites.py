@@ -45,6 +45,16 @@ def sites_of(
     return tuple(sorted(site_at(path, *found[path]) for path in chosen))
 
 
+def short_names(sites: Sequence[Site], module: nn.Module) -> list[str]:
+    """Sites as PEFT names them: `q_proj` where all linear modules of that name are sites, else paths."""
+    paths = {site.path for site in sites}
+    there: dict[str, set[str]] = {}
+    for path in _linears(module):
+        there.setdefault(path.rpartition(".")[2], set()).add(path)
+    whole = {name for name, found in there.items() if found <= paths}
+    return sorted({site.module if site.module in whole else site.path for site in sites})
+
+
 def _linears(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Path -> (in_features, out_features) of every linear module that is called as a module."""
     found = {}

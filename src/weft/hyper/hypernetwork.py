@@ -45,7 +45,8 @@ class HyperNetwork(AbstractHyperNetwork):
     """An encoder and the network that turns its vectors into adapters for one base.
 
     `base` is the base's fingerprint. `provenance` (recipe, seed, data hash, metrics, base_model) is saved
-    along, and adapters repeat its `seed` and `base_model`. A frozen encoder is no part of `state_dict()`.
+    along, and adapters repeat its `seed`, `base_model` and `target_modules`. A frozen encoder is no part of
+    `state_dict()`.
 
     Example:
         >>> hyper = weft.HyperNetwork.from_pretrained("weft/letters-t2l")
@@ -119,7 +120,8 @@ class HyperNetwork(AbstractHyperNetwork):
             factors = self.network(self.encode([cue]))
         finally:
             self.train(training)
-        told = {key: self.provenance[key] for key in ("seed", "base_model") if key in self.provenance}
+        repeated = ("seed", "base_model", "target_modules")
+        told = {key: self.provenance[key] for key in repeated if key in self.provenance}
         scaling = self.network.config.scaling
         return Adapter(
             # Copies, because the slices are windows into all sites of a group.

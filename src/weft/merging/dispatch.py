@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from weft.adapters import joint_description, norm
+from weft.adapters import inherited, norm
 from weft.adapters.card import base_model
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
@@ -127,7 +127,7 @@ def _provenance(method: str, sources: Sources, options: Mapping[str, Any], merge
     provenance: dict[str, Any] = {
         "method": method,
         "parents": [adapter.name for adapter in sources.adapters],
-        **joint_description(sources.adapters),
+        **inherited(sources.adapters),
         "weights": _weights_told(sources),
         "options": {k: v for k, v in options.items() if v is None or isinstance(v, bool | int | float | str)},
         "truncation_error": {

@@ -26,7 +26,7 @@ from weft.config import Config
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError
 from weft.files import nearest
-from weft.host import Host
+from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Source, load_splits
@@ -169,6 +169,7 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.run.seed,
         "base_model": recipe.base,
+        "target_modules": short_names(host.sites, host.module),
         "data_hash": hash_tasks(train),
     }
     hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)

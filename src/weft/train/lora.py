@@ -27,7 +27,7 @@ from weft.adapters import save
 from weft.config import Config
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
-from weft.host import Host
+from weft.host import Host, short_names
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
 from weft.tasks.source import Source, load_split
 from weft.train.answers import load_base
@@ -250,6 +250,7 @@ def _write(
             "recipe": told,
             "seed": recipe.run.seed,
             "data_hash": hash_tasks(tasks[mine]),
+            "target_modules": short_names(host.sites, host.module),
             "rows_left_out": left_out,
             "metrics": _mean([metrics[task.name] for task in tasks[mine]]),
         }
