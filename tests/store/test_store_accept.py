@@ -18,8 +18,6 @@ import weft
 from tiny_models import make_bank, make_llama
 from weft.adapters import concat, fingerprint
 from weft.cli import app
-from weft.cli.store.accept import derive_from
-from weft.cli.store.rebase import combine
 from weft.errors import BaseMismatchError, ConfigError, SaveError, UnknownNameError, WeftError
 from weft.host import Host
 from weft.store import Store
@@ -62,18 +60,18 @@ def logits(host: Host, *adapters: tuple[Adapter, float]) -> torch.Tensor:
 def test_a_base_and_its_adapters_move_on(world: World, tmp_path: Path) -> None:
     """Two versions; the weights, and an adapter on each, against the first base with everything added up."""
     a, b, c = world.adapters
-    derive = derive_from(str(world.base))
+    derive = str(world.base)
     with Store(world.root) as store:
-        first = store.accept("a", "b", derive=derive, weights=[0.5, -1.0])
+        first = store.accept("a", "b", base=derive, weights=[0.5, -1.0])
         assert store.verify().problems == ()
-        store.rebase("c", combine=combine)
-        second = store.accept("c", derive=derive, weights=[0.25])
+        store.rebase("c")
+        second = store.accept("c", base=derive, weights=[0.25])
         assert store.verify().problems == ()
         assert first.parent == world.host.fingerprint
         assert second.parent == first.base
         assert store.write_base(tmp_path / "v1", derive, version=first.base) == first.base
         # From the version in between, or from the beginning.
-        assert store.write_base(tmp_path / "v2", derive_from(str(tmp_path / "v1"))) == second.base
+        assert store.write_base(tmp_path / "v2", str(tmp_path / "v1")) == second.base
         store.write_base(tmp_path / "v2-again", derive)
         assert contents(tmp_path / "v2-again") == contents(tmp_path / "v2")
         v1, v2 = (Host.from_pretrained(tmp_path / version) for version in ("v1", "v2"))
@@ -83,8 +81,8 @@ def test_a_base_and_its_adapters_move_on(world: World, tmp_path: Path) -> None:
         # On the first version c is c less what was accepted, so 0.25 of it takes 0.25 of that off again.
         rest = [(a, 0.375), (b, -0.75), (c, 0.25)]
         torch.testing.assert_close(logits(v2), logits(world.host, *rest), atol=1e-5, rtol=0)
-        store.rebase("b", combine=combine, onto=first.base)
-        store.rebase("c", combine=combine)
+        store.rebase("b", onto=first.base)
+        store.rebase("c")
         for name, host, was in (("b", v1, b), ("c", v2, c)):
             store.checkout(name, tmp_path / f"new-{name}")
             adapter = weft.load(tmp_path / f"new-{name}")
@@ -93,7 +91,7 @@ def test_a_base_and_its_adapters_move_on(world: World, tmp_path: Path) -> None:
             assert (want - logits(world.host)).abs().max() > 0.1
             torch.testing.assert_close(logits(host, (adapter, 1.0)), want, atol=1e-5, rtol=0)
         # And back to where it began.
-        done = store.rebase("b", combine=combine, onto=world.host.fingerprint)
+        done = store.rebase("b", onto=world.host.fingerprint)
         store.checkout("b", tmp_path / "old-b")
         back = weft.load(tmp_path / "old-b")
         torch.testing.assert_close(
@@ -106,8 +104,8 @@ def test_a_base_and_its_adapters_move_on(world: World, tmp_path: Path) -> None:
 def test_a_cut_rank_is_told(world: World, tmp_path: Path) -> None:
     with Store(world.root) as store:
         head_tree = {row.name: row.tree for row in store.list()}
-        new = store.accept("a", derive=derive_from(str(world.base)))
-        done = store.rebase("b", combine=combine, rank=3)
+        new = store.accept("a", base=str(world.base))
+        done = store.rebase("b", rank=3)
         recipe = store.show("b").lineage["recipe"]
         parents = store.show("b").lineage["parents"]
         store.checkout("b", tmp_path / "cut")
@@ -130,9 +128,9 @@ def test_a_cut_rank_is_told(world: World, tmp_path: Path) -> None:
 
 
 def test_the_recipe_outlives_its_adapters(world: World, tmp_path: Path) -> None:
-    derive = derive_from(str(world.base))
+    derive = str(world.base)
     with Store(world.root) as store:
-        new = store.accept("a", "c", derive=derive)
+        new = store.accept("a", "c", base=derive)
         store.add(tmp_path / "b", "a", message="another")
         store.remove("c", message="gone")
     commit = git(world.root, "commit-tree", "-m", "squashed", "HEAD^{tree}")
@@ -143,12 +141,12 @@ def test_the_recipe_outlives_its_adapters(world: World, tmp_path: Path) -> None:
     with Store(tmp_path / "clone") as store:
         assert store.verify().problems == ()
         assert store.write_base(tmp_path / "new", derive) == new.base
-        store.rebase("a", combine=combine)
+        store.rebase("a")
         assert store.verify().problems == ()
 
 
 def test_what_is_not_accepted_changes_nothing(world: World, tmp_path: Path) -> None:
-    derive = derive_from(str(world.base))
+    derive = str(world.base)
     head, listing = git(world.root, "rev-parse", "HEAD"), sorted(tmp_path.iterdir())
     make_llama(seed=1).save_pretrained(tmp_path / "other")
     python = shlex.quote(sys.executable)
@@ -165,11 +163,11 @@ def test_what_is_not_accepted_changes_nothing(world: World, tmp_path: Path) -> N
         ({"command": "nothing-of-that-name"}, "cannot run nothing-of-that-name"),
         ({"command": ""}, "the command is empty"),
         ({"message": " "}, "cannot be empty"),
-        ({"derive": derive_from(str(tmp_path / "other"))}, "should be one of"),
+        ({"base": str(tmp_path / "other")}, "should be one of"),
     ]
     with Store(world.root) as store:
         for change, said in refused:
-            options: dict[str, Any] = {"derive": derive} | {
+            options: dict[str, Any] = {"base": derive} | {
                 key: value for key, value in change.items() if key != "names"
             }
             with pytest.raises(WeftError, match=said) as found:
@@ -178,22 +176,22 @@ def test_what_is_not_accepted_changes_nothing(world: World, tmp_path: Path) -> N
             assert git(world.root, "rev-parse", "HEAD") == head
             assert is_clean(world.root)
         # The evaluation is shown a model.
-        assert store.accept("a", derive=derive, command=look).commit
+        assert store.accept("a", base=derive, command=look).commit
         with pytest.raises(BaseMismatchError, match="`weft store rebase` it first"):
-            store.accept("b", derive=derive)
+            store.accept("b", base=derive)
         for name, onto, said in (("x", None, "no adapter x"), ("b", "weft1-0", "no version weft1-0")):
             with pytest.raises(UnknownNameError, match=said):
-                store.rebase(name, combine=combine, onto=onto)
+                store.rebase(name, onto=onto)
         with pytest.raises(ConfigError, match="already"):
-            store.rebase("b", combine=combine, onto=world.host.fingerprint)
+            store.rebase("b", onto=world.host.fingerprint)
         with pytest.raises(ConfigError, match="at least 1"):
-            store.rebase("b", combine=combine, rank=0)
+            store.rebase("b", rank=0)
         before = contents(tmp_path / "b")
         with pytest.raises(SaveError, match="holds something"):
             store.write_base(tmp_path / "b", derive)
         assert contents(tmp_path / "b") == before
         with pytest.raises(BaseMismatchError, match="should be one of"):
-            store.write_base(tmp_path / "out", derive_from(str(tmp_path / "other")))
+            store.write_base(tmp_path / "out", str(tmp_path / "other"))
         assert not (tmp_path / "out").exists()
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in listing} | {"other"}
 
@@ -202,7 +200,7 @@ def test_a_store_for_any_base_accepts_nothing(root: Path, folder: Path) -> None:
     with Store(root) as store:
         store.add(folder, "a", message="x")
         with pytest.raises(ConfigError, match="names no base"):
-            store.accept("a", derive=lambda steps, out: "weft1-0")
+            store.accept("a", base=lambda steps, out: "weft1-0")
 
 
 def test_a_change_meanwhile_is_noticed(world: World, tmp_path: Path) -> None:
@@ -212,7 +210,7 @@ def test_a_change_meanwhile_is_noticed(world: World, tmp_path: Path) -> None:
         return "weft1-new"
 
     with Store(world.root) as store, pytest.raises(ConfigError, match="a changed while the base was made"):
-        store.accept("a", derive=slow)
+        store.accept("a", base=slow)
     with Store(world.root) as store:
         assert store.log()[0].message == "meanwhile"
         assert store.verify().problems == ()
@@ -220,15 +218,15 @@ def test_a_change_meanwhile_is_noticed(world: World, tmp_path: Path) -> None:
 
 def test_another_result_than_the_recipe_is_refused(world: World, tmp_path: Path) -> None:
     with Store(world.root) as store:
-        store.accept("a", derive=lambda steps, out: "weft1-0000000000000000")
+        store.accept("a", base=lambda steps, out: "weft1-0000000000000000")
         with pytest.raises(BaseMismatchError, match="folding gave weft1-"):
-            store.write_base(tmp_path / "out", derive_from(str(world.base)))
+            store.write_base(tmp_path / "out", str(world.base))
         assert not (tmp_path / "out").exists()
 
 
 def test_recipes_by_other_hands(world: World) -> None:
     with Store(world.root) as store:
-        new = store.accept("a", derive=lambda steps, out: "weft1-new").base
+        new = store.accept("a", base=lambda steps, out: "weft1-new").base
     file = json.loads((world.root / "weft-store.json").read_text())
     step = file["accepted"][0]
     part = step["adapters"][0]
@@ -248,20 +246,20 @@ def test_recipes_by_other_hands(world: World) -> None:
         with Store(world.root) as store:
             assert any(said in line for line in store.verify().problems), said
             with pytest.raises(WeftError, match=said):
-                store.rebase("a", combine=combine)
+                store.rebase("a")
         git(world.root, "update-ref", "HEAD", "HEAD~1")
     commit_tree(world.root, {("accepted", new, "a"): None})
     with Store(world.root) as store, pytest.raises(WeftError, match="is not the adapter that"):
-        store.rebase("a", combine=combine)
+        store.rebase("a")
 
 
 def test_branches_across_a_version(world: World, tmp_path: Path) -> None:
     """Work on other adapters merges; an adapter that one side has rebased does not, and the line says how."""
     git(world.root, "branch", "ada")
-    derive = derive_from(str(world.base))
+    derive = str(world.base)
     with Store(world.root) as store:
-        store.accept("a", derive=derive)
-        store.rebase("b", combine=combine)
+        store.accept("a", base=derive)
+        store.rebase("b")
         git(world.root, "checkout", "-q", "ada")
         store.add(tmp_path / "a", "c", message="c")
         git(world.root, "checkout", "-q", "main")
@@ -284,7 +282,7 @@ def derive(steps, out):
     out.mkdir()
     return "weft1-new"
 with Store(sys.argv[1]) as store:
-    store.accept("a", derive=derive, command="sh -c 'echo go; sleep 60'")
+    store.accept("a", base=derive, command="sh -c 'echo go; sleep 60'")
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(world.root)], stderr=subprocess.PIPE, start_new_session=True

@@ -9,7 +9,7 @@ from store_kit import commit_tree, file_bytes, git, header_text, is_clean, key, 
 from weft.cli import app
 from weft.errors import AdapterFormatError, ShapeError
 from weft.store import Store
-from weft.store.fits import check_modules
+from weft.store.store_file import StoreFile
 
 MODULES = {f"layers.{layer}.q_proj": (4, 4) for layer in range(3)} | {"layers.0.up_proj": (4, 6)}
 
@@ -88,10 +88,10 @@ def test_sizes_that_came_later_are_held_against_the_same_adapters(fitted: Path, 
 
 def test_what_is_not_known_is_not_judged() -> None:
     shapes = {key(0): (2, 5), "x.lora_A.weight": (1, 2, 3), "x.lora_embedding_A": (9, 9)}
-    check_modules(shapes, None, "x")
-    check_modules({"embed.lora_embedding_A": (9, 9)}, {"q": (1, 1)}, "x")
+    StoreFile().check_modules(shapes, "x")
+    StoreFile(modules={"q": (1, 1)}).check_modules({"embed.lora_embedding_A": (9, 9)}, "x")
     with pytest.raises(ShapeError, match="no module"):
-        check_modules(shapes, {}, "x")
+        StoreFile(modules={}).check_modules(shapes, "x")
 
 
 @pytest.mark.parametrize("modules", [[], {"q": [1]}, {"q": [1, 0]}, {"q": [1, True]}, {"q": "1x2"}])

@@ -13,7 +13,6 @@ from store_kit import contents, git, is_clean, key, lora, tensor, write_folder
 
 import weft
 from weft.errors import BaseMismatchError, ConfigError, UnknownNameError, WeftError
-from weft.merging import merge as merge_adapters
 from weft.store import Store
 from weft.store.merge import Merged
 from weft.store.three_way import alive
@@ -60,7 +59,7 @@ def branch(root: Path, tmp_path: Path) -> Callable[..., str]:
 
 def run(root: Path, *revisions: str, **options: Any) -> Merged:
     with Store(root) as store:
-        return store.merge(*revisions, merge_adapters=merge_adapters, **options)
+        return store.merge(*revisions, **options)
 
 
 def out(root: Path, tmp_path: Path, name: str = "a", rev: str = "HEAD") -> Path:

@@ -15,7 +15,6 @@ from store_kit import commit_tree, contents, git, is_clean, key, lora, tensor, w
 
 from weft.cli import app
 from weft.errors import WeftError
-from weft.merging import merge as merge_adapters
 from weft.store import Store
 from weft.store.git import Git
 from weft.store.merge import merge
@@ -62,7 +61,7 @@ def weft(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[i
 
 def again(root: Path) -> Replayed:
     with Store(root) as store:
-        return store.replay(merge_adapters)
+        return store.replay()
 
 
 def test_the_command_line(forked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +92,7 @@ def test_the_command_line(forked: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_replay_sees_what_is_not_by_the_recipe(forked: Path, tmp_path: Path) -> None:
     with Git(forked) as opened:
-        merge(opened, ["one"], on_conflict="linear", merge_adapters=merge_adapters)
+        merge(opened, ["one"], on_conflict="linear")
     assert again(forked) == Replayed(1, (), ())
     with Store(forked) as store:
         store.checkout("a", tmp_path / "merged")
@@ -117,7 +116,7 @@ def test_replay_sees_what_is_not_by_the_recipe(forked: Path, tmp_path: Path) -> 
 
 def test_replay_where_the_parents_are_gone(forked: Path, tmp_path: Path) -> None:
     with Git(forked) as opened:
-        merge(opened, ["one"], on_conflict="concat", merge_adapters=merge_adapters)
+        merge(opened, ["one"], on_conflict="concat")
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{forked}", "shallow")
     found = again(tmp_path / "shallow")
     assert (found.recipes, found.problems) == (0, ())

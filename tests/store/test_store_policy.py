@@ -13,8 +13,7 @@ from store_kit import commit_tree, contents, git, is_clean, lora, write_folder
 from weft.cli import app
 from weft.errors import AdapterFormatError, ConfigError
 from weft.store import Store
-from weft.store.policy import FAIL, by_rules
-from weft.store.store_file import Rule, StoreFile, parse_store, store_bytes
+from weft.store.store_file import FAIL, Rule, StoreFile, by_rules, parse_store, store_bytes
 
 
 def rule(adapters: str, on_conflict: str, **options: Any) -> dict[str, Any]:

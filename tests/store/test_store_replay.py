@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from store_kit import (
     BASES,
-    combine,
     commit_tree,
     contents,
     derive,
@@ -30,39 +29,38 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = Store.init(tmp_path / "store", base=BASES[0])
     for place, name in enumerate("abc"):
         store.add(write_folder(tmp_path / name, lora(place)), name, message=name)
-    store.accept("a", derive=derive)
-    store.rebase("b", combine=combine)
-    store.accept("b", derive=derive)
-    store.rebase("c", combine=combine, onto=BASES[1])
-    store.rebase("c", combine=combine, rank=2)
+    store.accept("a", base=derive)
+    store.rebase("b")
+    store.accept("b", base=derive)
+    store.rebase("c", onto=BASES[1])
+    store.rebase("c", rank=2)
     yield store
     store.close()
 
 
 def test_rebases_and_bases(store: Store) -> None:
-    assert store.replay(combine=combine, derive=derive) == Replayed(5, (), ())
+    assert store.replay(base=derive) == Replayed(5, (), ())
     nothing = store.replay()
-    assert (nothing.recipes, len(nothing.gone), nothing.problems) == (0, 5, ())
-    assert sum("was rebased, for which `combine` is needed" in line for line in nothing.gone) == 3
+    assert (nothing.recipes, len(nothing.gone), nothing.problems) == (3, 2, ())
     assert sum(f"base {base} was folded from weights" in line for base in BASES for line in nothing.gone) == 2
 
 
 def test_what_is_not_by_its_recipe(store: Store, tmp_path: Path) -> None:
     lineage = store.show("c").lineage
     store.add(tmp_path / "a", "d", message="d", lineage=lineage)
-    found = store.replay(combine=combine, derive=lambda steps, out: BASES[0])
+    found = store.replay(base=lambda steps, out: BASES[0])
     assert (found.recipes, found.gone, len(found.problems)) == (6, (), 3)
     assert sum(": d: 6 tensors differ from what its recipe gives" in line for line in found.problems) == 1
     assert sum(f": folding gave {BASES[0]}" in line for line in found.problems) == 2
     broken = dict(lineage, recipe={**lineage["recipe"], "onto": "weft1-ffffffffffffffff"})
     store.add(tmp_path / "a", "e", message="e", lineage=broken)
-    assert "its recipe is no recipe of a rebase" in str(store.replay(combine=combine).problems)
+    assert "its recipe is no recipe of a rebase" in str(store.replay().problems)
 
 
 def test_recipes_of_others_are_named(store: Store, tmp_path: Path) -> None:
     store.add(tmp_path / "a", "f", message="f", lineage={"recipe": {"train": "lora"}})
     store.add(tmp_path / "b", "f", message="later")  # the lineage stays, and is told once
-    gone = [line for line in store.replay(combine=combine, derive=derive).gone if ": f was made by" in line]
+    gone = [line for line in store.replay(base=derive).gone if ": f was made by" in line]
     assert len(gone) == 1
 
 

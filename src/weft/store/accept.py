@@ -6,6 +6,7 @@ The weights are derived when they are wanted and never stored. The adapters stay
 as the very trees that were folded, so the recipe outlives whatever becomes of them elsewhere.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -20,6 +21,7 @@ from weft.store.gate import command_words, evaluate
 from weft.store.git import Git
 from weft.store.layout import ACCEPTED, STORE
 from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.show import show
 from weft.store.store_file import Part, Step, StoreFile, store_bytes
 from weft.store.stored import Stored, accepted_at, adapters_at, manifest_of, store_at, stored_at
 
@@ -34,10 +36,10 @@ class Folding(NamedTuple):
     weights: tuple[float, ...]
 
 
-Derive = Callable[[Sequence[Folding], Path], str]
-"""Folds steps into a base, writes it as a model, and returns its fingerprint.
+Base = str | os.PathLike[str] | Callable[[Sequence[Folding], Path], str]
+"""The base that a store began with or any version since: a folder, a hub id, a named model.
 
-It may have any of the versions on the way, and begins there. Raises BaseMismatchError where it has none.
+Or a function in their place, which folds steps, writes a model, and returns its fingerprint.
 """
 
 
@@ -54,7 +56,7 @@ class Accepted(NamedTuple):
 def accept(
     git: Git,
     names: Sequence[str],
-    derive: Derive,
+    base: Base | None = None,
     *,
     weights: Sequence[float] | None = None,
     command: str | None = None,
@@ -62,11 +64,12 @@ def accept(
 ) -> Accepted:
     """Fold adapters of HEAD into the base, and commit the recipe once an evaluation is content with it.
 
-    `{}` in the command becomes the folder of the new base; it is run as `gate` runs it.
+    The base is what the first adapter names unless given. `{}` in the command
+    becomes the folder of the new base; it is run as `gate` runs it.
 
     Raises ConfigError for a store of no base, wrong weights, an evaluation that fails, and a base that stays
-    what it was; UnknownNameError; BaseMismatchError for an adapter of another version; what `derive` raises.
-    In each case nothing has changed.
+    what it was; UnknownNameError; BaseMismatchError for an adapter or weights of another version; what
+    `Host.from_pretrained` raises. In each case nothing has changed.
     """
     words = [] if command is None else command_words(command)
     given = [1.0] * len(names) if weights is None else [float(weight) for weight in weights]
@@ -80,17 +83,20 @@ def accept(
         raise ConfigError(f"{git.root} names no base, so none can be accepted; set `base` in {STORE}")
     adapters = [stored_at(git, head, name) for name in names]
     for stored in adapters:
-        base = manifest_of(git, stored).base
-        if base != file.base:
+        its = manifest_of(git, stored).base
+        if its != file.base:
             raise BaseMismatchError(
-                f"{stored.name} belongs to base {base}, the store is at {file.base}; "
+                f"{stored.name} belongs to base {its}, the store is at {file.base}; "
                 "`weft store rebase` it first"
             )
+    base = base or show(git, names[0]).config.get("base_model_name_or_path")
+    if not base:
+        raise ConfigError("no adapter names its base; name a folder of it with --base")
     with tempfile.TemporaryDirectory() as place:
         steps = foldings(git, accepted_at(git, git.tree_of(head), file), Path(place) / "before")
         steps.append(Folding(file.base, write_folders(git, adapters, Path(place) / "new"), tuple(given)))
         model = Path(place) / "base"
-        fingerprint = derive(steps, model)
+        fingerprint = derive(base, steps, model)
         if fingerprint in file.bases:
             raise ConfigError(
                 f"with {', '.join(names)} the base has the fingerprint {fingerprint}, which it had before"
@@ -116,11 +122,12 @@ def accept(
     return Accepted(fingerprint, file.base, tuple(names), commit)
 
 
-def write_base(git: Git, out: Path, derive: Derive, version: str | None = None, rev: str = "HEAD") -> str:
+def write_base(git: Git, out: Path, base: Base, version: str | None = None, rev: str = "HEAD") -> str:
     """Derive a version of the base (the last one unless named) into a folder; its fingerprint.
 
     Raises SaveError for a folder that holds something, UnknownNameError for a version, BaseMismatchError
-    where the result is not what the recipe says, and what `derive` raises. Only a whole model is written.
+    where the result is not what the recipe says, and what `accept` raises for weights. Only a whole model is
+    written.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise SaveError(f"{out} holds something already; a base needs a folder of its own")
@@ -135,13 +142,22 @@ def write_base(git: Git, out: Path, derive: Derive, version: str | None = None, 
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
             model = Path(aside) / "base"
-            found = derive(foldings(git, steps, Path(place)), model)
+            found = derive(base, foldings(git, steps, Path(place)), model)
             if found != wanted:
                 raise BaseMismatchError(
                     f"the recipe leads to {wanted}, folding gave {found}; begin with the very same weights"
                 )
             model.replace(out)
     return wanted
+
+
+def derive(base: Base, steps: Sequence[Folding], out: Path) -> str:
+    """Fold steps into a base, and write it as a model; its fingerprint."""
+    if callable(base):
+        return base(steps, out)
+    from weft.store.numbers import fold_base  # loads torch
+
+    return fold_base(base, steps, out)
 
 
 def version_of(file: StoreFile, version: str | None) -> str:

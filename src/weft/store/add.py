@@ -8,28 +8,22 @@ from typing import Any, NamedTuple
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import is_name, nearest
 from weft.store.edit import Change, edit
-from weft.store.fits import check_modules
-from weft.store.folder import exact_header, take_apart
+from weft.store.folder import take_apart
 from weft.store.git import Git
 from weft.store.layout import (
     ADAPTERS,
     ATTRIBUTES,
     ATTRIBUTES_TEXT,
-    MANIFEST,
     MAX_TEXT,
     STORE,
-    TENSORS,
     check_name,
     check_portable,
 )
-from weft.store.manifest import Manifest, check_lineage, manifest_bytes
-from weft.store.objects import FILE, FILES, TREE, Entry, Objects
+from weft.store.manifest import check_lineage
+from weft.store.objects import FILE, FILES, Entry, Objects
 from weft.store.pointer import BLOBS_OVER, SETTING, move_out
 from weft.store.store_file import Modules, StoreFile, store_bytes
-from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, store_at
-
-BASE = "weft_base"
-"""Where `weft.save` states the base, in the metadata of the safetensors."""
+from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, store_at, write_adapter
 
 
 class Added(NamedTuple):
@@ -111,11 +105,7 @@ def add(
     head = git.commit_of("HEAD")
     store = store_at(git, head)
     parts = take_apart(path)
-    metadata = parts.header.metadata
-    named = (metadata or {}).get(BASE)
-    store.check_base(named, os.fspath(path))
-    check_modules({spec.name: spec.shape for spec in parts.header.specs}, store.modules, os.fspath(path))
-    header = exact_header(parts.header)
+    named = store.check(parts.header, os.fspath(path))
     written = 0
 
     def plan(objects: Objects, tree: str | None) -> Change:
@@ -127,19 +117,14 @@ def add(
             old = open_tree(git, name, known[name])
             if lineage is None:
                 former = manifest_of(git, old).lineage
-        manifest = Manifest(named or store.base, former or {}, metadata, header)
         fresh = Objects(git.algorithm)
-        files = move_out(git, parts.tensors, store.blobs_over)
-        tensors = {file: Entry(FILE, fresh.add("blob", data)) for file, data in files.items()}
+        tensors = fresh.add_files(move_out(git, parts.tensors, store.blobs_over))
         held = set(old.tensors.values()) if old else set()
         held |= git.existing([oid for oid in fresh.content if oid not in held])
         new = {oid: blob for oid, blob in fresh.content.items() if oid not in held}
         written = len(new)
         objects.content |= new
-        texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
-        whole = {file: Entry(FILE, objects.add("blob", data)) for file, data in texts.items()}
-        whole[TENSORS] = Entry(TREE, objects.add_tree(tensors))
-        return {(ADAPTERS, name): Entry(TREE, objects.add_tree(whole))}
+        return {(ADAPTERS, name): write_adapter(objects, parts, named or store.base, former or {}, tensors)}
 
     commit = edit(git, plan, message)
     return Added(name, commit, len(parts.tensors), written, parts.left_out)

@@ -8,7 +8,7 @@ Where the sides' configs differ, the config counts as part of every module, for 
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import combinations, count, takewhile
@@ -19,18 +19,19 @@ from typing import Any, NamedTuple
 from weft.adapters import load, save
 from weft.adapters.card import base_model
 from weft.errors import ConfigError
+from weft.files import nearest
+from weft.merging import merge, options_of
 from weft.store.checkout import contents
 from weft.store.folder import Parts, take_apart
 from weft.store.git import Git
 from weft.store.layout import CONFIG, file_of
+from weft.store.numbers import one_thread
 from weft.store.pieces import piece_file
 from weft.store.sides import Sides
 from weft.store.stored import Stored, manifest_of
 from weft.store.three_way import alive
 from weft.types import Adapter, Factors, Site
 
-MergeAdapters = Callable[..., Adapter]
-"""`weft.merge`: (method, adapters, weights=..., **options) -> adapter."""
 _ANCESTOR = "task_arithmetic"
 
 Halves = tuple[tuple[str, ...], tuple[str, ...]]
@@ -45,15 +46,25 @@ class Joined(NamedTuple):
     lost: float
 
 
+def check_method(method: str, options: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError for a method, ConfigError for one that needs data or lacks an option."""
+    known = options_of(method)
+    if {"fisher", "gram"} & known.keys():
+        raise ConfigError(f"{method} learns from data, which a store has not; use `weft merge`, then `add`")
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{method} has no option {option}{nearest(option, known)}")
+
+
 def join(
     git: Git,
     sides: Sides,
     method: str,
     weights: Sequence[float] | None,
     options: Mapping[str, Any],
-    merge_adapters: MergeAdapters,
 ) -> Joined:
-    """Merge one adapter. Raises what `weft.load`, `weft.save` and the merge raise, before any is written."""
+    """Merge one adapter. Raises what `check_method`, `weft.load`, `weft.save` and the merge raise."""
+    check_method(method, options)
     left = sides.alive()
     stored = {k: state for k in left if (state := sides.states[k])}
     loaded = {k: _load(git, state, sides.commits[k]) for k, state in stored.items()}
@@ -92,7 +103,8 @@ def join(
         given = None if weights is None else [weights[k] for k in ks]
         if method == _ANCESTOR:
             sources, given = _relative(sources, given, origin and _only(origin, chosen), options)
-        merged = merge_adapters(method, sources, weights=given, **options)
+        with one_thread():
+            merged = merge(method, sources, weights=given, **options)
         factors |= merged.factors
         error = merged.provenance.get("truncation_error", {})
         lost = max(lost, error.get("total", 0.0))

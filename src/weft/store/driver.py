@@ -12,9 +12,8 @@ from weft.errors import AdapterFormatError, ConfigError, MissingFileError, Unkno
 from weft.files import replace_file
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, MANIFEST, MAX_TEXT
-from weft.store.manifest import Manifest, manifest_bytes, parse_manifest
-from weft.store.merge_manifest import merge_manifests
-from weft.store.policy import FAIL, OURS, THEIRS, by_rules
+from weft.store.manifest import Manifest, manifest_bytes, merge_manifests, parse_manifest
+from weft.store.store_file import FAIL, OURS, THEIRS, by_rules
 from weft.store.stored import store_at
 from weft.store.three_way import Conflict, alive
 

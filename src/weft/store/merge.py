@@ -4,7 +4,7 @@ The commit has all parents, so plain git sees a merge of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from weft.errors import ConfigError
 from weft.plain import plain
@@ -14,12 +14,9 @@ from weft.store.git import Git
 from weft.store.layout import ADAPTERS, check_name
 from weft.store.objects import Objects
 from weft.store.plan_merge import Plan, plan_merge
-from weft.store.policy import Policy, by_rules
+from weft.store.store_file import Policy, by_rules
 from weft.store.stored import store_at
 from weft.store.three_way import histories, three_way
-
-if TYPE_CHECKING:
-    from weft.store.delta import MergeAdapters
 
 
 class Merged(NamedTuple):
@@ -46,14 +43,13 @@ def merge(
     on_conflict: str | None = None,
     weights: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
-    merge_adapters: "MergeAdapters | None" = None,
 ) -> Merged:
     """Merge revisions into HEAD, all in one commit.
 
     With a name only that adapter is merged; the commit then has HEAD alone as its parent, for the rest of the
     revisions is still to be merged. `on_conflict` is `fail`, `ours`, `theirs`, or a method of `weft.merging`
     with its options; None is what the rules of HEAD's store say, else `fail`. Weights are one for each
-    parent, HEAD first; `merge_adapters` is `weft.merge`.
+    parent, HEAD first.
 
     Raises ConfigError for a conflict under `fail` (every one named), for what no policy can decide, and for
     edits in the way; BaseMismatchError; UnknownNameError for a revision; what the method raises; and GitError
@@ -67,7 +63,13 @@ def merge(
     given_weights = None if weights is None else tuple(map(float, weights))
     if on_conflict is None and options:
         raise ConfigError(f"{next(iter(options))} is for a method; name it with on_conflict")
-    told = None if on_conflict is None else Policy(on_conflict, given_weights, options or {})
+    told = (
+        None if on_conflict is None else Policy(on_conflict.replace("-", "_"), given_weights, options or {})
+    )
+    if told is not None and told.is_method:
+        from weft.store.delta import check_method  # loads torch
+
+        check_method(told.on_conflict, told.options)
     done = Merged(None, (), (), (), 0.0)
 
     def propose(objects: Objects, at: Here) -> Proposal | None:
@@ -90,7 +92,7 @@ def merge(
             proposal, parents = Proposal(plan.change, commit=apart[0]), (head,)
         else:
             parents = tuple(c for c in given if c in apart or c == head)
-            plan = plan_merge(git, objects, parents, policies, merge_adapters, name)
+            plan = plan_merge(git, objects, parents, policies, name)
             if name is not None and not plan.change:
                 return None
             proposal = Proposal(plan.change, parents if name is None else (head,))

@@ -50,6 +50,10 @@ class Objects:
         self.content[oid] = (kind, data)
         return oid
 
+    def add_files(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Take files in; their ids by name."""
+        return {name: self.add("blob", data) for name, data in files.items()}
+
     def add_tree(self, tree: Tree) -> str:
         """Take a tree in; its id."""
         # Git sorts a folder as if its name ended in a slash.

@@ -7,24 +7,19 @@ conflicts   `fail`, `ours` (the first parent that changed it), `theirs` (the las
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from weft.errors import ConfigError
 from weft.store.edit import entry_at
-from weft.store.folder import exact_header
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, CARD, CONFIG, MANIFEST, TENSORS, check_portable
-from weft.store.manifest import LINEAGE, Manifest, manifest_bytes
-from weft.store.merge_manifest import MergedManifest, merge_manifests
-from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.manifest import LINEAGE, MergedManifest, manifest_bytes, merge_manifests
+from weft.store.objects import FILE, Entry, Objects
 from weft.store.pointer import move_out
-from weft.store.policy import FAIL, OURS, THEIRS, Policies, Policy
 from weft.store.sides import Sides, check_bases, misfit, sides_of_adapter
-from weft.store.stored import adapters_at, store_at
+from weft.store.store_file import FAIL, OURS, THEIRS, Policies, Policy
+from weft.store.stored import adapters_at, store_at, write_adapter
 from weft.store.three_way import Changes, Conflict, Path, histories, three_way
-
-if TYPE_CHECKING:
-    from weft.store.delta import MergeAdapters
 
 _NAMED = 8
 """Conflicts that an error names; it counts the others."""
@@ -46,7 +41,6 @@ def plan_merge(
     objects: Objects,
     commits: Sequence[str],
     policies: Policies,
-    merge_adapters: "MergeAdapters | None" = None,
     name: str | None = None,
 ) -> Plan:
     """Decide about everything, or about one adapter; new files go to `objects`.
@@ -64,7 +58,7 @@ def plan_merge(
     check_bases(git, sides, opened)
     plans = [_choose(git, commits, rest, policies(""))]
     for adapter, its in opened.items():
-        plans.append(_plan_adapter(git, objects, its, parts[adapter], policies(adapter), merge_adapters))
+        plans.append(_plan_adapter(git, objects, its, parts[adapter], policies(adapter)))
     undecided = [conflict for plan in plans for conflict in plan.undecided]
     if undecided:
         raise ConfigError(_told(undecided, policies(undecided[0].adapter)))
@@ -95,7 +89,6 @@ def _plan_adapter(
     its: Sides,
     found: Changes,
     policy: Policy,
-    merge_adapters: "MergeAdapters | None",
 ) -> Plan:
     if any(len(conflict.path) == 2 for conflict in found.conflicts):
         return _choose(git, its.commits, found, policy)  # removed here and changed there
@@ -118,7 +111,7 @@ def _plan_adapter(
         return plan
     if not keys and not files and not _misfit(git, its, clean):
         return Plan(clean)
-    tree, lost = _by_method(git, objects, its, clean, manifest, policy, merge_adapters)
+    tree, lost = _by_method(git, objects, its, clean, manifest, policy)
     return Plan({path[:2]: tree}, keys + files, (), lost)
 
 
@@ -140,15 +133,12 @@ def _by_method(
     clean: Mapping[Path, Entry | None],
     manifest: MergedManifest,
     policy: Policy,
-    merge_adapters: "MergeAdapters | None",
 ) -> tuple[Entry, float]:
     """The tree of an adapter whose deltas were merged, its recipe in the lineage."""
     from weft.store.delta import join  # loads torch
 
-    if merge_adapters is None:
-        raise ConfigError(f"{its.name}: {policy.on_conflict} needs `merge_adapters`, such as weft.merge")
     commits = [its.commits[k] for k in its.alive()]
-    parts, lost = join(git, its, policy.on_conflict, policy.weights, policy.options, merge_adapters)
+    parts, lost = join(git, its, policy.on_conflict, policy.weights, policy.options)
     lineage = dict(manifest.manifest.lineage)
     for key, values in manifest.conflicts.items():
         lineage[key.removeprefix("lineage.")] = [value for value in values if value is not None]
@@ -164,16 +154,10 @@ def _by_method(
         "torch": version("torch"),
     }
     lineage["parents"] = commits
-    whole = Manifest(manifest.manifest.base, lineage, parts.header.metadata, exact_header(parts.header))
-    texts = {MANIFEST: manifest_bytes(whole), **parts.texts}
-    entries = {file: Entry(FILE, objects.add("blob", data)) for file, data in texts.items()}
-    card = clean.get((ADAPTERS, its.name, CARD))
-    if card is not None:
-        entries[CARD] = card
     files = move_out(git, parts.tensors, store_at(git, its.commits[0]).blobs_over)
-    tensors = {file: Entry(FILE, objects.add("blob", data)) for file, data in files.items()}
-    entries[TENSORS] = Entry(TREE, objects.add_tree(tensors))
-    return Entry(TREE, objects.add_tree(entries)), lost
+    card = clean.get((ADAPTERS, its.name, CARD))
+    base, oids = manifest.manifest.base, objects.add_files(files)
+    return write_adapter(objects, parts, base, lineage, oids, card and card.oid), lost
 
 
 def _misfit(git: Git, its: Sides, change: Mapping[Path, Entry | None]) -> str | None:

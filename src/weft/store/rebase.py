@@ -8,7 +8,6 @@ cut again, and what that loses is told.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +15,20 @@ from typing import NamedTuple
 from weft.errors import ConfigError
 from weft.store.accept import foldings, version_of, write_folders
 from weft.store.edit import Change, edit
-from weft.store.folder import Parts, exact_header, take_apart
+from weft.store.folder import Parts, take_apart
 from weft.store.git import Git
-from weft.store.layout import ADAPTERS, CARD, MANIFEST, TENSORS
-from weft.store.manifest import Manifest, manifest_bytes
-from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.layout import ADAPTERS, CARD
+from weft.store.objects import Objects
 from weft.store.pointer import move_out
-from weft.store.stored import Stored, accepted_at, adapters_at, manifest_of, store_at, stored_at
-
-Combine = Callable[[Sequence[Path], Sequence[float], Path, str, int | None], float]
-"""(folders, weights, out, base, rank): the weighted sum of adapters as a folder; error of the cut rank."""
+from weft.store.stored import (
+    Stored,
+    accepted_at,
+    adapters_at,
+    manifest_of,
+    store_at,
+    stored_at,
+    write_adapter,
+)
 
 
 class Rebased(NamedTuple):
@@ -43,7 +46,6 @@ class Rebased(NamedTuple):
 def rebase(
     git: Git,
     name: str,
-    combine: Combine,
     *,
     onto: str | None = None,
     rank: int | None = None,
@@ -54,7 +56,7 @@ def rebase(
     The base may be a later or an earlier one. The recipe goes into the lineage, metrics go out of it.
 
     Raises UnknownNameError for an adapter or a version, ConfigError for an adapter that is there already or
-    of no known version, a rank below 1, and what `combine` raises. In each case nothing has changed.
+    of no known version, a rank below 1, and what `weft.load` raises. In each case nothing has changed.
     """
     if rank is not None and rank < 1:
         raise ConfigError(f"an adapter needs a rank of at least 1, got {rank}")
@@ -67,7 +69,7 @@ def rebase(
         raise ConfigError(f"{name} belongs to base {old.base}, which is no version of this store's")
     if old.base == target:
         raise ConfigError(f"{name} belongs to base {target} already")
-    parts, lost = combined(git, head, stored, old.base, target, combine, rank)
+    parts, lost = combined(git, head, stored, old.base, target, rank)
     files = move_out(git, parts.tensors, file.blobs_over)
     lineage = {key: value for key, value in old.lineage.items() if key != "metrics"}
     lineage["recipe"] = {
@@ -80,28 +82,24 @@ def rebase(
         "torch": version("torch"),
     }
     lineage["parents"] = [{"name": name, "tree": stored.tree}]
-    manifest = Manifest(target, lineage, parts.header.metadata, exact_header(parts.header))
 
     def plan(objects: Objects, tree: str | None) -> Change:
         known = adapters_at(git, tree) if tree else {}
         if known.get(name) != stored.tree:
             raise ConfigError(f"{name} changed in between; rebase it again")
-        texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
-        whole = {text: Entry(FILE, objects.add("blob", data)) for text, data in texts.items()}
-        if CARD in stored.texts:  # in the words of its author
-            whole[CARD] = Entry(FILE, stored.texts[CARD])
-        tensors = {text: Entry(FILE, objects.add("blob", data)) for text, data in files.items()}
-        whole[TENSORS] = Entry(TREE, objects.add_tree(tensors))
-        return {(ADAPTERS, name): Entry(TREE, objects.add_tree(whole))}
+        tensors, card = objects.add_files(files), stored.texts.get(CARD)
+        return {(ADAPTERS, name): write_adapter(objects, parts, target, lineage, tensors, card)}
 
     commit = edit(git, plan, f"Rebase {name} onto {target}" if message is None else message)
     return Rebased(name, commit, old.base, target, lost)
 
 
 def combined(
-    git: Git, commit: str, stored: Stored, before: str, target: str, combine: Combine, rank: int | None
+    git: Git, commit: str, stored: Stored, before: str, target: str, rank: int | None
 ) -> tuple[Parts, float]:
     """An adapter of one version of the base as one of another, both known to a commit; error of its rank."""
+    from weft.store.numbers import combine  # loads torch
+
     file = store_at(git, commit)
     begin, end = file.bases.index(before), file.bases.index(target)
     steps = accepted_at(git, git.tree_of(commit), file)[min(begin, end) : max(begin, end)]

@@ -12,17 +12,16 @@ from typing import Any
 
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
-from weft.store.add import BASE, Added
+from weft.store.add import Added
 from weft.store.edit import Change, edit
-from weft.store.fits import check_modules
-from weft.store.folder import Parts, exact_header, read_tensor, take_apart
+from weft.store.folder import Parts, read_tensor, take_apart
 from weft.store.git import Git
-from weft.store.layout import ADAPTERS, MANIFEST, TENSORS, check_name, check_portable, file_of
-from weft.store.manifest import Manifest, check_lineage, manifest_bytes
-from weft.store.objects import FILE, TREE, Entry, Objects
+from weft.store.layout import ADAPTERS, TENSORS, check_name, check_portable, file_of
+from weft.store.manifest import check_lineage
+from weft.store.objects import Objects
 from weft.store.pieces import Values, cut, join, piece_file, pieces_of
 from weft.store.pointer import move_out, read_tensors
-from weft.store.stored import Stored, adapters_at, manifest_of, open_tree, store_at
+from weft.store.stored import Stored, adapters_at, manifest_of, open_tree, store_at, write_adapter
 from weft.tensor_file import build, framed
 
 
@@ -49,10 +48,7 @@ def stack(
     store = store_at(git, git.commit_of("HEAD"))
     source = os.fspath(path)
     parts = take_apart(path)
-    metadata = parts.header.metadata
-    named = (metadata or {}).get(BASE)
-    store.check_base(named, source)
-    check_modules({spec.name: spec.shape for spec in parts.header.specs}, store.modules, source)
+    named = store.check(parts.header, source)
     written = 0
 
     def plan(objects: Objects, tree: str | None) -> Change:
@@ -72,16 +68,11 @@ def stack(
         if former is None and name in known:
             former = manifest_of(git, open_tree(git, name, known[name])).lineage
         told = {**(former or {}), "parents": [{"name": parent, "tree": below.tree}]}
-        manifest = Manifest(named or base or store.base, told, metadata, exact_header(parts.header))
         tensors, new = _stacked(git, below, parts, source)
         fresh = move_out(git, new, store.blobs_over)
         written = len(fresh)
-        texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
-        whole = {file: Entry(FILE, objects.add("blob", data)) for file, data in texts.items()}
-        added = {file: Entry(FILE, objects.add("blob", data)) for file, data in fresh.items()}
-        shared = {file: Entry(FILE, oid) for file, oid in tensors.items()}
-        whole[TENSORS] = Entry(TREE, objects.add_tree(shared | added))
-        return {(ADAPTERS, name): Entry(TREE, objects.add_tree(whole))}
+        tensors = {**tensors, **objects.add_files(fresh)}
+        return {(ADAPTERS, name): write_adapter(objects, parts, named or base or store.base, told, tensors)}
 
     commit = edit(git, plan, message)
     return Added(name, commit, len(parts.tensors), written, parts.left_out)

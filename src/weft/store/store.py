@@ -10,15 +10,14 @@ from weft.store.add import Added, add, init, remove
 from weft.store.git import Git
 from weft.store.pointer import BLOBS_OVER
 
-# The others are imported when they are called: adding an adapter should take no longer than git.
+# Imported when they are called: adding an adapter should take no longer than git.
 if TYPE_CHECKING:
-    from weft.store.accept import Accepted, Derive
-    from weft.store.delta import MergeAdapters
+    from weft.store.accept import Accepted, Base
     from weft.store.diff import Difference
     from weft.store.gate import Gated
     from weft.store.history import Version
     from weft.store.merge import Merged
-    from weft.store.rebase import Combine, Rebased
+    from weft.store.rebase import Rebased
     from weft.store.replay import Replayed
     from weft.store.show import Listed, Shown
     from weft.store.store_file import Modules
@@ -160,7 +159,6 @@ class Store:
         on_conflict: str | None = None,
         weights: Sequence[float] | None = None,
         options: Mapping[str, Any] | None = None,
-        merge_adapters: "MergeAdapters | None" = None,
     ) -> "Merged":
         """Merge revisions into HEAD in one commit; see `weft.store.merge.merge`."""
         from weft.store.merge import merge
@@ -173,25 +171,18 @@ class Store:
             on_conflict=on_conflict,
             weights=weights,
             options=options,
-            merge_adapters=merge_adapters,
         )
 
-    def replay(
-        self,
-        merge_adapters: "MergeAdapters | None" = None,
-        *,
-        combine: "Combine | None" = None,
-        derive: "Derive | None" = None,
-    ) -> "Replayed":
-        """Run every recipe again and compare to the bit; those whose tool is missing are named."""
-        from weft.store.replay import Tools, replay
+    def replay(self, base: "Base | None" = None) -> "Replayed":
+        """Run every recipe again and compare to the bit; those of the base's versions where one is given."""
+        from weft.store.replay import replay
 
-        return replay(self._git, Tools(merge_adapters, combine, derive))
+        return replay(self._git, base)
 
     def accept(
         self,
         *names: str,
-        derive: "Derive",
+        base: "Base | None" = None,
         weights: Sequence[float] | None = None,
         command: str | None = None,
         message: str | None = None,
@@ -199,34 +190,23 @@ class Store:
         """Fold adapters into the base and commit the recipe; see `weft.store.accept.accept`."""
         from weft.store.accept import accept
 
-        return accept(self._git, names, derive, weights=weights, command=command, message=message)
+        return accept(self._git, names, base, weights=weights, command=command, message=message)
 
     def write_base(
-        self,
-        out: str | os.PathLike[str],
-        derive: "Derive",
-        *,
-        version: str | None = None,
-        rev: str = "HEAD",
+        self, out: str | os.PathLike[str], base: "Base", *, version: str | None = None, rev: str = "HEAD"
     ) -> str:
         """Derive a version of the base into a folder; its fingerprint."""
         from weft.store.accept import write_base
 
-        return write_base(self._git, Path(out), derive, version, rev)
+        return write_base(self._git, Path(out), base, version, rev)
 
     def rebase(
-        self,
-        name: str,
-        *,
-        combine: "Combine",
-        onto: str | None = None,
-        rank: int | None = None,
-        message: str | None = None,
+        self, name: str, *, onto: str | None = None, rank: int | None = None, message: str | None = None
     ) -> "Rebased":
         """Bring an adapter to another version of the base; see `weft.store.rebase.rebase`."""
         from weft.store.rebase import rebase
 
-        return rebase(self._git, name, combine, onto=onto, rank=rank, message=message)
+        return rebase(self._git, name, onto=onto, rank=rank, message=message)
 
     def gate(self, revision: str, command: str | None = None) -> "Gated":
         """Check a contribution, and run a command on every adapter that it changes."""

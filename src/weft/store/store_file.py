@@ -10,17 +10,23 @@ blobs_over  tensors of more bytes lie in the second place; absent where all lie 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from weft.errors import AdapterFormatError, BaseMismatchError
+from weft.errors import AdapterFormatError, BaseMismatchError, ShapeError
 from weft.files import is_name
+from weft.store.layout import layer_of
 from weft.store.manifest import FORMAT, versioned
+from weft.tensor_file import Header
 
+FAIL, OURS, THEIRS = "fail", "ours", "theirs"
 _OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SIZES = re.compile(r"\[\s+(\d+),\s+(\d+)\s+\]")
 _NOT_OPTIONS = {"method", "adapters", "weights"}
 
+BASE = "weft_base"
+"""Where `weft.save` states the base, in the metadata of the safetensors."""
 Modules = Mapping[str, tuple[int, int]]
 """Module path -> (in_features, out_features)."""
 
@@ -70,6 +76,37 @@ class StoreFile(NamedTuple):
         if base and self.bases and base not in self.bases:
             versions = f", nor to one of its {len(self.accepted)} earlier versions" if self.accepted else ""
             raise BaseMismatchError(f"{what} belongs to base {base}, this store to {self.base}{versions}")
+
+    def check(self, header: Header, what: object) -> str | None:
+        """The base that a file names; raises as `check_base` and `check_modules`."""
+        base = (header.metadata or {}).get(BASE)
+        self.check_base(base, what)
+        self.check_modules({spec.name: spec.shape for spec in header.specs}, what)
+        return base
+
+    def check_modules(self, shapes: Mapping[str, tuple[int, ...]], what: object) -> None:
+        """Raise ShapeError for a lora_A or lora_B, by name, of another size than its module in the base.
+
+        And for tensors of which none is of the base's modules. Those of other modules among them (an
+        embedding, a head) are not judged, and nothing is where the base is unknown.
+        """
+        layers = {}
+        for name, shape in shapes.items():
+            _, dot, half = name.rpartition(".lora_")
+            if self.modules is None or not dot or half not in ("A.weight", "B.weight") or len(shape) != 2:
+                continue
+            layer = layers[name] = layer_of(name)
+            if layer in self.modules:
+                want, have = self.modules[layer][half[0] == "B"], shape[half[0] == "A"]
+                if want != have:
+                    told = f"[R, {want}]" if half[0] == "A" else f"[{want}, R]"
+                    raise ShapeError(
+                        f"{what}: lora_{half[0]} of {layer} is {list(shape)}, the base needs {told}"
+                    )
+        if layers and not (self.modules or {}).keys() & set(layers.values()):
+            raise ShapeError(
+                f"{what}: the base has no module {next(iter(layers.values()))}, nor any other of these"
+            )
 
 
 def store_bytes(file: StoreFile) -> bytes:
@@ -170,3 +207,38 @@ def _list(values: Mapping[str, Any], key: str, source: object) -> list[Any]:
     if not isinstance(found, list):
         raise AdapterFormatError(f"{source}: {key} should be a list, it is {found!r:.40}")
     return found
+
+
+class Policy(NamedTuple):
+    """What to do about tensors that several sides changed."""
+
+    on_conflict: str = FAIL
+    """`fail`, `ours`, `theirs`, or a method of `weft.merging`."""
+    weights: tuple[float, ...] | None = None
+    """One for each parent, HEAD first; those of the sides in question are used."""
+    options: Mapping[str, Any] = {}
+    """Of the method."""
+
+    @property
+    def is_method(self) -> bool:
+        """Whether numbers are merged."""
+        return self.on_conflict not in (FAIL, OURS, THEIRS)
+
+
+Policies = Callable[[str], Policy]
+"""Name of an adapter, empty for what lies elsewhere -> its policy."""
+
+
+def by_rules(file: StoreFile, weights: tuple[float, ...] | None = None) -> Policies:
+    """The policies that a store's own rules give; what lies outside of adapters fails, as without a rule.
+
+    They are those of HEAD; what is merged into it cannot bring rules of its own.
+    """
+
+    def policy_for(name: str) -> Policy:
+        for rule in file.merge if name else ():
+            if fnmatchcase(name, rule.adapters):
+                return Policy(rule.on_conflict, weights, rule.options)
+        return Policy(FAIL, weights)
+
+    return policy_for

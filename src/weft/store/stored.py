@@ -1,10 +1,11 @@
 """One adapter as a commit holds it: its files by id, with every name and mode checked."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weft.errors import AdapterFormatError, MissingFileError, UnknownNameError
 from weft.files import nearest
+from weft.store.folder import Parts, exact_header
 from weft.store.git import Git
 from weft.store.layout import (
     ACCEPTED,
@@ -18,8 +19,8 @@ from weft.store.layout import (
     TENSORS,
     check_name,
 )
-from weft.store.manifest import Manifest, parse_manifest
-from weft.store.objects import FILES, TREE, Entry
+from weft.store.manifest import Manifest, manifest_bytes, parse_manifest
+from weft.store.objects import FILE, FILES, TREE, Entry, Objects
 from weft.store.store_file import Step, StoreFile, parse_store
 from weft.tensor_file import MAX_TENSORS
 
@@ -112,6 +113,28 @@ def open_tree(git: Git, name: str, tree: str) -> Stored:
             raise AdapterFormatError(f"{where}/{TENSORS} holds {file!r:.80}, which is no tensor")
     oids = {file: _regular(entry, f"{where}/{TENSORS}/{file}") for file, entry in tensors.items()}
     return Stored(name, tree, texts, oids)
+
+
+def write_adapter(
+    objects: Objects,
+    parts: Parts,
+    base: str | None,
+    lineage: Mapping[str, Any],
+    tensors: Mapping[str, str],
+    card: str | None = None,
+) -> Entry:
+    """The tree of an adapter: its texts, and the ids of its tensors by file name.
+
+    `card` is the id of one that stays, in the words of its author.
+    """
+    manifest = Manifest(base, lineage, parts.header.metadata, exact_header(parts.header))
+    texts = {MANIFEST: manifest_bytes(manifest), **parts.texts}
+    oids = objects.add_files(texts) | ({CARD: card} if card else {})
+    entries = {file: Entry(FILE, oid) for file, oid in oids.items()}
+    entries[TENSORS] = Entry(
+        TREE, objects.add_tree({file: Entry(FILE, oid) for file, oid in tensors.items()})
+    )
+    return Entry(TREE, objects.add_tree(entries))
 
 
 def manifest_of(git: Git, stored: Stored) -> Manifest:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from weft.errors import AdapterFormatError, MissingFileError, WeftError
-from weft.store.fits import check_modules
 from weft.store.folder import read_tensor
 from weft.store.git import Git
 from weft.store.history import tags, versions
@@ -156,7 +155,7 @@ class _Walk:
             facts = self.adapters[key]
             if facts is not None:
                 file.check_base(facts[0], f"{ADAPTERS}/{stored.name}")
-                check_modules(facts[1], file.modules, f"{ADAPTERS}/{stored.name}")
+                file.check_modules(facts[1], f"{ADAPTERS}/{stored.name}")
         except WeftError as error:
             self.problems.append(f"{where}: {error}")
 

@@ -1,21 +1,13 @@
 """`weft store accept` and `weft store base`: versions of the base, as recipes and as weights."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Out, Place, Revision, say
-from weft.errors import BaseMismatchError, ConfigError
 from weft.store import Store
-
-if TYPE_CHECKING:
-    from weft.store.accept import Derive, Folding
 
 
 def accept(
@@ -46,13 +38,7 @@ def accept(
         json: Print JSON.
     """
     with Store(store) as opened:
-        if base is None and names:
-            base = opened.show(names[0]).config.get("base_model_name_or_path")
-        if not base:
-            raise ConfigError("no adapter names its base; name a folder of it with --base")
-        done = opened.accept(
-            *names, derive=derive_from(base), weights=weights or None, command=evaluate, message=message
-        )
+        done = opened.accept(*names, base=base, weights=weights or None, command=evaluate, message=message)
     commit = f", committed as {done.commit[:12]}" if done.commit else ""
     say(done._asdict(), f"the base is now {done.base}{commit}", json)
 
@@ -83,45 +69,5 @@ def base(
         json: Print JSON.
     """
     with Store(store) as opened:
-        found = opened.write_base(out, derive_from(folder), version=version, rev=rev)
+        found = opened.write_base(out, folder, version=version, rev=rev)
     say({"base": found, "out": str(Path(out).absolute())}, f"wrote {out}, base {found}", json)
-
-
-def derive_from(name: str) -> Derive:
-    """Folds into the model under a name: in float64, so that rounding is the same on other machines."""
-
-    def derive(steps: Sequence[Folding], out: Path) -> str:
-        import torch
-
-        from weft.adapters import concat, fingerprint, fold, load
-        from weft.cli.shared.model import open_host
-        from weft.types import Factors
-
-        torch.set_num_threads(1)
-        host = open_host(name)
-        found = host.fingerprint
-        parents = [step.parent for step in steps]
-        if found not in parents:
-            raise BaseMismatchError(
-                f"{name} has the fingerprint {found}, it should be one of {', '.join(parents)}"
-            )
-        for step in steps[parents.index(found) :]:
-            if found != step.parent:
-                raise BaseMismatchError(f"the recipe leads to {step.parent}, folding gave {found}")
-            adapters = []
-            for folder in step.folders:
-                adapter = load(folder, base=step.parent)
-                wide = {
-                    site: Factors(a_RI.double(), b_OR.double(), scaling)
-                    for site, (a_RI, b_OR, scaling) in adapter.factors.items()
-                }
-                adapters.append(replace(adapter, factors=wide))
-            fold(host.module, concat(adapters, step.weights))
-            found = fingerprint(host.module)
-        model: Any = host.module
-        model.save_pretrained(out)
-        if host.tokenizer is not None:
-            host.tokenizer.save_pretrained(out)
-        return found
-
-    return derive

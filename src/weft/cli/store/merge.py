@@ -1,7 +1,6 @@
 """`weft store merge`: branches into one, unattended."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -10,11 +9,7 @@ from weft.cli.shared.flags import Flag
 from weft.cli.store import Message, Place, say
 from weft.errors import ConfigError
 from weft.store import Store
-from weft.store.policy import FAIL, OURS, THEIRS
-
-if TYPE_CHECKING:
-    from weft.store.delta import MergeAdapters
-    from weft.types import Adapter
+from weft.store.store_file import FAIL, OURS, THEIRS
 
 _UNTOLD = MethodFlags()
 
@@ -50,12 +45,9 @@ def merge(
         store: A folder in the store.
         json: Print JSON.
     """
-    policy = None if on_conflict is None else on_conflict.replace("-", "_")
     given = {key: value for key, value in vars(options).items() if value is not None}
-    merger = late_merger
-    if policy is not None and policy not in (FAIL, OURS, THEIRS):
-        merger = merger_for(policy, given)
-    elif given or (weights and policy is not None):
+    is_method = on_conflict not in (None, FAIL, OURS, THEIRS)
+    if not is_method and (given or (weights and on_conflict is not None)):
         flag = next(iter(given), "weights")
         raise ConfigError(f"--{flag} is for a method; --on-conflict is {on_conflict or FAIL}")
     with Store(store) as opened:
@@ -63,10 +55,9 @@ def merge(
             *revisions,
             name=name,
             message=message,
-            on_conflict=policy,
+            on_conflict=on_conflict,
             weights=weights or None,
             options=given,
-            merge_adapters=merger,
         )
     if done.commit is None:
         line = "there was nothing to merge"
@@ -78,36 +69,3 @@ def merge(
         if done.lost:
             line += f", relative error of the cut rank {done.lost:.2g}"
     say(done._asdict(), line, json)
-
-
-def merger_for(method: str, options: Mapping[str, object]) -> "MergeAdapters":
-    """`weft.merge`, once the method is known to take these options.
-
-    Raises UnknownNameError for a method, ConfigError for one that needs data or lacks an option.
-    """
-    from weft.files import nearest
-    from weft.merging import options_of
-
-    known = options_of(method)
-    if {"fisher", "gram"} & known.keys():
-        raise ConfigError(f"{method} learns from data, which a store has not; use `weft merge`, then `add`")
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"{method} has no option {option}{nearest(option, known)}")
-    return one_thread()
-
-
-def late_merger(method: str, *words: Any, **options: Any) -> "Adapter":
-    """`weft.merge` for methods that the rules of the store name: loaded where a conflict needs it."""
-    merger = merger_for(method, {key: value for key, value in options.items() if key != "weights"})
-    return merger(method, *words, **options)
-
-
-def one_thread() -> "MergeAdapters":
-    """`weft.merge` in one thread: the order of a sum decides its last bit."""
-    import torch
-
-    from weft.merging import merge as merge_adapters
-
-    torch.set_num_threads(1)
-    return merge_adapters

@@ -1,7 +1,5 @@
 """`weft store rebase`: an adapter from one version of the base to another."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -37,29 +35,10 @@ def rebase(
         json: Print JSON.
     """
     with Store(store) as opened:
-        done = opened.rebase(name, combine=combine, onto=onto, rank=rank, message=message)
+        done = opened.rebase(name, onto=onto, rank=rank, message=message)
     line = f"{name} belongs to base {done.base} now"
     if done.commit:
         line += f", committed as {done.commit[:12]}"
     if rank is not None:
         line += f"; relative error of the cut rank {done.lost:.2g}"
     say(done._asdict(), line, json)
-
-
-def combine(
-    folders: Sequence[Path], weights: Sequence[float], out: Path, base: str, rank: int | None
-) -> float:
-    """Write the weighted sum of adapters for a base; the relative error of its rank."""
-    from dataclasses import replace
-
-    import torch
-
-    from weft.adapters import concat, load, save, truncate, truncation_error
-
-    torch.set_num_threads(1)
-    # They belong to different versions, which is what the sum makes up for.
-    whole = concat([replace(load(folder), base="") for folder in folders], weights)
-    lost = 0.0 if rank is None else truncation_error(whole, rank)
-    kept = whole if rank is None else truncate(whole, rank)
-    save(replace(kept, base=base, name=out.name), out)
-    return lost

@@ -17,19 +17,12 @@ def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".",
         store: A folder in the store.
         json: Print JSON.
     """
-    again = None
     if base is not None and not replay:
         raise ConfigError("--base is what --replay folds again; give both")
     with Store(store) as opened:
         found = opened.verify()
         root = opened.root
-        if replay:
-            from weft.cli.store.accept import derive_from
-            from weft.cli.store.merge import one_thread
-            from weft.cli.store.rebase import combine
-
-            derive = None if base is None else derive_from(base)
-            again = opened.replay(one_thread(), combine=combine, derive=derive)
+        again = opened.replay(base) if replay else None
     problems, facts, lines = list(found.problems), found._asdict(), []
     if again is not None:
         facts |= {"replayed": again.recipes, "gone": again.gone}
