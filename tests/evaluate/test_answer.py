@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from weft.engine import Engine, nll
-from weft.evaluate import Answer, answer, ask
+from weft.evaluate import Answer, answer_questions, ask
 from weft.evaluate.answer import read
 from weft.route import TreeGate, full
 from weft.tasks import Row, collate
@@ -39,8 +39,8 @@ def slow_nll(planted, question, mixture):
 def test_the_shortcut_gives_what_decoding_gives(planted, engine, shift, described):
     tasks, asked = questions(planted, "say first" if described else None)
     mixture = Mixture.rows(planted.bank, [(n + shift) % 4 for n in tasks])
-    fast = answer(engine, asked, mixture, max_new_tokens=8, batch_size=7)
-    slow = answer(engine, asked, mixture, max_new_tokens=8, batch_size=7, shortcut=False)
+    fast = answer_questions(engine, asked, mixture, max_new_tokens=8, batch_size=7)
+    slow = answer_questions(engine, asked, mixture, max_new_tokens=8, batch_size=7, shortcut=False)
     assert [found.text for found in fast] == [found.text for found in slow]
     texts = engine.generate([q.prompt_ids for q in asked], mixture=mixture, max_new_tokens=8)
     assert [found.text for found in slow] == texts
@@ -57,7 +57,7 @@ def test_the_shortcut_decodes_only_what_is_open(planted, engine, monkeypatch):
 
     monkeypatch.setattr(Engine, "generate", spy)
     adapters = [n if i % 2 else -1 for i, n in enumerate(tasks)]
-    found = answer(
+    found = answer_questions(
         engine, asked, Mixture.rows(planted.bank, torch.tensor(adapters)), max_new_tokens=8, batch_size=7
     )
     right = [row.completion for task in planted.tasks for row in task.test]
@@ -67,7 +67,9 @@ def test_the_shortcut_decodes_only_what_is_open(planted, engine, monkeypatch):
 
 def test_losses_are_those_of_single_rows(planted, engine):
     tasks, asked = questions(planted)
-    found = answer(engine, asked, Mixture.rows(planted.bank, tasks[::-1]), max_new_tokens=8, batch_size=3)
+    found = answer_questions(
+        engine, asked, Mixture.rows(planted.bank, tasks[::-1]), max_new_tokens=8, batch_size=3
+    )
     for n, question, got in zip(tasks[::-1], asked, found, strict=True):
         want = slow_nll(planted, question, Mixture.rows(planted.bank, [n]))
         assert got.nll == pytest.approx(want, abs=1e-4)
@@ -89,7 +91,7 @@ def test_the_reference_does_not_choose_its_own_adapter(planted, engine):
     _, asked = questions(planted)
     gate = TreeGate(full(2), planted.host.module.config.hidden_size, scope="sequence", descent="soft", seed=3)
     mixture = Mixture((Term(planted.bank, gate.eval().requires_grad_(False)),))
-    found = answer(engine, asked, mixture, max_new_tokens=8, batch_size=7)
+    found = answer_questions(engine, asked, mixture, max_new_tokens=8, batch_size=7)
     for question, got in zip(asked, found, strict=True):
         prompt, completion = question.encoded
         states = planted.host.prepare(torch.tensor([prompt]), mixture)
@@ -118,8 +120,8 @@ def test_an_answer_longer_than_allowed_is_cut_as_decoding_cuts_it(planted, engin
     tasks, asked = questions(planted)
     mixture = Mixture.rows(planted.bank, tasks)
     for tokens in (1, 2, 3, 4):
-        fast = answer(engine, asked, mixture, max_new_tokens=tokens, batch_size=32)
-        slow = answer(engine, asked, mixture, max_new_tokens=tokens, batch_size=32, shortcut=False)
+        fast = answer_questions(engine, asked, mixture, max_new_tokens=tokens, batch_size=32)
+        slow = answer_questions(engine, asked, mixture, max_new_tokens=tokens, batch_size=32, shortcut=False)
         assert fast == slow
 
 
@@ -129,7 +131,7 @@ def test_a_prompt_that_is_written_otherwise_is_decoded(planted, engine):
     question = ask(planted.host.tokenizer, row, None)
     other = question._replace(prompt_ids=ask(planted.host.tokenizer, Row("zz", "ab"), None).prompt_ids)
     mixture = Mixture.rows(planted.bank, [2])
-    got = answer(engine, [other], mixture, max_new_tokens=8, batch_size=1)[0]
+    got = answer_questions(engine, [other], mixture, max_new_tokens=8, batch_size=1)[0]
     assert got.text == engine.generate(other.prompt_ids, mixture=mixture, max_new_tokens=8)
 
 
@@ -138,7 +140,7 @@ def test_progress_counts_every_row_once(planted, engine):
     heard = []
     adapters = torch.tensor([n if i % 2 else -1 for i, n in enumerate(tasks)])
     mixture = Mixture.rows(planted.bank, adapters)
-    answer(engine, asked, mixture, max_new_tokens=8, batch_size=6, progress=heard.append)
+    answer_questions(engine, asked, mixture, max_new_tokens=8, batch_size=6, progress=heard.append)
     assert sum(heard) == len(asked)
-    assert answer(engine, [], None, max_new_tokens=8, batch_size=6) == []
-    assert isinstance(answer(engine, asked[:1], None, max_new_tokens=2, batch_size=1)[0], Answer)
+    assert answer_questions(engine, [], None, max_new_tokens=8, batch_size=6) == []
+    assert isinstance(answer_questions(engine, asked[:1], None, max_new_tokens=2, batch_size=1)[0], Answer)

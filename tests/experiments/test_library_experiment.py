@@ -12,7 +12,7 @@ from weft.errors import ConfigError
 from weft.evaluate.specialists import Specialists
 from weft.experiments.library.embeddings import measure_embeddings
 from weft.experiments.library.learned_ways import _draw, layer_weights, learn_gates
-from weft.experiments.library.measure import Found, measure_routing
+from weft.experiments.library.measure import Measured, measure_routing
 from weft.experiments.library.page import routing_page, summarise_ways
 from weft.experiments.library.recipe import GateTraining, LayerTraining, RoutingRecipe
 from weft.experiments.library.requests import Requests
@@ -109,7 +109,7 @@ def test_the_page_has_a_line_for_every_way(measured, root):
 def test_weights_told_by_loops():
     weight_STK = np.random.default_rng(0).random((2, 3, 5))
     scores = np.ones((3, 4, 2))
-    found = Found("x", "wording", 5.0, 5.0, scores, weight_STK, 1.0)
+    found = Measured("x", "wording", 5.0, 5.0, scores, weight_STK, 1.0)
     [way, _] = summarise_ways([found, replace(found, name="oracle")], seeds=2)
     right, entropy, first = [], [], set()
     for s in range(2):

@@ -175,12 +175,12 @@ def _task(name: str) -> Task:
     return World().find(name) if folder is None else load_task(folder)
 
 
-def _encoded(host: Host, task: Task, rows: Sequence[Row], max_rows: int) -> list[Encoded]:
+def _encoded(host: Host, task: Task, rows: Sequence[Row]) -> list[Encoded]:
     from weft.tasks import render
 
     if not rows:
         raise ShapeError(f"task {task.name} has no rows of the part that is needed")
-    return [render(host.tokenizer, row, max_length=host.window) for row in rows[:max_rows]]
+    return [render(host.tokenizer, row, max_length=host.window) for row in rows]
 
 
 def _measure(
@@ -188,29 +188,21 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Loss and exact match on each source's task: of the base, the source, and the merge."""
     from weft.engine import Engine
-    from weft.evaluate import answer, ask, exact_match, loss
+    from weft.evaluate.specialists import score_rows
     from weft.types import Bank, Mixture
 
     engine = Engine(host)
     bank = Bank.stack([*sources, merged], names=[str(k) for k in range(len(sources) + 1)])
     measured, worse = [], []
     for k, (label, task) in enumerate(zip(_labels(sources), tasks, strict=True)):
-        _encoded(host, task, task.test, max_rows)  # raises for rows that are not there or do not fit
         rows = task.test[:max_rows]
-        questions = [ask(host.tokenizer, row, None) for row in rows]
+        encoded = _encoded(host, task, rows)  # raises for rows that are not there or do not fit
+        longest = max(len(row.completion_ids) for row in encoded)
         line: dict[str, Any] = {"source": label, "task": task.name, "rows": len(rows)}
         for who, index in (("base", None), ("source", k), ("merge", len(sources))):
-            answers = answer(
-                engine,
-                questions,
-                Mixture.rows(bank, [index] * len(rows)),
-                max_new_tokens=max(len(question.encoded.completion_ids) for question in questions),
-                batch_size=max_rows,
-            )
-            line[f"{who}, loss"] = sum(loss(a.nll, a.tokens) for a in answers) / len(rows)
-            line[f"{who}, right"] = sum(
-                exact_match(a.text, row.answers) for a, row in zip(answers, rows, strict=True)
-            ) / len(rows)
+            mixture = Mixture.rows(bank, [index] * len(rows))
+            scores_NX = score_rows(engine, rows, mixture, max_new_tokens=longest, batch_size=max_rows)
+            line[f"{who}, right"], line[f"{who}, loss"] = map(float, scores_NX.mean(0))
         line["interference"] = line["merge, loss"] - line["source, loss"]
         if line["merge, right"] < line["source, right"] - _NOTICEABLE:
             worse.append(label)

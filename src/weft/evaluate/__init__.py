@@ -1,6 +1,6 @@
 """Evaluation: metrics, the control conditions, comparisons with confidence intervals, reports."""
 
-from weft.evaluate.answer import Answer, Question, answer, ask
+from weft.evaluate.answer import Answer, Question, answer_questions, ask
 from weft.evaluate.compare import Options, compare
 from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
 from weft.evaluate.diversity import mean_cosine
@@ -34,7 +34,7 @@ __all__ = [
     "Result",
     "SplitReport",
     "Wordings",
-    "answer",
+    "answer_questions",
     "ask",
     "bootstrap",
     "build_conditions",

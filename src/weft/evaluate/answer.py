@@ -54,7 +54,7 @@ def ask(tokenizer: PreTrainedTokenizerBase, row: Row, description: str | None) -
     )
 
 
-def answer(
+def answer_questions(
     engine: Engine,
     questions: Sequence[Question],
     mixture: Mixture | None,

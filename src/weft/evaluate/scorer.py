@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from weft.engine import Engine
-from weft.evaluate.answer import Question, answer, ask
+from weft.evaluate.answer import Question, answer_questions, ask
 from weft.evaluate.conditions import Condition
 from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
 from weft.tasks import Task
@@ -66,7 +66,7 @@ class Scorer:
         if condition.bank is not None:
             bank = condition.bank.to(self.engine.host.device)
             mixture = Mixture.rows(bank, [adapters[place] for place in new])
-        answers = answer(
+        answers = answer_questions(
             self.engine,
             [self._question(n, m, description) for n, m, description, _ in new],
             mixture,

@@ -13,7 +13,7 @@ from weft.adapters import load
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.engine import Engine
 from weft.errors import MissingFileError, ShapeError
-from weft.evaluate.answer import answer, ask
+from weft.evaluate.answer import answer_questions, ask
 from weft.evaluate.metrics import exact_match, loss
 from weft.files import resolve
 from weft.host import Host, fitted
@@ -98,7 +98,7 @@ def score_rows(
     texts = [None] * len(rows) if descriptions is None else list(descriptions)
     if len(texts) != len(rows):
         raise ShapeError(f"{len(texts)} descriptions for {len(rows)} rows; give one for each, or none")
-    found = answer(
+    found = answer_questions(
         engine,
         [ask(engine.tokenizer, row, text) for row, text in zip(rows, texts, strict=True)],
         mixture,

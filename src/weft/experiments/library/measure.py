@@ -28,8 +28,8 @@ from weft.tasks import render_prompt
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What one way got."""
+class Measured:
+    """Scores of one way to use the library."""
 
     name: str
     sees: str
@@ -44,7 +44,7 @@ class Found:
 
 def measure_routing(
     recipe: RoutingRecipe, progress: Callable[[str], None] = lambda _: None
-) -> tuple[Specialists, list[Found]]:
+) -> tuple[Specialists, list[Measured]]:
     """Measure every way, on the same rows; the library comes back with its distractors last.
 
     Raises ConfigError for more tasks, rows or seeds than there are, and what loading raises.
@@ -85,10 +85,10 @@ def measure_routing(
     return library, [_gather(ways) for ways in found.values()]
 
 
-def _gather(seeds: Sequence[tuple[Way, np.ndarray, float]]) -> Found:
+def _gather(seeds: Sequence[tuple[Way, np.ndarray, float]]) -> Measured:
     ways = [way for way, _, _ in seeds]
     weights = [way.weight_TK for way in ways if way.weight_TK is not None]
-    return Found(
+    return Measured(
         ways[0].name,
         ways[0].sees,
         ways[0].active,

@@ -11,7 +11,7 @@ import yaml
 from weft.evaluate.intervals import Interval, bootstrap, interval, task_means
 from weft.evaluate.tables import markdown_table, show_interval, versions
 from weft.experiments.library.embeddings import Retrieved
-from weft.experiments.library.measure import Found
+from weft.experiments.library.measure import Measured
 from weft.experiments.library.recipe import RoutingRecipe
 from weft.experiments.library.requests import QUARTER
 
@@ -43,7 +43,7 @@ class WayScores:
     """Of a forward, in units of the base's."""
 
 
-def summarise_ways(found: Sequence[Found], seeds: int) -> list[WayScores]:
+def summarise_ways(found: Sequence[Measured], seeds: int) -> list[WayScores]:
     """Means over tasks and rows with paired intervals, and what the weights say."""
     values_VTM = np.stack([one.scores_TMX[..., x] for one in found for x in (0, 1)])
     means_V = task_means(values_VTM).mean(-1)

@@ -33,7 +33,7 @@ REFERENCES = (BASE, OWN, ROUTED)
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """What one way to answer gets on one set."""
+    """Scores of one way to answer on one set."""
 
     size: int
     draw: int

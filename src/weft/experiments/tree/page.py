@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from weft.evaluate.tables import markdown_table
 from weft.experiments.tree.measure import Outcome
 from weft.experiments.tree.recipe import TreeComparison
 
@@ -100,9 +101,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
                 f"{max(o.dead_leaves for o in mine):.0f}" if mine[0].kind in ("tree", "top-1") else "",
             ]
         )
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    rows.insert(1, "|" + " --- |" * len(lines[0]))
-    return "\n".join(rows)
+    return markdown_table(lines)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
