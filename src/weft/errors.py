@@ -67,3 +67,7 @@ class BaseCopyWarning(UserWarning):
 
 class PoolFullError(WeftError, RuntimeError):
     """Every adapter slot acts on a row; one becomes free when a row ends."""
+
+
+class NotFiniteError(WeftError, ArithmeticError):
+    """A training has reached NaN or infinity; the message names the step, and the row where it is known."""

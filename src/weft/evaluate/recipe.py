@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from weft.config import Config
 from weft.errors import ConfigError
@@ -16,7 +16,7 @@ from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import Task, hash_tasks
-from weft.tasks.source import Source, load_splits
+from weft.tasks.source import Data, load_splits
 
 
 class EvalRecipe(Config):
@@ -32,7 +32,7 @@ class EvalRecipe(Config):
     """Adapter folder: one LoRA for all tasks."""
     oracles: str | None = None
     """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Source = Field(discriminator="kind")
+    data: Data
     splits: tuple[str, ...] = ()
     """Which splits of the data; all of them unless given."""
     seeds: tuple[int, ...] = (0, 1, 2)

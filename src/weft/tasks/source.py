@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -13,6 +13,7 @@ from weft.config import Config
 from weft.errors import UnknownNameError
 from weft.files import nearest
 from weft.reading import read_lines
+from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
@@ -33,12 +34,12 @@ class LettersSource(Config):
 
     kind: Literal["letters"]
     seed: int = 0
-    train_tasks: int = Field(default=1000, gt=0)
-    validation_tasks: int = Field(default=64, ge=0)
+    train_tasks: int = Field(default=1000, gt=0, le=100_000)
+    validation_tasks: int = Field(default=64, ge=0, le=100_000)
     """Compositions that follow the training tasks in the world's order."""
-    train_rows: int = Field(default=64, gt=0)
-    test_rows: int = Field(default=24, gt=0)
-    more_wordings: int = Field(default=0, ge=0)
+    train_rows: int = Field(default=64, gt=0, le=100_000)
+    test_rows: int = Field(default=24, gt=0, le=100_000)
+    more_wordings: int = Field(default=0, ge=0, le=10_000)
     """Descriptions per training task beside the 16 of every recipe, with more phrases per operation."""
 
 
@@ -58,7 +59,7 @@ class NaturalInstructionsSource(Config):
     max_test_rows: int | None = None
     texts: tuple[str, ...] = ()
     """Plain text files (.txt or .txt.gz) for the base."""
-    vocab_size: int = 4096
+    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
 
 
 class FolderSource(Config):
@@ -67,10 +68,41 @@ class FolderSource(Config):
     kind: Literal["folder"]
     path: str
     texts: tuple[str, ...] = ()
-    vocab_size: int = 4096
+    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
 
 
-Source = LettersSource | NaturalInstructionsSource | FolderSource
+class FileSource(Config):
+    """One file of rows as one task: JSON Lines, or what the extra `data` reads (.csv, .parquet, .json).
+
+    Columns are those that `weft.tasks.rows` knows. Without `test`, every tenth row is kept for it.
+    """
+
+    kind: Literal["file"]
+    path: str
+    test: str | None = None
+    """Another file, with the rows to measure on."""
+    test_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Without `test`, the share of rows that is kept to measure on; 0 for none."""
+    name: str | None = None
+    """Of the task, and so of its adapter; the file's own unless given."""
+    descriptions: tuple[str, ...] = ()
+    """Wordings of what to do; the name unless given."""
+    texts: tuple[str, ...] = ()
+    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+
+
+Source = LettersSource | NaturalInstructionsSource | FolderSource | FileSource
+
+
+def _named(value: Any) -> Any:
+    """A bare path: a folder of task folders, or a file of rows."""
+    if not isinstance(value, str):
+        return value
+    return {"kind": "folder" if Path(value).is_dir() else "file", "path": value}
+
+
+Data = Annotated[Source, Field(discriminator="kind"), BeforeValidator(_named)]
+"""The data of a recipe: a section with its kind, or just a path."""
 
 
 def load_split(source: Source, name: str) -> tuple[Task, ...]:
@@ -100,6 +132,9 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
             "unseen_compositions": tuple(world.unseen_compositions()),
             "unseen_parameters": tuple(world.unseen_parameters()),
         }
+    if isinstance(source, FileSource):
+        told = source.model_dump(include={"path", "test", "test_ratio", "name", "descriptions"})
+        return {"train": (load_file_task(**told),)}
     if isinstance(source, FolderSource):
         return {"train": load_tasks(source.path)}
     splits = {}

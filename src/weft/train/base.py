@@ -5,6 +5,7 @@ loss is on the answers. A share of the tasks is shown without a description, so 
 foreign later, and rows of plain text can be mixed in. The result is an ordinary Hugging Face folder.
 """
 
+import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from weft.config import Config
+from weft.config import Config, Size
+from weft.errors import ConfigError
 from weft.files import replace_folder, to_json
 from weft.tasks import Encoded, Task, TaskSampler, hash_tasks, render, samplers_by_category
-from weft.tasks.source import Source, build_source_tokenizer, load_splits, load_texts
+from weft.tasks.source import Data, build_source_tokenizer, load_splits, load_texts
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack_in_chunks
 from weft.train.run import Run, RunConfig
@@ -30,30 +32,39 @@ _CHUNKS = 4  # forwards per step; rows of like length go together
 class ModelConfig(Config):
     """Shape of the base; names as in transformers' LlamaConfig."""
 
-    hidden_size: int = Field(default=192, gt=0)
-    num_hidden_layers: int = Field(default=6, gt=0)
-    num_attention_heads: int = Field(default=6, gt=0)
-    num_key_value_heads: int = Field(default=6, gt=0)
-    intermediate_size: int = Field(default=512, gt=0)
-    max_position_embeddings: int = Field(default=256, gt=0)
+    hidden_size: int = Field(default=192, gt=0, le=1 << 16)
+    num_hidden_layers: int = Field(default=6, gt=0, le=1024)
+    num_attention_heads: int = Field(default=6, gt=0, le=1024)
+    num_key_value_heads: int = Field(default=6, gt=0, le=1024)
+    intermediate_size: int = Field(default=512, gt=0, le=1 << 18)
+    max_position_embeddings: int = Field(default=256, gt=0, le=1 << 24)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % heads or self.hidden_size // heads % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} over {heads} heads should be an even number")
+        if heads % shared:
+            raise ValueError(f"{heads} attention heads cannot share {shared} key and value heads evenly")
+        return self
 
 
 class BaseRecipe(Config):
     """`weft train base RECIPE`."""
 
     run: RunConfig
-    data: Source = Field(discriminator="kind")
+    data: Data
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    tasks_per_batch: int = Field(default=32, gt=0)
-    rows_per_task: int = Field(default=8, gt=0)
+    tasks_per_batch: Size = 32
+    rows_per_task: Size = 8
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     bare_ratio: float = Field(default=0.05, ge=0, le=1)
     """Share of the tasks of a step that come without their description."""
-    text_rows: int = Field(default=0, ge=0)
+    text_rows: int = Field(default=0, ge=0, le=1 << 20)
     """Rows of plain text per step; 0 for a source without text."""
-    text_length: int = Field(default=128, gt=1)
+    text_length: int = Field(default=128, gt=1, le=1 << 20)
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the file. The saved config asks for float32 all the same, so that is what the model runs in."""
 
@@ -64,7 +75,9 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
     splits = load_splits(recipe.data)
     train = splits.pop("train")
     tokenizer = build_source_tokenizer(recipe.data, train)
-    text = _encode_texts(tokenizer, load_texts(recipe.data)) if recipe.text_rows else None
+    text = None
+    if recipe.text_rows:
+        text = _encode_texts(tokenizer, load_texts(recipe.data), recipe.text_length)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
@@ -84,7 +97,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
     )
     optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
     schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(recipe.run, recipe, resume=resume, data_hash=_hash(train, text)) as run:
         start = run.restore(model, optimizers, schedulers)
         wrapped, *steppers = run.accelerator.prepare(model, *optimizers)
         for done in range(start + 1, recipe.run.max_steps + 1):
@@ -94,6 +107,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
                 run, wrapped, pack_in_chunks(groups, _CHUNKS, pad_id=cast(int, config.pad_token_id))
             )
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
+            run.check_finite(done, norm, "the gradient")
             for stepper in steppers:
                 stepper.step()
                 stepper.zero_grad()
@@ -121,6 +135,12 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
     return folder
 
 
+def _hash(tasks: Sequence[Task], text: Tensor | None) -> str:
+    """Of the tasks, and of the ids of the plain texts where there are some."""
+    told = hash_tasks(tasks)
+    return told if text is None else hashlib.sha256(told.encode() + text.numpy().tobytes()).hexdigest()
+
+
 def _groups(
     tokenizer: PreTrainedTokenizerBase,
     recipe: BaseRecipe,
@@ -142,12 +162,17 @@ def _groups(
     return groups
 
 
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Tensor:
+def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int) -> Tensor:
     ids = [
         i
         for text in texts
         for i in (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
     ]
+    if len(ids) <= length:
+        raise ConfigError(
+            f"the plain text of data.texts has {len(ids)} tokens, rows of text_length {length} need more; "
+            "give more texts, or set text_rows to 0"
+        )
     return torch.tensor(ids, dtype=torch.int32)
 
 

@@ -27,7 +27,7 @@ from weft.errors import ConfigError
 from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
-from weft.tasks.source import Source, load_split
+from weft.tasks.source import Data, load_split
 from weft.train.answers import answer, load_base, pad_id, split_rows, sum_over_processes
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run, RunConfig
@@ -47,7 +47,7 @@ class BlendRecipe(Config):
     """A folder of adapter folders, or one that ships with Weft; every card needs a description."""
     labels: Literal["card", "wordings"] = "card"
     """What stands for an adapter: its card's description, or all wordings of the task it is named after."""
-    data: Source = Field(discriminator="kind")
+    data: Data
     split: str = "train"
     """Where the tasks come from: trained on their train rows, measured on their test rows."""
     tasks: int | Literal["library"] | None = None
@@ -93,7 +93,7 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
     library = load_library(recipe.library)
     tasks = _choose(recipe, library)
     labels = _labels(recipe, library, tasks)
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         host = host or load_base(
             recipe.base,
             dtype=recipe.dtype,
@@ -120,6 +120,7 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
             told = _backward(host, blend, bank, draw_groups(draw), _tokens(host, recipe), run.accelerator)
             norm = torch.nn.utils.clip_grad_norm_(blend.parameters(), recipe.optimizer.max_grad_norm)
+            run.check_finite(done, norm, "the gradient")
             for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
                 optimizer.step()
                 optimizer.zero_grad()

@@ -29,7 +29,7 @@ from weft.files import nearest
 from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
-from weft.tasks.source import Source, load_splits
+from weft.tasks.source import Data, load_splits
 from weft.train.answers import answer, load_base
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack
@@ -43,7 +43,7 @@ class HyperRecipe(Config):
     run: RunConfig
     base: str
     """Embedded name, folder or hub id of the frozen base."""
-    data: Source = Field(discriminator="kind")
+    data: Data
     select_on: str = "validation"
     """The split whose steering margin chooses the network that is saved."""
     encoder: EncoderConfig

@@ -18,70 +18,27 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from accelerate import PartialState
 
 from weft.adapters import save
-from weft.config import Config
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host, short_names
+from weft.reading import shown
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
-from weft.tasks.source import Source, load_split
+from weft.tasks.chat import every_answer
+from weft.tasks.source import load_split
 from weft.train.answers import load_base
+from weft.train.best import Best
 from weft.train.learned import LearnedBank, backward, score
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
+from weft.train.lora_recipe import LoraRecipe
+from weft.train.optimizer import build_optimizers, build_schedulers
+from weft.train.run import Run
 
-
-class LoraRecipe(Config):
-    """`weft train lora RECIPE`; names as in PEFT's LoraConfig and TRL's SFTConfig where they have one."""
-
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the base; adapters are trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """On a CPU, short rows under bf16 take a third less time with eager."""
-    data: Source = Field(discriminator="kind")
-    split: str = "train"
-    """Where the tasks come from. Each is trained on its train rows and measured on its test rows."""
-    tasks: int | tuple[str, ...] | None = None
-    """The first so many, or these, or all."""
-    mode: Literal["per_task", "multitask"] = "per_task"
-    """One adapter for each task, or a single one for the rows of all."""
-    r: int = Field(default=8, gt=0)
-    lora_alpha: float = Field(default=16, gt=0)
-    use_rslora: bool = False
-    """Scale by alpha / sqrt(r) in place of alpha / r."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    describe: bool = False
-    """Whether prompts begin with a description of the task."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """`max_grad_norm` clips each adapter by itself."""
-    rows_per_task: int = Field(default=8, gt=0)
-    """Rows of a task in one step."""
-    tasks_per_batch: int | None = Field(default=None, gt=0)
-    """How many tasks a step of a multitask run meets, None for all; per_task meets all in every step."""
-    tokens_per_forward: int | None = Field(default=None, gt=0)
-    """A step takes as many forwards as it needs; None is 1024 on a CPU, 16384 elsewhere."""
-    max_length: int | None = Field(default=None, gt=1)
-    """Rows of more tokens are left out, and counted; None is the window of the base."""
-    save_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the saved adapters."""
-    eval_rows: int = Field(default=32, gt=0)
-    """Rows of each task that it is measured on."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "LoraRecipe":
-        if self.optimizer.optim != "adamw":
-            raise ValueError("adapters are trained with optim: adamw, muon is for whole matrices")
-        if self.mode == "per_task" and self.tasks_per_batch is not None:
-            raise ValueError("tasks_per_batch is for mode: multitask; per_task meets every task in each step")
-        return self
+_TOLD = 8
+"""Adapters whose losses are logged one by one."""
 
 
 def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = True) -> dict[str, Path]:
@@ -90,7 +47,8 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
     Names are those of the tasks, sorted, or `multitask`. A `host` that is given is used in place of `base`.
 
     Raises UnknownNameError for a split, task or module that does not exist, ConfigError for a task without
-    train rows that fit, or when the folder holds a run of another recipe.
+    train rows that fit, or when the folder holds a run of another recipe or of other data; NotFiniteError at
+    the first loss or gradient that is no number.
 
     Example:
         >>> from weft.config import parse_config
@@ -107,9 +65,12 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
     """
     tasks = _choose(recipe)
     per_task = recipe.mode == "per_task"
+    config = recipe.run
+    if config.num_train_epochs:
+        config = config.model_copy(update={"max_steps": _steps(recipe, tasks), "num_train_epochs": 0})
     if per_task:
         tasks.sort(key=_length)  # neighbours share forwards, padded to the longest of them
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(config, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         host = host or load_base(
             recipe.base,
             dtype=recipe.dtype,
@@ -118,6 +79,7 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
             attn_implementation=recipe.attn_implementation,
         )
         fitting = [_fit(task, host, recipe) for task in tasks]
+        _say_left_out(run, tasks, fitting)
         bank = LearnedBank(
             host.sites,
             [task.name for task in tasks] if per_task else ["multitask"],
@@ -133,28 +95,50 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
         )
         encode = _encoder(host, recipe)
         [optimizer] = build_optimizers(recipe.optimizer, bank.named_parameters())
-        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.run.max_steps)
+        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], config.max_steps)
         start = run.restore(bank, [optimizer], [scheduler])
+        seeks = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
+        if seeks and not all(task.test for task in fitting):
+            raise ConfigError("the best step is the one of the lowest test loss; give every task test rows")
+        best = Best(run.folder, bank, step=start) if seeks else None
         metrics: dict[str, dict[str, float]] = {}
-        for done in range(start + 1, recipe.run.max_steps + 1):
+        if config.eval_on_start and not start:
+            run.log(0, _mean(measure(host, bank, fitting, recipe).values()))
+        for done in range(start + 1, config.max_steps + 1):
+            if best is not None and best.has_ended(recipe.early_stopping_patience):
+                run.say(f"stopped after step {done - 1}: the test loss no longer falls")
+                break
             rows: list[list[Encoded]] = [[] for _ in bank.names]
             draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
             for visit in sampler.draw(draw):
                 mine = rows[visit.task_index if per_task else 0]
                 mine += [encode(row, visit.description) for row in visit.rows]
             loss_K = backward(host, bank, rows, tokens=_tokens(host, recipe), accelerator=run.accelerator)
+            if not loss_K.isfinite().all():
+                run.check_finite(done, loss_K, _where(host, bank, rows, loss_K, _tokens(host, recipe)))
             norm_K = bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)
+            run.check_finite(done, norm_K, "the gradient")
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
             if run.is_due("logging", done):
-                loss, norm, rate = float(loss_K.mean()), float(norm_K.mean()), scheduler.get_last_lr()[0]
-                run.log(done, {"loss": loss, "grad_norm": norm, "learning_rate": rate})
-            if run.is_due("eval", done) and run.accelerator.is_main_process:
+                norm, rate = float(norm_K.mean()), scheduler.get_last_lr()[0]
+                run.log(done, {**_losses(bank.names, loss_K), "grad_norm": norm, "learning_rate": rate})
+            if run.is_due("eval", done):
                 metrics = measure(host, bank, fitting, recipe)
                 run.log(done, _mean(metrics.values()))
-            if run.is_due("save", done):
+                if best is not None:
+                    tests = [metrics[task.name]["test/loss"] for task in fitting]
+                    losses = tests if per_task else [fmean(tests)]
+                    best.see(done, losses, write=run.accelerator.is_main_process)
+            if run.is_due("save", done) or (
+                best is not None and best.has_ended(recipe.early_stopping_patience)
+            ):
                 run.save(done, bank, [optimizer], [scheduler])
+        if best is not None and recipe.load_best_model_at_end:
+            best.bring_back()
+            metrics = {}
+            run.say(f"kept the state after step {', '.join(map(str, dict.fromkeys(best.steps)))}")
         if run.accelerator.is_main_process:
             metrics = metrics or measure(host, bank, fitting, recipe)
             _write(run.folder, host, bank, recipe, tasks, fitting, metrics)
@@ -186,8 +170,43 @@ def _mean(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {key: fmean(one[key] for one in metrics if key in one) for key in keys}
 
 
+def _steps(recipe: LoraRecipe, tasks: Sequence[Task]) -> int:
+    """How many steps meet every row of the largest task `num_train_epochs` times."""
+    visits = max(-(-len(task.train) // recipe.rows_per_task) for task in tasks)
+    rounds = -(-len(tasks) // (recipe.tasks_per_batch or len(tasks)))
+    return max(1, math.ceil(recipe.run.num_train_epochs * visits * rounds / PartialState().num_processes))
+
+
+def _losses(names: Sequence[str], loss_K: torch.Tensor) -> dict[str, float]:
+    """The mean loss, and that of each adapter where they are few enough to read."""
+    told = {"loss": float(loss_K.mean())}
+    if 1 < len(names) <= _TOLD:
+        told |= {f"{name}/loss": loss for name, loss in zip(names, loss_K.tolist(), strict=True)}
+    return told
+
+
+def _where(
+    host: Host, bank: LearnedBank, rows: Sequence[Sequence[Encoded]], loss_K: torch.Tensor, tokens: int
+) -> str:
+    """Which adapter's loss is no number, and on which of its rows."""
+    k = int((~loss_K.isfinite()).nonzero()[0])
+    for row in rows[k]:
+        if not math.isfinite(score(host, bank.part(k, k + 1), [row], tokens=tokens)[0]):
+            return f"the loss of {bank.names[k]} on the row {shown(host.tokenizer.decode(row.ids))}"
+    return f"the loss of {bank.names[k]}"
+
+
+def _say_left_out(run: Run, tasks: Sequence[Task], fitting: Sequence[Task]) -> None:
+    whole = sum(len(task.train) + len(task.test) for task in tasks)
+    kept = sum(len(task.train) + len(task.test) for task in fitting)
+    if kept != whole:
+        run.say(f"left out {whole - kept} of {whole} rows, too long for max_length or the base's window")
+
+
 def _choose(recipe: LoraRecipe) -> list[Task]:
-    tasks = load_split(recipe.data, recipe.split)
+    tasks = list(load_split(recipe.data, recipe.split))
+    if recipe.every_answer:
+        tasks = [replace(task, train=every_answer(task.train)) for task in tasks]
     if not isinstance(recipe.tasks, tuple):
         if recipe.tasks is not None and not 1 <= recipe.tasks <= len(tasks):
             raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
@@ -207,8 +226,11 @@ def _fit(task: Task, host: Host, recipe: LoraRecipe) -> Task:
     """The task without the rows that are too long."""
     longest = recipe.max_length or host.window or sys.maxsize
     told = task.descriptions if recipe.describe else ()
-    train, _ = fit_rows(host.tokenizer, task.train, max_length=longest, descriptions=told)
-    test, _ = fit_rows(host.tokenizer, task.test, max_length=longest, descriptions=told)
+    try:
+        train, _ = fit_rows(host.tokenizer, task.train, max_length=longest, descriptions=told)
+        test, _ = fit_rows(host.tokenizer, task.test, max_length=longest, descriptions=told)
+    except ConfigError as error:
+        raise ConfigError(f"task {task.name}: {error}") from error
     if not train:
         raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
     return replace(task, train=train, test=test)

@@ -16,7 +16,7 @@ class OptimizerConfig(Config):
 
     optim: Literal["adamw", "muon"] = "adamw"
     """`muon` moves matrices inside the layers by Muon (Jordan 2024), everything else by AdamW."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3)
     matrix_learning_rate: float = Field(default=0.01, gt=0)
     """Muon's own learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)

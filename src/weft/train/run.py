@@ -8,31 +8,30 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import torch
 import torch.distributed
-import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from weft.config import Config
-from weft.errors import ConfigError, SaveError
-from weft.files import read_json, remove_leftovers, replace_file, replace_folder, to_json
+from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveError, WeightsError
+from weft.files import remove_leftovers, replace_file, replace_folder, to_json
 from weft.plain import plain
+from weft.reading import read_json
+from weft.train.kept import RECIPE, check_same, keep, lock_folder
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
 
@@ -44,14 +43,32 @@ class RunConfig(Config):
 
     output_dir: str
     seed: int = 0
-    max_steps: int = Field(gt=0)
+    max_steps: int = Field(default=0, ge=0, le=10**9)
+    """How long to train; 0 where `num_train_epochs` says so."""
+    num_train_epochs: float = Field(default=0, ge=0, le=10**6)
+    """How often to meet every row, in place of `max_steps`; for `weft train lora`."""
     logging_steps: int = Field(default=10, gt=0)
     eval_steps: int = Field(default=0, ge=0)
     """0 evaluates at the end alone."""
+    eval_on_start: bool = False
+    """Evaluate before the first step too; for `weft train lora`."""
     save_steps: int = Field(default=500, gt=0)
     bf16: bool = False
-    report_to: tuple[str, ...] = ()
-    """Sinks besides metrics.jsonl, as Accelerate names them: tensorboard, trackio, wandb."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    """Sinks besides metrics.jsonl, one or several; `none` and nothing are the same."""
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        if value in ("none", "None", None):
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _says_how_long(self) -> "RunConfig":
+        if (self.max_steps > 0) == (self.num_train_epochs > 0):
+            raise ValueError("give one of max_steps and num_train_epochs, above 0")
+        return self
 
 
 class Run:
@@ -61,8 +78,19 @@ class Run:
     A run started again in the same folder continues from there, and its loss curve is the same.
     """
 
-    def __init__(self, config: RunConfig, recipe: Config, *, resume: bool = True) -> None:
-        """Open the folder. Raises ConfigError when it holds a run of another recipe."""
+    def __init__(
+        self, config: RunConfig, recipe: Config, *, resume: bool = True, data_hash: str | None = None
+    ) -> None:
+        """Open the folder, and hold it until the run is left.
+
+        Raises ConfigError when another run holds it, when it holds a run of another recipe or of data with
+        another hash, and for a recipe without `max_steps`; MissingExtraError for a sink without its package.
+        """
+        if not config.max_steps:
+            raise ConfigError("this training counts steps, not epochs; give run.max_steps")
+        for sink in config.report_to:
+            if find_spec(sink) is None:
+                raise MissingExtraError(f"report_to: {sink} needs a package: pip install {sink}")
         self.config = config
         self.folder = Path(config.output_dir)
         # Accelerate keeps one precision per process, and refuses a second run that wants the other.
@@ -74,25 +102,32 @@ class Run:
         )
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        path = self.folder / "config.yaml"
+        self._lock: int | None = None
         if self.accelerator.is_main_process:
-            if resume and path.is_file() and path.read_text() != text and self.last_checkpoint() is not None:
-                raise ConfigError(f"{self.folder} holds a run of another recipe; choose another output_dir")
-            replace_file(path, text)
+            self._lock = lock_folder(self.folder)
+            try:
+                if resume and self.last_checkpoint() is not None and (self.folder / RECIPE).is_file():
+                    check_same(self.folder, recipe, data_hash)
+                keep(self.folder, recipe, data_hash)
+            except BaseException:
+                os.close(self._lock)
+                raise
         if config.report_to:
             self.accelerator.init_trackers(self.folder.name)
         self.resume = resume
         self._started = time.monotonic()
-        self._first_step = 0
+        self._spent = 0.0
         self._metrics = self.folder / "metrics.jsonl"
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True),
+            MofNCompleteColumn(), BarColumn(bar_width=20),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn(
+                "{task.fields[shown]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
+            console=Console(stderr=True), expand=True,
             disable=not self.accelerator.is_main_process,
         )  # fmt: skip
-        self._task = self._bar.add_task(self.folder.name, total=config.max_steps, shown="")
+        self._task = self._bar.add_task("", total=config.max_steps, shown=escape(plain(self.folder.name)))
 
     def __enter__(self) -> "Run":
         self._bar.start()
@@ -108,6 +143,9 @@ class Run:
             _leave_group_at_exit()
             if error is None:
                 self.accelerator.wait_for_everyone()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def is_due(self, what: Literal["logging", "eval", "save"], step: int) -> bool:
         """Whether `step` is a multiple of what the recipe asks for, or the last one."""
@@ -143,10 +181,26 @@ class Run:
             if self.accelerator.is_main_process:
                 replace_file(self._metrics, "")
             return 0
+        try:
+            step = self._load(checkpoint, model, optimizers, schedulers)
+        except (SafetensorError, OSError, LookupError, TypeError, RuntimeError) as error:
+            raise WeightsError(
+                f"{checkpoint} is damaged ({type(error).__name__}: {str(error)[:100]}); "
+                "bring back a whole copy, or start again with --no-resume"
+            ) from error
+        if self.accelerator.is_main_process:
+            kept = [line for line in self._logged() if line["step"] <= step]
+            replace_file(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
+            self._spent = max((line.get("seconds", 0.0) for line in kept), default=0.0)
+            self.say(f"resumed after step {step}")
+        self._bar.update(self._task, completed=step)
+        return step
+
+    def _load(self, checkpoint: Path, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
         state = read_json(checkpoint / "state.json")
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         loaded = load_file(checkpoint / "model.safetensors")
-        if loaded.keys() != trainable.keys():
+        if {n: p.shape for n, p in loaded.items()} != {n: p.shape for n, p in trainable.items()}:
             raise ConfigError(f"{checkpoint} does not fit this recipe's model")
         for name, parameter in trainable.items():
             parameter.data.copy_(loaded[name])
@@ -155,13 +209,7 @@ class Run:
             scheduler.load_state_dict(values)
             for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
-        step = int(state["step"])
-        if self.accelerator.is_main_process:
-            kept = [line for line in self._logged() if line["step"] <= step]
-            replace_file(self._metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        self._bar.update(self._task, completed=step)
-        self._first_step = step
-        return step
+        return int(state["step"])
 
     def save(self, step: int, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> None:
         """Write checkpoint `step`, then drop the older ones."""
@@ -183,7 +231,8 @@ class Run:
         Raises SaveError when the disk refuses.
         """
         if self.accelerator.is_main_process:
-            line = {"step": step, "seconds": round(time.monotonic() - self._started, 2), **metrics}
+            seconds = round(self._spent + time.monotonic() - self._started, 2)
+            line = {"step": step, "seconds": seconds, **metrics}
             try:
                 with self._metrics.open("a") as file:
                     file.write(json.dumps(line) + "\n")
@@ -191,15 +240,28 @@ class Run:
                     os.fsync(file.fileno())
             except OSError as error:
                 raise SaveError(f"could not write {self._metrics}: {error.strerror}") from error
-            rate = (step - self._first_step) / max(time.monotonic() - self._started, 1e-9)
-            shown = " ".join(f"{k} {v:.3g}" for k, v in metrics.items())
-            self._bar.update(self._task, completed=step, shown=f"{shown} {rate:.2f} steps/s")
+            shown = " ".join(f"{plain(k)} {v:.3g}" for k, v in metrics.items())
+            self._bar.update(self._task, completed=step, shown=escape(shown))
             if not self._bar.console.is_terminal:
-                self._bar.console.print(
-                    f"{plain(self.folder.name)} step {step}/{self.config.max_steps} {shown}"
-                )
+                self.say(f"step {step}/{self.config.max_steps} {shown}")
         if self.config.report_to:
             self.accelerator.log(dict(metrics), step=step)
+
+    def say(self, text: str) -> None:
+        """One line above the progress bar, after the run's name."""
+        if self.accelerator.is_main_process:
+            told = f"{self.folder.name} {text}"
+            self._bar.console.print(plain(told), markup=False, highlight=False, soft_wrap=True)
+
+    def check_finite(self, step: int, values: Tensor | float, what: str) -> None:
+        """Raise NotFiniteError unless all values are numbers; the last checkpoint stays as it is."""
+        if bool(torch.as_tensor(values).isfinite().all()):
+            return
+        kept = self.last_checkpoint()
+        left = f"{kept.name} is kept" if kept else "there is no checkpoint yet"
+        raise NotFiniteError(
+            f"step {step}: {what} is not a finite number; {left}. Lower the learning rate or look at the rows"
+        )
 
     def _logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a full disk cut short is left out."""

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from weft.config import Config
 from weft.embed import EncoderConfig
 from weft.experiments.merging.recipe import Method
-from weft.tasks.source import Source
+from weft.tasks.source import Data
 
 
 class GateTraining(Config):
@@ -53,7 +53,7 @@ class RoutingRecipe(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     library: str
     """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Source = Field(discriminator="kind")
+    data: Data
     tasks: PositiveInt = 64
     """How many tasks ask, drawn from those of the library."""
     distractors: int = Field(default=32, ge=0)

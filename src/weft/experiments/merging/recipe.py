@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from weft.config import Config
 from weft.embed import EncoderConfig
-from weft.tasks.source import Source
+from weft.tasks.source import Data
 
 
 class Method(Config):
@@ -28,7 +28,7 @@ class MergingRecipe(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     library: str
     """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Source = Field(discriminator="kind")
+    data: Data
     encoder: EncoderConfig
     """Reads the descriptions for `routed`."""
     encoder_cache: str = "runs/encoder-cache"

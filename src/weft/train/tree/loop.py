@@ -43,7 +43,7 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
     `max_length`, ConfigError for too little text, a layer that cannot decide, or a folder of another recipe.
     """
     tasks = choose_tasks(recipe)
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         host = host or load_base(
             recipe.base,
             dtype=recipe.dtype,
@@ -93,6 +93,7 @@ def fit(
         factor = _schedule(learned.gate, recipe, done)
         told, load_LK = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
         norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
+        run.check_finite(done, norm, "the gradient")
         optimizer.step()
         optimizer.zero_grad()
         gate = learned.gate

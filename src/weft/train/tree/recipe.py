@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from weft.config import Config
 from weft.route.tree import Scope
-from weft.tasks.source import Source
+from weft.tasks.source import Data
 from weft.train.optimizer import OptimizerConfig
 from weft.train.run import RunConfig
 
@@ -20,7 +20,7 @@ class TreeRecipe(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base; the tree is trained in float32."""
     attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    data: Source = Field(discriminator="kind")
+    data: Data
     split: str = "train"
     """Where the tasks come from: trained on their train rows, measured on their test rows."""
     tasks: int | None = Field(default=None, gt=0)

@@ -1,0 +1,97 @@
+"""One file of rows as a task of its own; what is no JSON Lines is read by the package `datasets`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.errors import ConfigError, MissingExtraError, MissingFileError
+from weft.reading import check_file, refuse_pointer, shown, shown_path
+from weft.tasks.rows import read_rows, to_rows
+from weft.tasks.task import Row, Task
+
+_LINES = (".jsonl", ".jsonl.gz", ".ndjson")
+_READERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json"}
+_HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+def load_file_task(
+    path: str,
+    *,
+    test: str | None = None,
+    test_ratio: float = 0.1,
+    name: str | None = None,
+    descriptions: Sequence[str] = (),
+) -> Task:
+    """A file of rows as one task; without a file `test`, a share of its rows is kept to measure on.
+
+    Which rows those are, the hash of each row says, so that adding rows moves none. Raises MissingFileError,
+    MissingExtraError, or ConfigError that names the file and the line or the name.
+    """
+    train = read_table(path)
+    tests: tuple[Row, ...] = ()
+    if test is not None:
+        tests = read_table(test)
+    elif test_ratio:
+        places = [_place(row) for row in train]
+        tests = tuple(row for row, place in zip(train, places, strict=True) if place < test_ratio)
+        train = tuple(row for row, place in zip(train, places, strict=True) if place >= test_ratio)
+        if not train:
+            train, tests = tests, ()
+    stem = re.sub(r"[^\w.+-]+", "-", Path(path).name.split(".")[0], flags=re.ASCII).strip("-") or "rows"
+    name = name or stem
+    return Task(name, tuple(descriptions) or (name.replace("-", " ").replace("_", " "),), train, tests)
+
+
+def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
+    """Rows of a file, or of a data set of the Hub where there is no such file. Raises what loading raises."""
+    text = os.fspath(path)
+    if text.endswith(_LINES):
+        return read_rows(text)
+    kind = _READERS.get(Path(text).suffix.lower())
+    if kind is None and not Path(text).exists() and _HUB.fullmatch(text):
+        return to_rows(_table(text, "a data set of the Hub"), text)
+    file = check_file(text)
+    if kind is None:
+        known = ", ".join((*_LINES, *_READERS))
+        raise ConfigError(f"{shown_path(file)} is no file of rows; its name should end in {known}")
+    with file.open("rb") as content:
+        refuse_pointer(content.read(64), shown_path(file))
+    return to_rows(_table(kind, f"a {kind} file", str(file), file.suffix.lower()), shown_path(file))
+
+
+def _table(kind: str, what: str, file: str | None = None, suffix: str = "") -> Iterator[tuple[str, Any]]:
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise MissingExtraError(f"{what} needs the extra data: pip install 'weft[data]'") from error
+    options: dict[str, Any] = {} if file is None else {"data_files": file, "cache_dir": None}
+    if suffix == ".tsv":
+        options["sep"] = "\t"
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(kind, split="train", **options)
+        for number, row in enumerate(table, 1):
+            yield f"{shown_path(file or kind)}, row {number}", dict(row)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise MissingFileError(
+            f"no data {shown(file or kind)} here, nor within reach on the Hub ({_said(error)})"
+        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, DatasetsError) as error:
+        raise ConfigError(f"{shown_path(file or kind)} cannot be read as {what}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return shown(" ".join(str(cause).split()), 160)
+
+
+def _place(row: Row) -> float:
+    """Where a row stands in [0, 1), by its hash."""
+    content = "\x00".join([row.completion, *(text for turn in row.question for text in turn)])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:6], "big") / (1 << 48)

@@ -1,0 +1,70 @@
+"""The best state that each of K adapters had at an evaluation, kept in the run folder, and when to stop.
+
+Every adapter has its own best step, as if it were trained alone. What was evaluated after the checkpoint that
+a run goes on from is forgotten, and found again.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from weft.files import replace_file, to_json
+from weft.reading import read_json
+from weft.train.learned import LearnedBank
+
+_WEIGHTS, _LOSSES = "best.safetensors", "best.json"
+
+
+class Best:
+    """The lowest evaluation loss of each adapter so far, and its factors then."""
+
+    def __init__(self, folder: Path, bank: LearnedBank, *, step: int) -> None:
+        """Take up what a folder holds up to `step`."""
+        self._folder = folder
+        self._bank = bank
+        told = read_json(folder / _LOSSES) if step and (folder / _LOSSES).is_file() else []
+        self._losses: list[tuple[int, list[float]]] = [(s, losses) for s, losses in told if s <= step]
+        self._kept = {name: p.detach().clone() for name, p in bank.named_parameters()}
+        if self._losses:
+            self._kept = {n: p.to(self._kept[n]) for n, p in load_file(folder / _WEIGHTS).items()}
+
+    def see(self, step: int, losses: list[float], *, write: bool) -> None:
+        """Hear the evaluation losses of all adapters after a step, and keep those that improved."""
+        before = self.losses
+        self._losses.append((step, losses))
+        for k, (now, best) in enumerate(zip(losses, before, strict=True)):
+            if now < best:
+                for name, parameter in self._bank.named_parameters():
+                    self._kept[name][k] = parameter.detach()[k]
+        if write:
+            replace_file(self._folder / _WEIGHTS, save({n: p.contiguous() for n, p in self._kept.items()}))
+            replace_file(self._folder / _LOSSES, to_json(self._losses))
+
+    @property
+    def losses(self) -> list[float]:
+        """The lowest loss of each adapter; infinity before the first evaluation."""
+        columns = zip(*(losses for _, losses in self._losses), strict=True)
+        return [min(column) for column in columns] or [math.inf] * len(self._bank.names)
+
+    @property
+    def steps(self) -> list[int]:
+        """The step of each adapter's lowest loss, the first one where there are several."""
+        return [
+            next(step for step, losses in self._losses if losses[k] == best)
+            for k, best in enumerate(self.losses)
+        ]
+
+    def has_ended(self, patience: int | None) -> bool:
+        """Whether no adapter improved in the last `patience` evaluations."""
+        if patience is None or len(self._losses) <= patience:
+            return False
+        late = {step for step, _ in self._losses[-patience:]}
+        return not late & set(self.steps)
+
+    @torch.no_grad()
+    def bring_back(self) -> None:
+        """Give every adapter the factors that it had at its best."""
+        for name, parameter in self._bank.named_parameters():
+            parameter.copy_(self._kept[name])

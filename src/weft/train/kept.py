@@ -1,0 +1,103 @@
+"""What a run folder keeps of its recipe and data, and whether a run started again there is the same one."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from weft.config import Config
+from weft.errors import ConfigError, WeftError
+from weft.files import replace_file, to_json
+from weft.reading import read_json, read_yaml, shown, shown_path
+
+RECIPE, DATA = "config.yaml", "data.json"
+
+_HARMLESS = {
+    "run.output_dir",
+    "run.logging_steps",
+    "run.eval_steps",
+    "run.save_steps",
+    "run.report_to",
+    "data.path",
+    "data.test",
+    "tokens_per_forward",
+    "eval_rows",
+    "early_stopping_patience",
+}
+"""Keys that change nothing of what is learned, or whose change the hash of the data tells better."""
+_MAY_GROW = {"run.max_steps", "run.num_train_epochs"}
+_AGAIN = "choose another output_dir, or start again with --no-resume"
+
+
+def lock_folder(folder: Path) -> int:
+    """Hold a folder until the descriptor that is returned is closed, or the process ends.
+
+    Raises ConfigError when another run holds it: two runs in one folder would mix their metrics.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ConfigError(
+            f"another training runs in {shown_path(folder)}; wait for its end or choose another output_dir"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return handle
+
+
+def keep(folder: Path, recipe: Config, data_hash: str | None) -> None:
+    """Write a run's recipe and the hash of its data."""
+    replace_file(folder / RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    if data_hash is not None:
+        replace_file(folder / DATA, to_json({"data_hash": data_hash}))
+
+
+def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
+    """Raise ConfigError, naming the key, unless a recipe and its data go on with the run in a folder.
+
+    Where it writes, how often it speaks and how many tokens a forward takes may differ; it may get longer.
+    """
+    now, then = _flat(recipe.model_dump(mode="json")), _flat(_kept(folder, recipe))
+    for key in sorted(now.keys() | then.keys()):
+        was: Any = then.get(key)
+        now_is: Any = now.get(key)
+        if was == now_is or key in _HARMLESS:
+            continue
+        if key in _MAY_GROW and isinstance(was, int | float) and now_is > was:
+            continue
+        raise ConfigError(
+            f"{shown_path(folder)} holds a run of another recipe, where {key} is {shown(was)} "
+            f"and not {shown(now_is)}; {_AGAIN}"
+        )
+    if data_hash is None or not (folder / DATA).is_file():
+        return
+    if read_json(folder / DATA).get("data_hash") != data_hash:
+        raise ConfigError(f"the data has changed since the run in {shown_path(folder)} began; {_AGAIN}")
+
+
+def _kept(folder: Path, recipe: Config) -> Mapping[str, Any]:
+    """The recipe that a folder keeps, with today's defaults for keys that it did not know yet."""
+    values = read_yaml(folder / RECIPE)
+    try:
+        return type(recipe).model_validate(values).model_dump(mode="json")
+    except (ValidationError, WeftError):
+        return values if isinstance(values, dict) else {}
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    return dict(_pairs(values, before))
+
+
+def _pairs(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _pairs(value, f"{before}{key}.")
+        else:
+            yield before + str(key), value
