@@ -1,3 +1,4 @@
+import json
 import os
 import resource
 import subprocess
@@ -10,9 +11,10 @@ import torch.distributed
 import yaml
 from tiny_training import base_recipe, curve, lora_recipe, tiny_host, write_tasks
 
-from weft.config import load_config
-from weft.errors import ConfigError, SaveError
-from weft.train import BaseRecipe, Run, train_base, train_lora
+from weft.adapters import load
+from weft.config import load_config, parse_config
+from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveError, WeftError
+from weft.train import BaseRecipe, LoraRecipe, Run, train_base, train_lora
 
 Train = Callable[..., object]
 
@@ -222,3 +224,158 @@ def test_leaving_a_run_finishes_its_sinks_and_keeps_the_process_group(tasks: Pat
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_other_data_in_the_same_folder_is_refused(tasks: Path, tmp_path: Path) -> None:
+    mine = write_tasks(tmp_path / "tasks")
+    train("lora", mine, tmp_path / "run")
+    rows = mine / "first" / "train.jsonl"
+    rows.write_text(rows.read_text() + '{"prompt": "new", "completion": "n"}\n')
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=r"data has changed since the run in .*--no-resume"):
+        train("lora", mine, tmp_path / "run")
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_what_changes_nothing_may_change_and_a_run_may_get_longer(tasks: Path, tmp_path: Path) -> None:
+    train("lora", tasks, tmp_path / "run")
+    moved = tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    train("lora", tasks, moved, run={"logging_steps": 3, "save_steps": 1}, tokens_per_forward=2048)
+    assert [line["step"] for line in curve(moved)] == [1, 2, 3, 4, 5, 6, 6]
+    train("lora", tasks, moved, run={"max_steps": 8})
+    assert [line["step"] for line in curve(moved)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 8]
+    with pytest.raises(ConfigError, match=r"where run\.max_steps is 8 and not 6"):
+        train("lora", tasks, moved)
+
+
+def test_two_runs_in_one_folder_are_refused(tasks: Path, tmp_path: Path) -> None:
+    recipe = lora_recipe(tasks, tmp_path)
+    with Run(recipe.run, recipe), pytest.raises(ConfigError, match="another training runs in"):
+        train("lora", tasks, tmp_path)
+    train("lora", tasks, tmp_path)
+    with pytest.raises(ConfigError, match="another recipe"):
+        train("lora", tasks, tmp_path, r=2)
+    train("lora", tasks, tmp_path)  # a refusal lets go of the folder
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_checkpoint_cut_short_is_named(file: str, tasks: Path, tmp_path: Path) -> None:
+    train("lora", tasks, tmp_path)
+    cut = tmp_path / "checkpoint-6" / file
+    cut.write_bytes(cut.read_bytes()[:40])
+    with pytest.raises(WeftError, match="checkpoint-6"):
+        train("lora", tasks, tmp_path)
+
+
+def test_seconds_go_on_after_a_resume(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("lora", tasks, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    late = [line | {"seconds": line["seconds"] + 1000} for line in lines]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in late))
+    train("lora", tasks, tmp_path, run={"max_steps": 7})
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 7
+    assert last["seconds"] > 1000
+    assert "resumed after step 6" in capsys.readouterr().err
+
+
+def test_the_first_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 4)
+    with pytest.raises(Stopped):
+        train("lora", tasks, tmp_path)
+    host = tiny_host(tasks)
+    with torch.no_grad():  # the token of one row alone
+        host.module.get_input_embeddings().weight[host.tokenizer.encode("cat")[0]] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"step \d: the loss of \w+ on the row 'c.*checkpoint-3 is kept"):
+        train_lora(lora_recipe(tasks, tmp_path), host=host)
+    assert (tmp_path / "checkpoint-3" / "state.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"report_to": "wandbb"}, "report_to"),
+        ({"max_steps": 0}, "one of max_steps and num_train_epochs"),
+        ({"num_train_epochs": 2}, "one of max_steps and num_train_epochs"),
+        ({"max_steps": 10**12}, "max_steps"),
+        ({"output_dir": "a\ud83d"}, "output_dir holds a lone surrogate"),
+        ({"seed": 2**64}, "seed is"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_begins(
+    changes: dict[str, object], message: str, tasks: Path, tmp_path: Path
+) -> None:
+    values = lora_recipe(tasks, tmp_path).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=message):
+        parse_config(LoraRecipe, {**values, "run": {**values["run"], **changes}}, "here")
+
+
+def test_a_sink_without_its_package_is_named(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lora_recipe(tasks, tmp_path, run={"report_to": "none"}).run.report_to == ()
+    recipe = lora_recipe(tasks, tmp_path, run={"report_to": "trackio"})
+    assert recipe.run.report_to == ("trackio",)
+    monkeypatch.setattr("weft.train.run.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="pip install trackio"):
+        Run(recipe.run, recipe)
+
+
+def test_epochs_are_steps_that_meet_every_row(tasks: Path, tmp_path: Path) -> None:
+    # 14 rows, 4 a step: 4 steps an epoch
+    train("lora", tasks, tmp_path / "lora", run={"max_steps": 0, "num_train_epochs": 1.5})
+    assert curve(tmp_path / "lora")[-1]["step"] == 6
+    with pytest.raises(ConfigError, match="this training counts steps"):
+        train("adamw", tasks, tmp_path / "base", run={"max_steps": 0, "num_train_epochs": 1})
+
+
+def test_the_best_step_of_each_adapter_is_kept_and_a_run_without_progress_stops(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"max_steps": 12, "eval_steps": 1, "save_steps": 1, "eval_on_start": True}
+    rate = {"learning_rate": 100.0, "lr_scheduler_type": "constant_with_warmup"}
+    wild = {"load_best_model_at_end": True, "early_stopping_patience": 2, "optimizer": rate}
+    train("lora", tasks, tmp_path / "whole", run=run, **wild)
+    losses = json.loads((tmp_path / "whole" / "best.json").read_text())
+    assert curve(tmp_path / "whole")[0].keys() >= {"train/loss", "test/loss"}
+    assert curve(tmp_path / "whole")[0]["step"] == 0
+    assert len(losses) < 12
+    best = [min(column) for column in zip(*(of_all for _, of_all in losses), strict=True)]
+    names = [path.name for path in sorted((tmp_path / "whole" / "adapters").iterdir())]
+    told = [load(tmp_path / "whole" / "adapters" / name).provenance["metrics"]["test/loss"] for name in names]
+    assert sorted(told) == pytest.approx(sorted(best))
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        train("lora", tasks, tmp_path / "parts", run=run, **wild)
+    train("lora", tasks, tmp_path / "parts", run=run, **wild)
+    for name in names:
+        file = f"adapters/{name}/adapter_model.safetensors"
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    before = curve(tmp_path / "parts")
+    train("lora", tasks, tmp_path / "parts", run=run, **wild)
+    assert curve(tmp_path / "parts") == before
+
+
+def test_every_answer_of_a_chat_is_trained_on_when_asked(tmp_path: Path) -> None:
+    turns = [("user", "cat"), ("assistant", "c"), ("user", "dog"), ("assistant", "d")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    file = tmp_path / "chats.jsonl"
+    file.write_text((json.dumps(row) + "\n") * 2)
+    for every in (False, True):
+        recipe = LoraRecipe.model_validate(
+            {
+                "run": {"output_dir": str(tmp_path / f"run-{every}"), "max_steps": 1},
+                "base": "tiny",
+                "data": str(file),
+                "every_answer": every,
+            }
+        )
+        host = tiny_host(write_tasks(tmp_path / f"tasks-{every}"))
+        made = train_lora(recipe, host=host)
+        assert list(made) == ["chats"]
+        assert load(made["chats"]).provenance["description"] == "chats"
