@@ -3,7 +3,9 @@ import re
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from tiny_models import make_llama
 from weft.adapters import fingerprint
 
 
@@ -13,7 +15,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def test_form_and_that_it_repeats() -> None:
-    assert re.fullmatch(r"weft1-[0-9a-f]{16}", fingerprint(network()))
+    assert re.fullmatch(r"weft2-[0-9a-f]{16}", fingerprint(network()))
     assert fingerprint(network()) == fingerprint(network())
 
 
@@ -53,3 +55,24 @@ def test_order_of_registration_does_not_count() -> None:
     assert fingerprint(nn.ModuleDict({"c": parts["c"], "a": parts["a"], "b": parts["b"]})) == fingerprint(
         parts
     )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_size_of_the_vocabulary_does_not_count(tied: bool) -> None:
+    """Tokens are added for padding or chat; what adapters change stays as it was."""
+    base = make_llama(tie_word_embeddings=tied)
+    before = fingerprint(base)
+    base.resize_token_embeddings(128)
+    assert fingerprint(base) == before
+    with torch.no_grad():
+        base.model.layers[0].mlp.up_proj.weight[0, 0] += 0.5
+    assert fingerprint(base) != before
+
+
+def test_positions_count() -> None:
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
+    before = fingerprint(base)
+    with torch.no_grad():
+        base.transformer.wpe.weight[0, 0] += 0.5
+    assert fingerprint(base) != before

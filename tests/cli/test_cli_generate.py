@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,54 @@ def test_an_adapter_of_another_base_is_refused(
 def test_a_hypernetwork_for_another_base_is_refused(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--describe", DESCRIPTIONS[0], "--with", tiny.hyper, "--base", tiny.other_base]
     assert "is for base" in refused(capsys, "cab", *flags)
+
+
+@pytest.mark.filterwarnings("always:adapter .* was made for base")
+@pytest.mark.parametrize("on_mismatch", ["warn", "allow"])
+def test_an_adapter_of_another_base_is_used_on_purpose(
+    tiny: Tiny, adapter: str, on_mismatch: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As QLoRA's users do: trained on 4-bit weights, run on the full ones."""
+    argv = ["--adapter", adapter, "--base", tiny.other_base, "--base-mismatch", on_mismatch]
+    assert main(["generate", *PROMPTS, *argv, "--max-new-tokens", "8"]) == 0
+    out, err = capsys.readouterr()
+    other = Host.from_pretrained(tiny.other_base)
+    moved = replace(load(adapter), base=other.fingerprint)
+    assert out == "\n".join(answers(other, Mixture.of(moved))) + "\n"
+    assert ("was made for base" in err) == (on_mismatch == "warn")
+
+
+@pytest.mark.filterwarnings("always:hypernetwork .* is for base")
+def test_a_hypernetwork_for_another_base_is_used_on_purpose(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--describe", DESCRIPTIONS[0], "--with", tiny.hyper, "--base", tiny.other_base]
+    assert main(["generate", "cab", *flags, "--base-mismatch", "warn", "--max-new-tokens", "8"]) == 0
+    assert "is for base" in capsys.readouterr().err
+
+
+def test_tokens_that_were_added_to_the_base_change_nothing(
+    host: Host, tiny: Tiny, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown = Host.from_pretrained(tiny.base)
+    grown.module.resize_token_embeddings(host.module.config.vocab_size + 7, mean_resizing=False)
+    grown.module.save_pretrained(tmp_path / "grown")
+    host.tokenizer.save_pretrained(tmp_path / "grown")
+    assert (
+        main(
+            [
+                "generate",
+                *PROMPTS,
+                "--adapter",
+                adapter,
+                "--base",
+                str(tmp_path / "grown"),
+                "--max-new-tokens",
+                "8",
+            ]
+        )
+        == 0
+    )
 
 
 def test_an_adapter_with_foreign_sites_is_refused(

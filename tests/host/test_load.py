@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tiny_models import make_llama
+from weft.adapters import fingerprint
 from weft.errors import ConfigError, MissingFileError, UnknownNameError
 from weft.host import Host
 
@@ -94,3 +95,37 @@ def test_no_language_model(folder):
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "model_type"}))
     with pytest.raises(ConfigError, match="no causal language model"):
         Host.from_pretrained(folder)
+
+
+def test_a_base_beside_an_adapter_is_refused(folder):
+    """Transformers would put the adapter into the network unasked."""
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
+    with pytest.raises(ConfigError, match=r"base holds an adapter \(adapter_config.json\) beside the base"):
+        Host.from_pretrained(folder)
+
+
+def test_a_hub_id_of_an_adapter_is_refused(monkeypatch):
+    """A PEFT repository names its base, and transformers would load both."""
+    monkeypatch.setattr(
+        "weft.host.load.find_adapter_config_file", lambda name, revision: f"{name}/{revision}"
+    )
+    with pytest.raises(ConfigError, match="nobody/lora holds an adapter"):
+        Host.from_pretrained("nobody/lora", revision="main")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float32])
+def test_the_fingerprint_is_of_the_stored_weights(folder, dtype):
+    """An adapter of a float32 base runs on it in float16 too."""
+    stored = Host.from_pretrained(folder)
+    assert stored.dtype == torch.float32
+    host = Host.from_pretrained(folder, dtype=dtype)
+    assert host.fingerprint == stored.fingerprint
+    assert fingerprint(host.module) == stored.fingerprint
+    with torch.no_grad():
+        host.module.model.layers[0].mlp.up_proj.weight.view(-1)[0].add_(0.5)
+    assert fingerprint(host.module) != stored.fingerprint
+
+
+def test_a_copy_that_was_saved_in_float16_is_another_base(folder):
+    Host.from_pretrained(folder, dtype="float16").module.save_pretrained(folder / "half")
+    assert Host.from_pretrained(folder / "half").fingerprint != Host.from_pretrained(folder).fingerprint

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from weft.host import Host
 from weft.types import Adapter, Mixture
 
 # Warnings are what the verb prints here; pytest would raise them.
-pytestmark = pytest.mark.filterwarnings("always:the merge answers worse")
+pytestmark = pytest.mark.filterwarnings(
+    "always:the merge answers worse", "always:adapters of different bases"
+)
 
 REVERSE, UPPER = "weft/letters-adapters/reverse", "weft/letters-adapters/upper"
 
@@ -92,6 +95,20 @@ def test_merge_refuses_in_one_line_and_writes_nothing(
     for message, words in cases.items():
         assert message in refused(capsys, "merge", *words, "-o", out)
         assert not out.exists()
+
+
+def test_adapters_of_two_bases_merge_on_purpose_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(load(UPPER), base="weft2-other", provenance={"base_model": "mistralai/Mistral-7B-v0.1"})
+    save(other, tmp_path / "other")
+    line = ("merge", "linear", REVERSE, tmp_path / "other", "-o", tmp_path / "out")
+    assert "adapters of different bases" in refused(capsys, *line)
+    assert not (tmp_path / "out").exists()
+    facts = told(capsys, *line, "--base-mismatch", "allow")
+    assert facts["base"] == load(REVERSE).base
+    assert main([*map(str, line), "--base-mismatch", "warn"]) == 0
+    assert "are taken for ones of weft/letters" in capsys.readouterr().err
 
 
 def test_merge_never_replaces_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Bad input: one clear line, before any work."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ ADAPTERS: dict[str, tuple[list[Adapter], type[WeftError], str]] = {
     "bases": (
         [make_adapter(1, base="weft1-a", name="x"), make_adapter(2, base="weft1-b", name="y")],
         BaseMismatchError,
-        "different bases cannot be merged: x to weft1-a, y to weft1-b",
+        "different bases: x is for weft1-a, y for weft1-b",
     ),
     "sizes": (
         [make_adapter(1), unlike((Q0.path, 7, 5))],
@@ -177,3 +178,16 @@ def test_zero_adapters_merge_to_zero() -> None:
         merged = merge(method, [zero, zero], **options)
         assert merged.provenance["truncation_error"]["total"] == 0.0
         assert all(not (merged.factors[s].b_OR @ merged.factors[s].a_RI).any() for s in SITES)
+
+
+def test_names_of_bases_that_differ() -> None:
+    """PEFT's folders carry no fingerprint; a merge would claim one of the two bases."""
+    names = ("mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf")
+    adapters = [
+        replace(make_adapter(k, name="xy"[k]), peft_config={"base_model_name_or_path": name})
+        for k, name in enumerate(names)
+    ]
+    with pytest.raises(
+        BaseMismatchError, match=r"x is for mistralai/Mistral-7B-v0\.1, y for meta-llama/Llama"
+    ):
+        merge("linear", adapters)

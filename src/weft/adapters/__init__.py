@@ -1,10 +1,11 @@
 """One adapter, many adapters: folders in and out, exact sums, truncation, inner products, folding."""
 
+from weft.adapters.base import OnMismatch, check_one_base, on_host, on_one_base
 from weft.adapters.base_copies import check_copies
 from weft.adapters.check import check_factors, check_finite, check_fits
 from weft.adapters.concat import concat
 from weft.adapters.describe import describe
-from weft.adapters.fingerprint import fingerprint
+from weft.adapters.fingerprint import fingerprint, stored_as
 from weft.adapters.fold import Folded, delta, fold
 from weft.adapters.inner import cosine, inner, norm
 from weft.adapters.peft_folder import load, load_each, save
@@ -15,11 +16,13 @@ from weft.adapters.weights import tensor_bytes
 
 __all__ = [
     "Folded",
+    "OnMismatch",
     "Spectrum",
     "check_copies",
     "check_factors",
     "check_finite",
     "check_fits",
+    "check_one_base",
     "concat",
     "cosine",
     "delta",
@@ -32,9 +35,12 @@ __all__ = [
     "load",
     "load_each",
     "norm",
+    "on_host",
+    "on_one_base",
     "save",
     "site_at",
     "spectrum",
+    "stored_as",
     "tensor_bytes",
     "truncate",
     "truncation_error",

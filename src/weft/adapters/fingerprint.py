@@ -1,30 +1,66 @@
 """A short name for a base network, so that an adapter finds its base and refuses another."""
 
 import hashlib
+from contextlib import suppress
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _SAMPLES = 64
 # Below this, float16 keeps fewer digits than bfloat16, and a float16 copy would look like another network.
 _TINY = 2.0**-14
+_Weights = tuple[tuple[int, int], ...]
+_STORED: WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = WeakKeyDictionary()
+"""Networks that were cast when read: the fingerprint of what is stored, and the weights it speaks of."""
 
 
 def fingerprint(module: nn.Module) -> str:
-    """`weft1-` and 16 hex digits from the names, shapes and a sample of every parameter.
+    """`weft2-` and 16 hex digits from the names, shapes and a sample of every parameter but the vocabulary's.
+
+    A language model's input embeddings and output head stay out: tokens are added to a base, and its
+    vocabulary is padded, while the layers that adapters change stay as they were. Of an adapter on the head
+    the size alone is compared.
 
     At most 64 values of each parameter are read, evenly spaced and with both ends, rounded to bfloat16. So it
     does not depend on device or process, and a float32 and a bfloat16 copy share it; a float16 copy shares it
-    when the weights were published in bfloat16.
+    when the weights were published in bfloat16. Of a network that was cast when it was read,
+    the stored weights count (`stored_as`), until one is changed.
 
     It tells checkpoints apart, not adversaries: a change of unsampled values, below bfloat16, or of buffers
     goes unseen. Quantised weights are other numbers in other shapes and have a fingerprint of their own.
     """
+    stored, weights = _STORED.get(module, ("", ()))
+    if stored and weights == _weights(module):
+        return stored
     digest = hashlib.sha256()
+    left_out = _vocabulary(module)
     for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-        digest.update(_sample(parameter))
-    return f"weft1-{digest.hexdigest()[:16]}"
+        if id(parameter) not in left_out:
+            digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+            digest.update(_sample(parameter))
+    return f"weft2-{digest.hexdigest()[:16]}"
+
+
+def stored_as(module: nn.Module, found: str) -> None:
+    """Let a network that was cast when it was read have the fingerprint of the weights that are stored."""
+    _STORED[module] = (found, _weights(module))
+
+
+def _weights(module: nn.Module) -> _Weights:
+    """Every parameter, and how often it was changed in place since."""
+    return tuple((id(parameter), parameter._version) for parameter in module.parameters())
+
+
+def _vocabulary(module: nn.Module) -> set[int]:
+    """Identities of the parameters that have a row for each token."""
+    if not isinstance(module, PreTrainedModel):
+        return set()
+    ends: list[nn.Module | None] = [module.get_output_embeddings()]
+    with suppress(NotImplementedError):  # a model that embeds something else than tokens
+        ends.append(module.get_input_embeddings())
+    return {id(parameter) for end in ends if end is not None for parameter in end.parameters()}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import BaseMismatch, Flag
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
@@ -50,7 +50,7 @@ def chat(
 
     @cache
     def hypernetwork() -> "HyperNetwork":
-        return open_hypernetwork(model.hypernetwork, host=host)
+        return open_hypernetwork(model.hypernetwork, host=host, on_mismatch=model.base_mismatch)
 
     engine = Engine(host)
     system = [] if model.system is None else [{"role": "system", "content": model.system}]
@@ -62,7 +62,7 @@ def chat(
                 command, _, rest = line.partition(" ")
                 if command == "/quit":
                     return
-                changed = _change(command, rest.strip(), host, hypernetwork)
+                changed = _change(command, rest.strip(), host, hypernetwork, model.base_mismatch)
                 if changed is not None:
                     adapters, mixture = changed
                     turns = list(system)
@@ -82,7 +82,11 @@ def chat(
 
 
 def _change(
-    command: str, rest: str, host: "Host", hypernetwork: "Callable[[], HyperNetwork]"
+    command: str,
+    rest: str,
+    host: "Host",
+    hypernetwork: "Callable[[], HyperNetwork]",
+    on_mismatch: BaseMismatch,
 ) -> "tuple[list[Adapter], Mixture | None] | None":
     """Carry out a command; the adapters from now on, or None when they stay."""
     match command:
@@ -99,7 +103,7 @@ def _change(
         case _:
             known = ", ".join(_COMMANDS)
             raise UnknownNameError(f"no command {command}{nearest(command, _COMMANDS)}; there are {known}")
-    return adapters, mix(host, adapters, [1.0] * len(adapters))
+    return adapters, mix(host, adapters, [1.0] * len(adapters), on_mismatch=on_mismatch)
 
 
 def _lines() -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import BaseMismatch, Flag
 from weft.cli.shared.model import load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
@@ -29,6 +29,7 @@ def fold(
     output_dir: Annotated[Path, Parameter(alias="-o")],
     weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
     unfold: Path | None = None,
+    base_mismatch: BaseMismatch = "refuse",
     json: Flag = False,
 ) -> None:
     """Write a plain model with adapters folded into its weights, or take them out.
@@ -46,6 +47,7 @@ def fold(
         output_dir: Folder to write; a folded model that is there is replaced, anything else is refused.
         weights: One for each adapter; 1 unless given.
         unfold: A model that this command wrote, whose base is wanted back.
+        base_mismatch: What to do with an adapter of another base: refuse it, warn, or allow it in silence.
         json: Print JSON.
     """
     _check_target(output_dir)
@@ -56,11 +58,13 @@ def fold(
     elif len(folders) < 2:
         raise ConfigError(f"fold needs a base and at least one adapter, got {len(folders)} folders")
     else:
-        told = _fold(folders[0], folders[1:], weights, output_dir)
+        told = _fold(folders[0], folders[1:], weights, output_dir, base_mismatch)
     print_json(told) if json else print_pairs(told)
 
 
-def _fold(name: str, folders: Sequence[str], weights: Sequence[float], output_dir: Path) -> dict[str, Any]:
+def _fold(
+    name: str, folders: Sequence[str], weights: Sequence[float], output_dir: Path, on_mismatch: BaseMismatch
+) -> dict[str, Any]:
     from weft.adapters import check_copies, concat, fingerprint
     from weft.adapters import fold as fold_in
     from weft.host import fitted
@@ -69,7 +73,7 @@ def _fold(name: str, folders: Sequence[str], weights: Sequence[float], output_di
     host = open_host(name, adapters=adapters)
     for folder in folders:
         check_copies(folder, host.module)
-    adapters = [fitted(adapter, host) for adapter in adapters]
+    adapters = [fitted(adapter, host, on_mismatch) for adapter in adapters]
     note: dict[str, Any] = {
         # A hub id stays one; a path must be found from anywhere.
         "base": str(Path(name).resolve()) if Path(name).is_dir() else name,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import BaseMismatch, Flag
 from weft.cli.shared.model import ModelFlags, named_base, open_host
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
@@ -61,6 +61,7 @@ def merge(
     data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     max_rows: Annotated[int, Parameter(validator=Number(gte=1))] = 32,
     base: str | None = None,
+    base_mismatch: BaseMismatch = "refuse",
     report: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -83,11 +84,13 @@ def merge(
             world. fisher and regmean learn from its train rows, --report measures on its test rows.
         max_rows: How many rows of a task are used.
         base: Base that --data is read with; what the adapters name unless given.
+        base_mismatch: What to do with adapters of different bases: refuse them, or take all for ones of
+            the first one's base, with a warning or in silence.
         report: Measure each adapter's task on the base, under the adapter, and under the merge.
         json: Print JSON.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
-    from weft.adapters import load, save
+    from weft.adapters import load, on_one_base, save
     from weft.merging import gather, options_of
     from weft.merging import merge as merge_adapters
 
@@ -102,7 +105,7 @@ def merge(
         )
     if output_dir.resolve() in [Path(folder).resolve() for folder in adapters]:
         raise ConfigError(f"{output_dir} is one of the adapters to merge; choose another folder")
-    sources = [load(folder) for folder in adapters]
+    sources = on_one_base([load(folder) for folder in adapters], base_mismatch)
     gather(sources, weights or None)  # before a large base is read
     host, tasks = None, []
     if needs_data or report:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from weft.adapters import check_fits, site_at
+from weft.adapters import OnMismatch, check_fits, on_host, site_at
 from weft.host.host import Host
 from weft.host.sites import ALL_LINEAR
 from weft.types import Adapter, Site
@@ -27,8 +27,12 @@ def targets_for(adapters: Sequence[Adapter]) -> list[str]:
     return [ALL_LINEAR, *sorted(outside)]
 
 
-def fitted(adapter: Adapter, host: Host) -> Adapter:
-    """The adapter with the module names of a host, checked against it. Raises what `check_fits` raises."""
+def fitted(adapter: Adapter, host: Host, on_mismatch: OnMismatch = "refuse") -> Adapter:
+    """The adapter with the module names of a host, checked against it; `on_host` says of which base.
+
+    Raises what `check_fits` and `on_host` raise.
+    """
+    adapter = on_host(adapter, host.fingerprint, host.name, on_mismatch)
     here = {site.path: site for site in host.sites}
     if any(site.path not in here for site in adapter.sites):
         renamed = {site: _renamed(site, host.module) for site in adapter.sites}

@@ -8,13 +8,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from weft.errors import ConfigError, MissingFileError
+from weft.adapters import fingerprint, stored_as
+from weft.errors import ConfigError, MissingFileError, WeftError
 from weft.files import nearest, resolve
 from weft.host.fetch import fetch_model
 from weft.registry import NAMED
 
+_HOLDS_ADAPTER = (
+    "holds an adapter (adapter_config.json) beside the base, and both would load as one network; "
+    "move the adapter's files to a folder of their own and name it as the adapter"
+)
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 _DTYPES = {
     name: value
@@ -31,13 +37,13 @@ def load_model(
     revision: str | None,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, Any]:
-    """The model, in evaluation mode on `device`, and its tokenizer.
+    """The model, in evaluation mode on `device`, and its tokenizer: None for a local folder that holds none.
 
     A name such as `weft/smollm2` is fetched on its first use, with what `fetch_model` raises.
-    Weights are read from safetensors alone, never from pickles. The tokenizer is None for a local folder
-    that holds none. Raises MissingFileError when nothing is there or weights are missing or damaged,
-    ConfigError for something that is no causal language model and for a dtype or device that cannot be used,
-    UnknownNameError for an embedded name.
+
+    Weights are read from safetensors alone, never from pickles. Raises MissingFileError when nothing is there
+    or weights are missing or damaged, ConfigError for something that is no causal language model, for a base
+    beside an adapter, and for a dtype or device that cannot be used, UnknownNameError for an embedded name.
     """
     _check_dtype(dtype)
     _check_device(device)
@@ -45,20 +51,19 @@ def load_model(
     if name in NAMED and not Path(name).is_dir():
         fetch_model(NAMED[name])
     folder = resolve(name)
-    if folder is not None and not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
-        raise MissingFileError(f"{folder} holds {what}")
+    if folder is not None:
+        _check_folder(folder)
     source = name if folder is None else str(folder)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, device_map=device, use_safetensors=True, output_loading_info=True, **remote
-        )
-        model, report = loaded
+        if folder is None and find_adapter_config_file(source, revision=revision) is not None:
+            raise ConfigError(f"{source} {_HOLDS_ADAPTER}")
+        model = _read(source, dtype, device, remote)
         tokenizer = None
         if folder is None or _has_tokenizer(folder):
             tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+    except WeftError:
+        raise
     except SafetensorError as error:
         raise MissingFileError(f"the weights of {source} are damaged: {error}; fetch them again") from error
     except OSError as error:
@@ -66,10 +71,51 @@ def load_model(
         raise MissingFileError(f"no model {source} {where} ({_one_line(error)})") from error
     except ValueError as error:
         raise ConfigError(f"{source} is no causal language model: {_one_line(error)}") from error
+    return model.eval(), tokenizer
+
+
+def _read(
+    source: str, dtype: str | torch.dtype, device: str | torch.device, remote: dict[str, Any]
+) -> PreTrainedModel:
+    """The model; where it is cast, with the fingerprint of what is stored, at the cost of a second reading.
+
+    Quantised weights are packed, not cast: their fingerprint is that of the model as it is loaded.
+    """
+    asked = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+    config = AutoConfig.from_pretrained(source, **remote)
+    if asked == "auto" or getattr(config, "quantization_config", None) is not None:
+        return _read_as(source, asked, device, remote)
+    # On the CPU: float32 weights that are wanted in half the size may not fit where the model is to run.
+    stored = _read_as(source, "auto", "cpu", remote)
+    if all(parameter.dtype == asked for parameter in stored.parameters()):
+        return stored.to(device=device)  # pyright: ignore[reportCallIssue]: it knows no overload of its own
+    found = fingerprint(stored)
+    del stored
+    model = _read_as(source, asked, device, remote)
+    stored_as(model, found)
+    return model
+
+
+def _read_as(
+    source: str, dtype: str | torch.dtype, device: str | torch.device, remote: dict[str, Any]
+) -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, device_map=device, use_safetensors=True, output_loading_info=True, **remote
+    )
+    model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise MissingFileError(f"the weights of {source} lack {len(missing)} tensors, {missing[0]} first")
-    return model.eval(), tokenizer
+    return model
+
+
+def _check_folder(folder: Path) -> None:
+    adapter, base = ((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
+    if adapter and base:
+        raise ConfigError(f"{folder} {_HOLDS_ADAPTER}")
+    if not base:
+        what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
+        raise MissingFileError(f"{folder} holds {what}")
 
 
 def _check_dtype(dtype: str | torch.dtype) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weft.adapters import OnMismatch
 from weft.embed.load import EncoderConfig, build_same_encoder
 from weft.host import Host
 from weft.hyper.slug import cue_text, slug
@@ -153,15 +155,26 @@ class HyperNetwork(AbstractHyperNetwork):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, host: Host | None = None
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        host: Host | None = None,
+        on_mismatch: OnMismatch = "refuse",
     ) -> HyperNetwork:
         """Read a folder, or a hypernetwork that ships with Weft (`weft/letters-t2l`), in evaluation mode.
 
-        `host` is the base that it is for: checked where given, and read by an encoder that needs one.
+        `host` is the base that it is for: checked where given, and read by an encoder that needs one. With
+        `on_mismatch` warn or allow another base is taken for its own: one of other precision, say.
         Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, tensors
         other than the config asks for, or an encoder with other weights.
         """
         saved, folder = describe(name_or_folder, SavedHyperNetwork)
+        if host is not None and saved.base and host.fingerprint != saved.base and on_mismatch != "refuse":
+            if on_mismatch == "warn":
+                told = f"hypernetwork {saved.name} is for base {saved.base}, this host is {host.fingerprint}"
+                warnings.warn(told, stacklevel=2)
+            identity = saved.encoder_identity.replace(saved.base, host.fingerprint)
+            saved = saved.model_copy(update={"base": host.fingerprint, "encoder_identity": identity})
         check_base(saved, folder, host.fingerprint if host else "")
         sites = [Site(*values) for values in saved.sites]
         told = {"base": saved.base, "name": saved.name, "provenance": saved.provenance}

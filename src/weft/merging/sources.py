@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.adapters import check_factors
-from weft.errors import BaseMismatchError, ConfigError, ShapeError
+from weft.adapters import check_factors, check_one_base
+from weft.errors import ConfigError, ShapeError
 from weft.types import Adapter, Factors, Site
 
 Weights = Sequence[float] | Mapping[int, Sequence[float]] | Tensor
@@ -53,10 +53,7 @@ def gather(adapters: Sequence[Adapter], weights: Weights | None = None) -> Sourc
     """
     if not adapters:
         raise ShapeError("there are no adapters to merge; give at least one")
-    bases = {adapter.base: adapter.name for adapter in adapters if adapter.base}
-    if len(bases) > 1:
-        told = ", ".join(f"{name} to {base}" for base, name in sorted(bases.items()))
-        raise BaseMismatchError(f"adapters of different bases cannot be merged: {told}")
+    check_one_base(adapters)
     sites = sorted({site for adapter in adapters for site in adapter.factors})
     if not sites:
         raise ShapeError("the adapters change no module, there is nothing to merge")

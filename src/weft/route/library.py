@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from weft.adapters import descriptions_of, load_each
+from weft.adapters import check_one_base, descriptions_of, load_each
 from weft.adapters.card import base_model
 from weft.checks import CONFIG
 from weft.errors import (
@@ -63,6 +63,7 @@ class Library(NamedTuple):
 
         Raises what `check_fits` raises, BaseMismatchError for adapters of different bases.
         """
+        check_one_base(self.adapters)
         return Bank.stack([fitted(adapter, host) for adapter in self.adapters]).to(host.device, host.dtype)
 
     def descriptions(self) -> dict[str, Label]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from weft.cli.shared.flags import BaseMismatch
 from weft.errors import BaseCopyWarning, ConfigError
 from weft.files import read_json, resolve
 from weft.registry import NAMED
@@ -46,6 +47,8 @@ class ModelFlags:
     """Where the base runs: cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Number type of the base; auto is the one that it was saved in."""
+    base_mismatch: BaseMismatch = "refuse"
+    """What to do with an adapter of another base: refuse it, warn, or allow it in silence."""
 
 
 @Parameter(name="*")
@@ -91,9 +94,10 @@ def load_model(
     for folder in flags.adapter:
         check_copies(folder, host.module)
     if flags.describe is not None:
-        adapters.append(open_hypernetwork(flags.hypernetwork, host=host).adapt(flags.describe))
+        hyper = open_hypernetwork(flags.hypernetwork, host=host, on_mismatch=flags.base_mismatch)
+        adapters.append(hyper.adapt(flags.describe))
         weights.append(1.0)
-    return host, adapters, mix(host, adapters, weights)
+    return host, adapters, mix(host, adapters, weights, on_mismatch=flags.base_mismatch)
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
@@ -118,12 +122,14 @@ def open_host(
     return Host.from_pretrained(name, device=device, dtype=dtype, target_modules=targets_for(adapters))
 
 
-def open_hypernetwork(name: str, *, host: Host | None = None) -> HyperNetwork:
+def open_hypernetwork(
+    name: str, *, host: Host | None = None, on_mismatch: BaseMismatch = "refuse"
+) -> HyperNetwork:
     """The hypernetwork under a name, for a base."""
     from weft.hyper import HyperNetwork
 
     _hide_bars(name)
-    return HyperNetwork.from_pretrained(name, host=host)
+    return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
 
 
 def _hide_bars(name: str | Path) -> None:
@@ -134,7 +140,9 @@ def _hide_bars(name: str | Path) -> None:
         logging.disable_progress_bar()
 
 
-def mix(host: Host, adapters: Sequence[Adapter], weights: Sequence[float]) -> Mixture | None:
+def mix(
+    host: Host, adapters: Sequence[Adapter], weights: Sequence[float], *, on_mismatch: BaseMismatch = "refuse"
+) -> Mixture | None:
     """The weighted sum of adapters, checked against the base; None when there are none."""
     import torch
 
@@ -143,7 +151,7 @@ def mix(host: Host, adapters: Sequence[Adapter], weights: Sequence[float]) -> Mi
 
     if not adapters:
         return None
-    bank = Bank.stack([fitted(adapter, host) for adapter in adapters]).to(host.device)
+    bank = Bank.stack([fitted(adapter, host, on_mismatch) for adapter in adapters]).to(host.device)
     return Mixture.dense(bank, torch.tensor([list(weights)], device=host.device))
 
 

@@ -231,7 +231,7 @@ def _rows(rows: Sequence[Any], json: bool) -> None:
 
 def _facts_of(base: str) -> tuple[str, dict[str, tuple[int, int]] | None]:
     """Fingerprint of a base and the sizes of its linear modules, which a fingerprint alone does not tell."""
-    if base.startswith("weft1-"):
+    if base.startswith(("weft1-", "weft2-")):
         return base, None
     from weft.cli.shared.model import open_host
     from weft.files import resolve
