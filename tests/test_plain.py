@@ -49,3 +49,12 @@ def test_no_printer_passes_escapes_on(form: str, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert steers(shown) == []
     assert "[bold]x[/]" in shown, "names are no markup"
+
+
+def test_a_pipe_gets_no_spaces_at_the_end_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([{"name": "a", "about": "x" * 200}, {"name": "b", "about": "y"}])
+    print_pairs({"name": "x" * 300, "other": "y"})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line == line.rstrip() for line in lines)
+    assert max(map(len, lines)) < 400

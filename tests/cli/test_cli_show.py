@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from tiny_cli import DESCRIPTIONS, Tiny
 
 from tiny_models import make_bank
+from weft.adapters import load, save
 from weft.cli import main
 from weft.embed import OneHot
 from weft.host import Host
@@ -104,3 +106,18 @@ def test_what_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "revers is no folder" in capsys.readouterr().err
     assert main(["show", "weft/leters"]) == 1
     assert "no model" in capsys.readouterr().err
+
+
+def test_a_merge_in_few_lines(adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number for each site would be a page."""
+    errors = {f"model.layers.{k}.q_proj": k / 100 for k in range(60)}
+    told = {"kind": "mine", "truncation_error": {"total": 0.5, "sites": errors}, "metrics": {"loss": 1.0}}
+    save(replace(load(adapter), provenance=told), tmp_path / "merged")
+    assert main(["show", str(tmp_path / "merged")]) == 0
+    shown = capsys.readouterr().out
+    assert "60 numbers from 0 to 0.59" in shown
+    assert len(shown.splitlines()) < 20
+    assert main(["show", str(tmp_path / "merged"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["truncation_error.sites.model.layers.59.q_proj"] == 0.59
+    assert facts["kind"] == "adapter", "what a card says does not hide what is"

@@ -36,7 +36,9 @@ def inherited(adapters: Sequence[Adapter]) -> dict[str, Any]:
     texts = list(dict.fromkeys(text for adapter in adapters for text in descriptions_of(adapter)))
     told: dict[str, Any] = {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
     names = [targets_of(adapter) for adapter in adapters]
-    return told | ({"target_modules": sorted({n for some in names for n in some})} if all(names) else {})
+    joint = sorted({name for some in names for name in some})
+    shorter = len(joint) < len({site.path for adapter in adapters for site in adapter.sites})
+    return told | ({"target_modules": joint} if all(names) and shorter else {})
 
 
 def targets_of(adapter: Adapter) -> list[str]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from weft.tasks import Task
 
 
+_MANY = 8
+
+
 def show(what: str, /, *, json: Flag = False) -> None:
     """Say what something is: an adapter, a hypernetwork, a tree, a router, a base, a run or a task.
 
@@ -49,14 +52,14 @@ def show(what: str, /, *, json: Flag = False) -> None:
                 facts = _task_folder(folder)
             case "folder":
                 facts = _other(folder)
-    print_json(facts) if json else print_pairs(facts)
+    print_json(_flat(facts)) if json else print_pairs(_flat(_brief(facts)))
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
     from weft.adapters import load, norm
 
     adapter = load(folder)
-    return {
+    facts = {
         "kind": "adapter",
         "name": adapter.name,
         "base": adapter.base or "not named",
@@ -65,36 +68,44 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "modules": sorted({site.module for site in adapter.sites}),
         "parameters": sum(f.a_RI.numel() + f.b_OR.numel() for f in adapter.factors.values()),
         "norm": norm(adapter),
-        **_flat(dict(adapter.provenance)),
     }
+    # What a stranger wrote into the card stands behind what is known.
+    return {**facts, **{key: value for key, value in adapter.provenance.items() if key not in facts}}
 
 
 def _hypernetwork(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+    from weft.hyper.hypernetwork import SavedHyperNetwork
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedHyperNetwork)
     return {
         "kind": "hypernetwork",
-        "name": config["name"],
-        "base": config["base"],
-        "sites": len(config["sites"]),
-        "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
-        **_flat({key: config[key] for key in ("encoder", "network", "provenance")}),
+        "name": saved.name,
+        "base": saved.base,
+        "sites": len(saved.sites),
+        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **saved.model_dump(mode="json", include={"encoder", "network", "provenance"}),
     }
 
 
 def _tree(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+    from weft.route.tree_folder import SavedTree
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedTree)
     return {
-        **{key: config[key] for key in ("kind", "base", "scope", "layers", "leaves", "shared")},
-        "sites": len(config["sites"]),
-        "modules": sorted({module for _, _, module, _, _ in config["sites"]}),
-        **_flat(config["provenance"]),
+        **saved.model_dump(mode="json", include={"kind", "base", "scope", "layers", "leaves", "shared"}),
+        "sites": len(saved.sites),
+        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **saved.provenance,
     }
 
 
 def _router(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
-    told = {"kind": config["kind"], "base": config["base"], "adapters": config["names"]}
-    return told | _flat(config["provenance"])
+    from weft.route.router_folder import describe_router
+
+    router, _ = describe_router(folder)
+    return {"kind": router.kind, "base": router.base, "adapters": list(router.names), **router.provenance}
 
 
 def _base(folder: Path) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _base(folder: Path) -> dict[str, Any]:
         "window": host.window,
         "sites": len(host.sites),
         "modules": sorted({site.module for site in host.sites}),
-        **_flat(made_by),
+        **made_by,
     }
 
 
@@ -174,3 +185,17 @@ def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
     return flat
+
+
+def _brief(values: dict[str, Any]) -> dict[str, Any]:
+    """The same for people: a number for each of many modules becomes their range."""
+    brief: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            numbers = [part for part in value.values() if isinstance(part, int | float)]
+            many = len(value) > _MANY and len(numbers) == len(value)
+            told = f"{len(value)} numbers from {min(numbers):.3g} to {max(numbers):.3g}" if many else ""
+            brief[key] = told or _brief(value)
+        else:
+            brief[key] = value
+    return brief

@@ -34,7 +34,7 @@ def print_pairs(pairs: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         grid.add_row(Text(plain(name)), Text(readable(value)))
-    stdout(_ENDLESS).print(grid)
+    _print(grid)
 
 
 def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
@@ -42,7 +42,18 @@ def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
     table = build_table(list(rows[0]) if rows else [])
     for row in rows:
         table.add_row(*(Text(readable(value)) for value in row.values()))
-    stdout(_ENDLESS).print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """To a terminal as it is; to a pipe without the spaces that fill its columns up at the end of a line."""
+    console = stdout(_ENDLESS)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as shown:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
 
 def build_table(columns: Sequence[str]) -> Table:
