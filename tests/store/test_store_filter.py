@@ -16,10 +16,10 @@ from store_kit import BITS, contents, file_bytes, git, header_text, key, lora, t
 from weft.errors import AdapterFormatError, ConfigError, WeftError
 from weft.store import filter as filters
 from weft.store import listing as listings
-from weft.store.filter import serve
-from weft.store.listing import file_of_listing, listing_bytes, listing_of, parse_listing
+from weft.store.lfs.filter import serve
+from weft.store.lfs.listing import file_of_listing, listing_bytes, listing_of, parse_listing
+from weft.store.lfs.textconv import textconv
 from weft.store.pointer import Pointer, get, pointer_to, put
-from weft.store.textconv import textconv
 
 WEFT = f"{shlex.quote(sys.executable)} -m weft.cli store"
 

@@ -19,7 +19,7 @@ from weft.store.pointer import move_out
 from weft.store.sides import Sides, check_bases, misfit, sides_of_adapter
 from weft.store.store_file import FAIL, OURS, THEIRS, Policies, Policy
 from weft.store.stored import adapters_at, store_at, write_adapter
-from weft.store.three_way import Changes, Conflict, Path, histories, three_way
+from weft.store.three_way import Changes, Conflict, TreePath, histories, three_way
 
 _NAMED = 8
 """Conflicts that an error names; it counts the others."""
@@ -28,7 +28,7 @@ _NAMED = 8
 class Plan(NamedTuple):
     """What becomes of the first parent."""
 
-    change: dict[Path, Entry | None]
+    change: dict[TreePath, Entry | None]
     decided: tuple[Conflict, ...] = ()
     """Conflicts that the policy has decided."""
     undecided: tuple[Conflict, ...] = ()
@@ -71,7 +71,7 @@ def plan_merge(
 
 def _by_adapter(changes: Changes) -> dict[str, Changes]:
     """Changes by the adapter that they are in; empty for what lies elsewhere."""
-    clean: dict[str, dict[Path, Entry | None]] = {}
+    clean: dict[str, dict[TreePath, Entry | None]] = {}
     conflicts: dict[str, list[Conflict]] = {}
     for path, entry in changes.clean.items():
         clean.setdefault(Conflict(path, ()).adapter, {})[path] = entry
@@ -130,7 +130,7 @@ def _by_method(
     git: Git,
     objects: Objects,
     its: Sides,
-    clean: Mapping[Path, Entry | None],
+    clean: Mapping[TreePath, Entry | None],
     manifest: MergedManifest,
     policy: Policy,
 ) -> tuple[Entry, float]:
@@ -160,7 +160,7 @@ def _by_method(
     return write_adapter(objects, parts, base, lineage, oids, card and card.oid), lost
 
 
-def _misfit(git: Git, its: Sides, change: Mapping[Path, Entry | None]) -> str | None:
+def _misfit(git: Git, its: Sides, change: Mapping[TreePath, Entry | None]) -> str | None:
     """What is wrong with a mixture of sides that have different configs."""
     sides = [state for k in its.alive() if (state := its.states[k])]
     if len({state.texts[CONFIG] for state in sides}) < 2:

@@ -17,7 +17,7 @@ from weft.store.objects import TREE, Entry
 
 _ABOVE = ((), (ADAPTERS,))
 V = TypeVar("V", bound=Hashable)
-Path = tuple[str, ...]
+TreePath = tuple[str, ...]
 Bases = Mapping[tuple[int, int], tuple[V, ...]]
 """What the common ancestors of two sides (i < j) have."""
 
@@ -25,7 +25,7 @@ Bases = Mapping[tuple[int, int], tuple[V, ...]]
 class Conflict(NamedTuple):
     """A path that several sides changed, each in its own way."""
 
-    path: Path
+    path: TreePath
     sides: tuple[int, ...]
     """Those whose version is still in question, in the order of the parents."""
 
@@ -53,7 +53,7 @@ class Histories(NamedTuple):
 class Changes(NamedTuple):
     """What a merge does to the first side, and what it cannot decide."""
 
-    clean: Mapping[Path, Entry | None]
+    clean: Mapping[TreePath, Entry | None]
     conflicts: tuple[Conflict, ...]
 
 
@@ -77,7 +77,7 @@ def alive(values: Sequence[V], bases: Bases[V]) -> tuple[int, ...]:
     return tuple(k for k in range(len(values)) if k not in gone) or tuple(range(len(values)))
 
 
-def three_way(git: Git, sides: Histories, below: Path = ()) -> Changes:
+def three_way(git: Git, sides: Histories, below: TreePath = ()) -> Changes:
     """Compare whole commits, or what they have at one path."""
     walk = _Walk(git)
     entries = {oid: walk.at(oid, below) for oid in {*sides.commits, *sum(sides.bases.values(), ())}}
@@ -94,10 +94,10 @@ class _Walk:
     def __init__(self, git: Git) -> None:
         self.git = git
         self.trees: dict[str, Mapping[str, Entry]] = {}
-        self.clean: dict[Path, Entry | None] = {}
+        self.clean: dict[TreePath, Entry | None] = {}
         self.conflicts: list[Conflict] = []
 
-    def at(self, commit: str, path: Path) -> Entry | None:
+    def at(self, commit: str, path: TreePath) -> Entry | None:
         """What a commit has at a path."""
         entry: Entry | None = Entry(TREE, self.git.tree_of(commit))
         for name in path:
@@ -112,7 +112,7 @@ class _Walk:
             self.trees[entry.oid] = self.git.tree(entry.oid, entry.oid)
         return self.trees[entry.oid]
 
-    def compare(self, path: Path, sides: Sequence[Entry | None], bases: Bases[Entry | None]) -> None:
+    def compare(self, path: TreePath, sides: Sequence[Entry | None], bases: Bases[Entry | None]) -> None:
         """Decide about a path, folder by folder; equal folders are not opened."""
         left = alive(sides, bases)
         values = {sides[k] for k in left}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from weft.store.filter import filter_process as serve_git
+from weft.store.lfs.filter import filter_process as serve_git
 
 
 def filter_process() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from weft.plain import plain
-from weft.store.textconv import textconv as lines_of
+from weft.store.lfs.textconv import textconv as lines_of
 
 
 def textconv(file: Path, /) -> None:

@@ -1,0 +1,1 @@
+"""Single safetensors files in a plain repository: what git holds of them, and how it shows them."""
