@@ -120,3 +120,23 @@ for words in (
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_add_and_checkout_load_no_numbers(root: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", lora())
+    lines = (
+        ["store", "add", str(folder), "--name", "a", "-m", "x", "--store", str(root)],
+        ["store", "checkout", "a", "-o", str(tmp_path / "out"), "--store", str(root)],
+    )
+    program = (
+        "import sys; from weft.cli import main; main(sys.argv[1:]);"
+        "print(*({'torch', 'numpy'} & sys.modules.keys()), end='')"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", program, *line], capture_output=True, text=True, check=True)
+        for line in lines
+    ]
+    head = git(root, "rev-parse", "--short=12", "HEAD")
+    assert said[0].stdout == f"a: committed as {head}, 6 of 6 tensors are new\n"
+    assert said[1].stdout == f"wrote {tmp_path / 'out'}\n"
+    assert contents(tmp_path / "out") == contents(folder)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from store_kit import BITS, contents, file_bytes, git, header_text, key, lora, tensor, write_folder
 
 from weft.errors import AdapterFormatError, ConfigError, WeftError
-from weft.store import filter as filters
-from weft.store import listing as listings
+from weft.store.lfs import filter as filters
+from weft.store.lfs import listing as listings
 from weft.store.lfs.filter import serve
 from weft.store.lfs.listing import file_of_listing, listing_bytes, listing_of, parse_listing
 from weft.store.lfs.textconv import textconv

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from weft import __version__
-from weft.cli.direct import plain_call
 from weft.errors import WeftError
 from weft.plain import as_escapes, one_line
 
@@ -82,12 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            call = plain_call(tokens)
-            code = 0
-            if call is None:
-                code = _parse_and_run(tokens, debug)
-            else:
-                call()
+            code = _parse_and_run(tokens, debug)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough (`weft list tasks | head`); nothing may be written at exit either.

@@ -1,19 +1,18 @@
 """`weft store`: versions of adapters in a git repository."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from weft.cli import direct
-from weft.cli.direct import read_lineage, say
 from weft.cli.shared.flags import Flag
 from weft.errors import ConfigError, MissingFileError
-from weft.plain import json_text
+from weft.files import read_json
+from weft.plain import json_text, plain
 from weft.store import Store
+from weft.store.add import Added
 from weft.store.pointer import BLOBS_OVER
-
-__all__ = ["Message", "Name", "Out", "Place", "Revision", "read_lineage", "say", "store"]
 
 # The table printer is imported by those who print a table.
 
@@ -107,7 +106,10 @@ def add(
         store: A folder in the store.
         json: Print JSON.
     """
-    direct.add(path, name, message, lineage, store, json)
+    told = None if lineage is None else read_lineage(lineage)
+    with Store(store) as opened:
+        added = opened.add(path, name, message=message, lineage=told)
+    say_added(added, f"{added.written} of {added.tensors} tensors are new", message, json)
 
 
 @store.command
@@ -123,7 +125,9 @@ def checkout(
         store: A folder in the store.
         json: Print JSON.
     """
-    direct.checkout(name, out, rev, store, json)
+    with Store(store) as opened:
+        opened.checkout(name, out, rev=rev)
+    say({"name": name, "out": str(Path(out).absolute())}, f"wrote {out}", json)
 
 
 @store.command
@@ -217,6 +221,33 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag 
         commit = opened.remove(name, message=message)
     outcome = f"removed in {commit[:12]}" if commit else "staged its removal"
     say({"name": name, "commit": commit}, f"{name}: {outcome}", json)
+
+
+def read_lineage(path: str) -> dict[str, Any]:
+    """The keys and values in a JSON file. Raises ConfigError, MissingFileError."""
+    told = read_json(Path(path))
+    if not isinstance(told, dict):
+        raise ConfigError(f"{path} should hold keys and values, it holds {told!r:.40}")
+    return told
+
+
+def say(facts: dict[str, Any], line: str, json: bool) -> None:
+    """Print what was done: all facts for machines, or a line for people."""
+    if json:
+        print(json_text(facts))
+    elif line:
+        print(plain(line))
+
+
+def say_added(added: Added, what: str, message: str | None, json: bool) -> None:
+    """Print what became of an adapter that was taken in."""
+    outcome = (
+        f"committed as {added.commit[:12]}" if added.commit else "staged" if message is None else "unchanged"
+    )
+    line = f"{added.name}: {outcome}, {what}"
+    if added.left_out:
+        line += f"; not stored: {', '.join(added.left_out)}"
+    say(added._asdict(), line, json)
 
 
 def _rows(rows: Sequence[Any], json: bool) -> None:

@@ -1,7 +1,7 @@
 """`weft store stack`: an adapter as another one and new columns."""
 
 from weft.cli.shared.flags import Flag
-from weft.cli.store import Message, Name, Place, read_lineage, say
+from weft.cli.store import Message, Name, Place, read_lineage, say_added
 from weft.store import Store
 
 
@@ -35,10 +35,4 @@ def stack(
     told = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:
         added = opened.stack(parent, path, name, message=message, lineage=told)
-    outcome = (
-        f"committed as {added.commit[:12]}" if added.commit else "staged" if message is None else "unchanged"
-    )
-    line = f"{name}: {outcome}, {parent} with {added.written} new pieces in {added.tensors} tensors"
-    if added.left_out:
-        line += f"; not stored: {', '.join(added.left_out)}"
-    say(added._asdict(), line, json)
+    say_added(added, f"{parent} with {added.written} new pieces in {added.tensors} tensors", message, json)
