@@ -9,7 +9,7 @@ from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.plain import plain
 
-Kind = Literal["base", "lora", "hyper", "blend", "tree"]
+Kind = Literal["base", "lora", "hyper", "blend", "tree", "shift"]
 
 
 def train(
@@ -32,8 +32,8 @@ def train(
         weft train hyper recipes/letters/t2l.yaml --run.max-steps 100
 
     Args:
-        kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, or a tree
-            of adapters.
+        kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, a tree of
+            adapters, or a shift: adapters that change while the model speaks.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         resume: Go on from the last checkpoint, or start again.
@@ -71,6 +71,10 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.blend import BlendRecipe, train_blend
 
             return BlendRecipe, train_blend
+        case "shift":
+            from weft.train.shift import ShiftRecipe, train_shift
+
+            return ShiftRecipe, train_shift
         case "tree":
             from weft.train.tree import TreeRecipe, train_tree
 

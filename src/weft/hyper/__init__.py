@@ -2,6 +2,10 @@
 
 from weft.hyper.average import average
 from weft.hyper.hypernetwork import HyperNetwork
+from weft.hyper.shift import Shift, ShiftConfig
+from weft.hyper.shift_controller import ShiftController
+from weft.hyper.shifter import Shifter
+from weft.hyper.speaker import Speaker
 from weft.hyper.t2l import T2L, HeadLConfig, HeadMConfig, HeadSConfig, HeadZConfig, T2LConfig, build_t2l
 
 __all__ = [
@@ -11,6 +15,11 @@ __all__ = [
     "HeadSConfig",
     "HeadZConfig",
     "HyperNetwork",
+    "Shift",
+    "ShiftConfig",
+    "ShiftController",
+    "Shifter",
+    "Speaker",
     "T2LConfig",
     "average",
     "build_t2l",

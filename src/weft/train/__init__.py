@@ -5,6 +5,7 @@ from weft.train.blend import BlendRecipe, train_blend
 from weft.train.hyper import HyperRecipe, train_hyper
 from weft.train.lora import LoraRecipe, train_lora
 from weft.train.run import Run, RunConfig
+from weft.train.shift import ShiftRecipe, train_shift
 from weft.train.tree import TreeRecipe, train_tree
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "LoraRecipe",
     "Run",
     "RunConfig",
+    "ShiftRecipe",
     "TreeRecipe",
     "train_base",
     "train_blend",
     "train_hyper",
     "train_lora",
+    "train_shift",
     "train_tree",
 ]

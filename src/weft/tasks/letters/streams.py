@@ -1,0 +1,90 @@
+"""Streams of letters: numbered lines, each with the name of a task and an input; the answer works them off.
+
+    3Acab        3cab >bac
+    4Cdob   ->   4dob >bdo
+     >
+
+Names are capital letters that say nothing by themselves: which task A is, only training tells. Lines are
+numbered from any digit on, so a stream of six is made of the numbers of streams of four. Which tasks
+may follow each other is drawn once per seed: some ordered pairs are held out, and a held-out stream has no
+other.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weft.errors import ConfigError
+from weft.tasks.letters.world import World, draw_input
+from weft.tasks.streams import Part, Stream
+
+NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class LetterStreams:
+    """Streams over tasks of the letters world. Raises ConfigError for one task, or more than letters."""
+
+    tasks: tuple[str, ...]
+    seed: int = 0
+    held_out: float = 0.25
+    """Share of the ordered pairs of different tasks that no training stream has."""
+    again: float = 0.2
+    """How often a line has the task of the line before it."""
+
+    def __post_init__(self) -> None:
+        """Check the number of tasks."""
+        if not 2 <= len(self.tasks) <= len(NAMES):
+            raise ConfigError(f"streams take 2 to {len(NAMES)} tasks, got {len(self.tasks)}")
+
+    def train(self, draw: int, count: int, lengths: Sequence[int]) -> list[Stream]:
+        """`count` streams of a draw; equal draws are equal."""
+        return self._streams(random.Random(f"{self.seed} train {draw}"), count, lengths, held_out=False)
+
+    def test(self, count: int, lengths: Sequence[int], *, held_out: bool = True) -> list[Stream]:
+        """Streams from draws of their own; where `held_out`, of pairs that training never has."""
+        rng = random.Random(f"{self.seed} test {held_out} {list(lengths)}")
+        return self._streams(rng, count, lengths, held_out=held_out)
+
+    def pairs(self) -> set[tuple[str, str]]:
+        """The ordered pairs that are held out: as many after each task, at least one."""
+        rng = random.Random(f"{self.seed} pairs")
+        count = max(1, round(self.held_out * (len(self.tasks) - 1)))
+        return {(a, b) for a in self.tasks for b in rng.sample([t for t in self.tasks if t != a], count)}
+
+    def _streams(
+        self, rng: random.Random, count: int, lengths: Sequence[int], *, held_out: bool
+    ) -> list[Stream]:
+        pairs = self.pairs()
+        return [self._stream(rng, rng.choice(lengths), pairs, held_out) for _ in range(count)]
+
+    def _stream(self, rng: random.Random, length: int, pairs: set[tuple[str, str]], held_out: bool) -> Stream:
+        if not 1 <= length <= 10:
+            raise ConfigError(f"a stream of letters has 1 to 10 lines, got {length}")
+        world = World()
+        first = rng.randint(0, 10 - length)
+        parts: list[Part] = []
+        lines: list[str] = []
+        for i in range(length):
+            before = parts[-1].task if parts else None
+            if before is not None and rng.random() < self.again:
+                task = before
+            else:
+                choices = [
+                    t
+                    for t in self.tasks
+                    if t != before and (before is None or ((before, t) in pairs) == held_out)
+                ]
+                task = rng.choice(choices)
+            text, answer = _example(rng, world, task)
+            parts.append(Part(task, str(first + i), f"{text} >{answer}\n", f"{text} >", answer))
+            lines.append(f"{first + i}{NAMES[self.tasks.index(task)]}{text}\n")
+        return Stream("".join(lines) + " >", tuple(parts))
+
+
+def _example(rng: random.Random, world: World, task: str) -> tuple[str, str]:
+    while True:
+        text = draw_input(rng, "string", "")
+        answer = world.solve(task, text)
+        if answer is not None and answer != text:
+            return text, answer

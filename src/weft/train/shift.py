@@ -1,0 +1,200 @@
+"""Train a shift: streams whose task changes inside one answer, over a frozen base and a frozen library.
+
+    min_theta  E_stream  CE(parts, control tokens) + g(t) CE(adapter, if told) + price P(control | no shift)
+
+with theta the speaker and the network of `hyper/shift.py`. Curriculum: at first the library's adapter is told
+for every part whose task it holds (weight `guide`, down to 0 at `guide_until`); then the answers alone say
+what should act. Boundaries are given in training, since text is; what finds them is trained by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from weft.config import Config, Rank, Size
+from weft.errors import ConfigError, UnknownNameError
+from weft.files import nearest
+from weft.host import Host
+from weft.host.pool import content
+from weft.hyper.shift import Shift, ShiftConfig
+from weft.hyper.shifter import Shifter
+from weft.hyper.speaker import Speaker
+from weft.route import load_library
+from weft.tasks.letters.streams import LetterStreams
+from weft.train.answers import language_model, load_base
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run, RunConfig
+from weft.train.streams import Pieces, Told, encode_stream, read_streams
+from weft.types import Adapter, Bank, Site
+
+
+class StreamsConfig(Config):
+    """Which streams."""
+
+    kind: Literal["letters"] = "letters"
+    tasks: tuple[str, ...]
+    """Tasks of the letters world, those that the library lacks among them."""
+    seed: int = 0
+    held_out: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the ordered pairs of tasks that training never has."""
+    again: float = Field(default=0.2, ge=0, lt=1)
+    """How often a line has the task of the line before it, so that nothing needs to change."""
+    lengths: tuple[int, ...] = (2, 3, 4)
+    """Parts of a training stream; those of one step have as many."""
+
+    def build(self) -> LetterStreams:
+        """The streams. Raises ConfigError for too many tasks, or an unknown one."""
+        return LetterStreams(self.tasks, seed=self.seed, held_out=self.held_out, again=self.again)
+
+
+class ShiftRecipe(Config):
+    """`weft train shift RECIPE`."""
+
+    run: RunConfig
+    base: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    library: str
+    """A folder of adapter folders, or one that ships with Weft."""
+    adapters: tuple[str, ...] = ()
+    """Names of those that it may blend; all unless given."""
+    control: int = Field(ge=0)
+    """Id of the control token: one that the tokenizer does not use."""
+    data: StreamsConfig
+    network: ShiftConfig = ShiftConfig()
+    speaker_rank: Rank = 8
+    speaker_scaling: float = Field(default=2.0, gt=0)
+    budget: Rank = 8
+    """Rank that generated deltas are cut back to while decoding."""
+    max_shifts: int = Field(default=64, ge=0)
+    guide: float = Field(default=0.5, ge=0)
+    guide_until: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps over which the guide goes down to 0."""
+    price: float = Field(default=0.1, ge=0)
+    """Of the probability of a control token where no shift belongs."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
+    streams_per_batch: Size = 20
+
+
+def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns the folder, `output_dir/shift`. A `host` given replaces `base`.
+
+    A host given must offer its output head as a site. Raises UnknownNameError for an adapter that the library
+    lacks, ConfigError for a control token outside the vocabulary or a folder of another recipe, and what
+    loading raises.
+    """
+    library = _choose(load_library(recipe.library).adapters, recipe.adapters)
+    streams = recipe.data.build()
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = host or load_base(
+            recipe.base,
+            dtype=recipe.dtype,
+            device=run.accelerator.device,
+            target_modules=["all-linear", "lm_head"],
+            attn_implementation=recipe.attn_implementation,
+        )
+        sites, head = split_head(host)
+        torch.manual_seed(recipe.run.seed)
+        speaker = Speaker(
+            sites, head, [recipe.control], rank=recipe.speaker_rank, scaling=recipe.speaker_scaling
+        )
+        network = Shift(recipe.network, sites, width=head.in_features, count=len(library))
+        model = nn.ModuleDict({"speaker": speaker, "network": network}).to(host.device)
+        bank = Bank.stack(library).to(host.device, host.dtype) if network.count else None
+        places = {adapter.name: k for k, adapter in enumerate(library)}
+
+        def draw(step: int) -> list[Pieces]:
+            lengths = recipe.data.lengths
+            drawn = streams.train(step, recipe.streams_per_batch, [lengths[step % len(lengths)]])
+            return [encode_stream(host.tokenizer, s, [recipe.control], places) for s in drawn]
+
+        def read(batch: Sequence[Pieces]) -> Told:
+            return read_streams(host, batch, speaker.bank(), network, bank, [recipe.control])
+
+        fit(recipe, run, model, draw, read)
+        folder = run.folder / "shift"
+        shifter = Shifter(
+            speaker,
+            network,
+            tuple(adapter.name for adapter in library),
+            tuple(content(adapter) for adapter in library),
+            library_folder=recipe.library,
+            budget=recipe.budget,
+            max_shifts=recipe.max_shifts,
+            base=host.fingerprint,
+            provenance={
+                "base_model": recipe.base,
+                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
+                "seed": recipe.run.seed,
+            },
+        )
+        if run.accelerator.is_main_process:
+            shifter.save_pretrained(folder)
+    return folder
+
+
+def fit(
+    recipe: ShiftRecipe,
+    run: Run,
+    model: nn.Module,
+    draw: Callable[[int], list[Pieces]],
+    read: Callable[[Sequence[Pieces]], Told],
+) -> None:
+    """Fit a model to what is drawn, under a run: schedule, logs and checkpoints."""
+    optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
+    steps = recipe.run.max_steps
+    schedulers = build_schedulers(recipe.optimizer, optimizers, steps)
+    started = time.monotonic()
+    for done in range(run.restore(model, optimizers, schedulers) + 1, steps + 1):
+        told = read(draw(done - 1))
+        guide = recipe.guide * max(0.0, 1 - (done - 1) / max(steps * recipe.guide_until, 1))
+        loss = told.loss / told.tokens
+        extra = guide * told.guide / max(told.shifts, 1) + recipe.price * told.spurious / told.tokens
+        run.accelerator.backward(loss + extra)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        if run.is_due("logging", done):
+            run.log(
+                done,
+                {
+                    "loss": float(loss.detach()),
+                    "followed": told.right / told.tokens,
+                    "guide": float(told.guide.detach()) / max(told.shifts, 1),
+                    "missed": told.missed / max(told.shifts, 1),
+                    "spurious": float(told.spurious.detach()) / told.tokens,
+                    "grad_norm": float(norm),
+                    "learning_rate": schedulers[0].get_last_lr()[0],
+                    "seconds_per_step": (time.monotonic() - started) / done,
+                },
+            )
+        if run.is_due("save", done):
+            run.save(done, model, optimizers, schedulers)
+
+
+def split_head(host: Host) -> tuple[list[Site], Site]:
+    """The sites of a host, and its output head. Raises ConfigError where the head is no site."""
+    head = language_model(host).get_output_embeddings()
+    found = [site for site in host.sites if host.module.get_submodule(site.path) is head]
+    if not found:
+        raise ConfigError(
+            "a shift writes into the output head; open the base with target_modules that name it"
+        )
+    return [site for site in host.sites if site is not found[0]], found[0]
+
+
+def _choose(adapters: Sequence[Adapter], names: Sequence[str]) -> list[Adapter]:
+    named = {adapter.name: adapter for adapter in adapters}
+    for name in names:
+        if name not in named:
+            raise UnknownNameError(f"the library has no adapter {name!r}{nearest(name, named)}")
+    return [named[name] for name in names] if names else list(adapters)

@@ -1,0 +1,206 @@
+"""Segment-wise teacher forcing: streams are read part by part, each under the adapters that acted then.
+
+    L = CE(parts) + g(t) CE(which adapter, where the library has it) + price * mean P(control | no shift)
+
+The state that a control token is chosen from gives the vector, the vector gives the adapters, and the next
+part is read under them, over the cache of the parts before: gradients flow through all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from weft.host import Host
+from weft.hyper.shift import Acting, Shift
+from weft.hyper.shift_controller import NEGLIGIBLE
+from weft.tasks.streams import Stream
+from weft.train.answers import language_model
+from weft.types import Bank, Dense, Mixture, Rows, Term
+
+
+class Pieces(NamedTuple):
+    """A stream as token ids: piece 0 is the prompt and the first lead, piece i a part and the next lead."""
+
+    pieces: tuple[tuple[int, ...], ...]
+    shifts: tuple[bool, ...]
+    """Whether piece i + 1 begins with a control token."""
+    wanted: tuple[int, ...]
+    """Place of each part's task in the library; the size of the library where it lacks the task."""
+    prompt: int
+    """How many tokens of piece 0 are the prompt."""
+
+
+class Told(NamedTuple):
+    """What a batch of streams said, as sums over its tokens."""
+
+    loss: Tensor
+    """Nats, summed over the tokens of the answers."""
+    guide: Tensor
+    """Nats, summed over the shifts."""
+    spurious: Tensor
+    """Probability of a control token where none belongs, summed."""
+    tokens: int
+    shifts: int
+    right: int
+    """How many tokens were the likeliest ones."""
+    missed: int
+    """How many control tokens were not."""
+
+
+def encode_stream(
+    tokenizer: Any, stream: Stream, controls: Sequence[int], places: dict[str, int], *, mark: bool = True
+) -> Pieces:
+    """Token ids of a stream. One control token marks every shift; of several, the one of the part's task.
+
+    Without `mark` no control token stands in the pieces.
+    """
+    size = len(places)
+    wanted = tuple(places.get(part.task, size) for part in stream.parts)
+    prompt = tokenizer.encode(stream.prompt, add_special_tokens=False)
+    pieces = [prompt + _ids(tokenizer, stream.parts[0].lead)]
+    for i, (part, shift) in enumerate(zip(stream.parts, stream.shifts, strict=True)):
+        control = [controls[wanted[i] if len(controls) > 1 else 0]] if shift and mark else []
+        last = i + 1 == len(stream.parts)
+        after = [tokenizer.eos_token_id] if last else _ids(tokenizer, stream.parts[i + 1].lead)
+        pieces.append(control + _ids(tokenizer, part.text) + after)
+    return Pieces(tuple(map(tuple, pieces)), stream.shifts, wanted, len(prompt))
+
+
+def read_streams(
+    host: Host,
+    batch: Sequence[Pieces],
+    speaker: Bank,
+    network: Shift | None,
+    library: Bank | None,
+    controls: Sequence[int],
+) -> Told:
+    """Read a batch under its own shifts; differentiable.
+
+    Without a network, the library's adapter of each part's task acts, or none where it lacks the task.
+    """
+    rows, device = len(batch), host.device
+    always = Mixture.of(speaker)
+    mixture = always
+    cache = DynamicCache(config=language_model(host).config)
+    seen_BT = torch.zeros(rows, 0, dtype=torch.long, device=device)
+    acting = network.nothing(rows) if network is not None else None
+    deltas: list[tuple[Bank, Tensor]] = []
+    zero = torch.zeros((), device=device)
+    loss, guide, spurious = zero, zero, zero
+    tokens = shifts = right = missed = 0
+    hidden_BH: Tensor | None = None
+    for step in range(max(len(pieces.pieces) for pieces in batch)):
+        shift_B = torch.tensor(
+            [0 < step < len(p.pieces) and p.shifts[step - 1] for p in batch], device=device
+        )
+        if step and network is not None and acting is not None and hidden_BH is not None:
+            shifted = network(network.vector(hidden_BH), acting)
+            acting = Acting(
+                *(
+                    torch.where(shift_B[:, None], new, old)
+                    for new, old in zip(shifted.acting, acting, strict=True)
+                )
+            )
+            decay_B = torch.where(shift_B, shifted.decay_B, 1.0)
+            deltas = [(bank, weight_B * decay_B) for bank, weight_B in deltas]
+            deltas = [
+                (bank, weight_B) for bank, weight_B in deltas if float(weight_B.detach().max()) >= NEGLIGIBLE
+            ]
+            if shifted.delta is not None:
+                deltas.append((shifted.delta, torch.where(shift_B, shifted.amount_B, 0.0)))
+            wanted_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
+            known_B = shift_B & (wanted_B < shifted.logits_BN.shape[1])
+            if network.count and known_B.any():
+                guide = guide + F.cross_entropy(
+                    shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum"
+                )
+            mixture = _mixture(always, acting, library, deltas)
+            shifts += int(shift_B.sum())
+        elif step and library is not None:
+            index_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
+            mixture = always + Mixture(
+                (Term(library, Rows(torch.where(index_B < len(library), index_B, -1))),)
+            )
+        ids_BT, target_BT, fresh_BT = _columns(batch, step, device)
+        seen_BT = torch.cat([seen_BT, fresh_BT], 1)
+        with _head_input(language_model(host)) as heard:
+            said = host(ids_BT, mixture, mask_BT=seen_BT, cache=cache)
+        last_B = fresh_BT.sum(1) - 1
+        here_BH = heard[0][torch.arange(rows, device=device), last_B.clamp(min=0)]
+        hidden_BH = here_BH if hidden_BH is None else torch.where((last_B >= 0)[:, None], here_BH, hidden_BH)
+        chosen_BT = target_BT >= 0
+        logits_NV, target_N = said.logits[chosen_BT].float(), target_BT[chosen_BT]
+        loss = loss + F.cross_entropy(logits_NV, target_N, reduction="sum")
+        best_N = logits_NV.argmax(-1)
+        if controls:
+            control_N = torch.isin(target_N, torch.tensor(controls, device=device))
+            chance_N = logits_NV.softmax(-1)[:, list(controls)].sum(-1)
+            spurious = spurious + chance_N[~control_N].sum()
+            missed += int((best_N != target_N)[control_N].sum())
+        right += int((best_N == target_N).sum())
+        tokens += len(target_N)
+    return Told(loss, guide, spurious, tokens, shifts, right, missed)
+
+
+def _mixture(
+    always: Mixture, acting: Acting, library: Bank | None, deltas: Sequence[tuple[Bank, Tensor]]
+) -> Mixture:
+    """The speaker, the library under every row's weights, and every row's deltas side by side."""
+    mixture = always
+    if library is not None and acting.weight_BK.shape[1]:
+        mixture = mixture + Mixture((Term(library, Dense(acting.weight_BK)),))
+    if deltas:
+        first, _ = deltas[0]
+        bank = Bank(
+            first.names,
+            {site: torch.cat([one.a[site] for one, _ in deltas], 1) for site in first.a},
+            {
+                site: torch.cat([one.b[site] * w_B[:, None, None] for one, w_B in deltas], 2)
+                for site in first.b
+            },
+        )
+        rows = torch.arange(len(bank), device=acting.weight_BK.device)
+        mixture = mixture + Mixture((Term(bank, Rows(rows)),))
+    return mixture
+
+
+def _columns(batch: Sequence[Pieces], step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of a step, those after them where they belong to the answer (else -1), and which are real."""
+    pieces = [p.pieces[step] if step < len(p.pieces) else () for p in batch]
+    width = max(map(len, pieces))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    target = torch.full_like(ids, -1)
+    fresh = torch.zeros_like(ids)
+    for row, (all_of, piece) in enumerate(zip(batch, pieces, strict=True)):
+        nxt = all_of.pieces[step + 1][:1] if step + 1 < len(all_of.pieces) else ()
+        following = [*piece[1:], *nxt]
+        ids[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
+        fresh[row, : len(piece)] = 1
+        target[row, : len(following)] = torch.tensor(following, dtype=torch.long)
+        if step == 0:
+            target[row, : all_of.prompt - 1] = -1
+    return ids.to(device), target.to(device), fresh.to(device)
+
+
+@contextmanager
+def _head_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the output head reads: the states that tokens are chosen from."""
+    heard: list[Tensor] = []
+    handle = module.get_output_embeddings().register_forward_pre_hook(  # pyright: ignore
+        lambda _, inputs: heard.append(inputs[0])
+    )
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)

@@ -1,0 +1,57 @@
+"""Streams of letters: what is held out stays out, and their answers are those of the world."""
+
+import pytest
+
+from weft.errors import ConfigError
+from weft.tasks.letters.streams import LetterStreams
+from weft.tasks.letters.world import World
+from weft.tasks.streams import answers_of
+
+TASKS = ("reverse", "sort", "double", "upper", "first_two")
+
+
+def follows(streams):
+    return {
+        (a.task, b.task)
+        for s in streams
+        for a, b in zip(s.parts, s.parts[1:], strict=False)
+        if a.task != b.task
+    }
+
+
+def test_held_out_pairs_are_in_no_training_stream_and_held_out_streams_have_no_other():
+    streams = LetterStreams(TASKS, seed=3)
+    held_out = streams.pairs()
+    trained = follows([s for draw in range(20) for s in streams.train(draw, 20, [2, 3, 4])])
+    tested = follows(streams.test(60, [6]))
+    assert tested == held_out
+    assert not trained & held_out
+    assert len(trained | held_out) == len(TASKS) * (len(TASKS) - 1)
+
+
+def test_answers_are_those_of_the_world_and_are_found_in_the_text():
+    for stream in LetterStreams(TASKS).test(20, [2, 6]):
+        assert stream.prompt.count("\n") == len(stream.parts) in (2, 6)
+        text = "".join(part.lead + part.text for part in stream.parts)
+        assert answers_of(text, stream.parts) == [part.answer for part in stream.parts]
+        for part in stream.parts:
+            assert World().solve(part.task, part.prompt.removesuffix(" >")) == part.answer
+        cut = text[: text.index("\n") - 1] + "\n"
+        assert answers_of(cut, stream.parts)[0] == stream.parts[0].answer[:-1]
+        assert answers_of(cut, stream.parts)[1] == ""
+
+
+def test_draws_are_equal_by_number_and_the_first_part_shifts():
+    streams = LetterStreams(TASKS, again=0.5)
+    assert streams.train(4, 5, [3]) == streams.train(4, 5, [3])
+    assert streams.train(4, 5, [3]) != streams.train(5, 5, [3])
+    some = [s.shifts for s in streams.train(0, 50, [4])]
+    assert all(shifts[0] for shifts in some)
+    assert any(not all(shifts) for shifts in some)
+
+
+def test_too_many_tasks_and_lines_are_refused():
+    with pytest.raises(ConfigError, match="2 to 26 tasks, got 1"):
+        LetterStreams(("sort",))
+    with pytest.raises(ConfigError, match="1 to 10 lines, got 11"):
+        LetterStreams(TASKS).train(0, 1, [11])

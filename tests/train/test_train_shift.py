@@ -1,0 +1,115 @@
+"""Training a shift: part by part is one whole forward, gradients arrive, a run gives a folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import weft
+from weft.config import load_config
+from weft.errors import ConfigError, UnknownNameError
+from weft.host import Host
+from weft.hyper import Shift, ShiftConfig, Shifter, Speaker
+from weft.tasks.letters.streams import LetterStreams
+from weft.train.shift import ShiftRecipe, split_head, train_shift
+from weft.train.streams import encode_stream, read_streams
+from weft.types import Bank, Mixture, Term, Tokens
+
+RECIPE = Path(__file__).parents[2] / "recipes/letters/shift.yaml"
+NAMES = ("reverse", "double")
+TASKS = (*NAMES, "first_two")
+PLACES = {"reverse": 0, "double": 1}
+
+
+@pytest.fixture(scope="module")
+def host():
+    return Host.from_pretrained("weft/letters", target_modules=["all-linear", "lm_head"])
+
+
+@pytest.fixture(scope="module")
+def library():
+    return Bank.stack([weft.load(f"weft/letters-adapters/{name}") for name in NAMES]).to(torch.float32)
+
+
+@pytest.fixture
+def speaker(host):
+    torch.manual_seed(0)
+    sites, head = split_head(host)
+    return Speaker(sites, head, [300], rank=2, scaling=1.0)
+
+
+@pytest.fixture(scope="module")
+def batch(host):
+    streams = LetterStreams(TASKS).train(0, 4, [2, 3])
+    return [encode_stream(host.tokenizer, stream, [300], PLACES) for stream in streams]
+
+
+def test_part_by_part_equals_one_forward_under_the_schedule(host, library, speaker, batch):
+    for parameter in speaker.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    told = read_streams(host, batch, speaker.bank(), None, library, [300])
+    loss, count = 0.0, 0
+    for pieces in batch:
+        ids = [i for piece in pieces.pieces for i in piece]
+        index = [-1] * len(pieces.pieces[0])
+        for piece, wanted in zip(pieces.pieces[1:], pieces.wanted, strict=True):
+            index += [wanted if wanted < 2 else -1] * len(piece)
+        term = Term(library, Tokens(torch.tensor([index])))
+        with torch.no_grad():
+            logits = host(torch.tensor([ids]), Mixture.of(speaker.bank()) + Mixture((term,))).logits[0]
+        targets = torch.tensor(ids[pieces.prompt :])
+        loss += float(F.cross_entropy(logits[pieces.prompt - 1 : -1], targets, reduction="sum"))
+        count += len(targets)
+    assert told.tokens == count
+    assert float(told.loss.detach()) == pytest.approx(loss, rel=1e-4)
+
+
+def test_gradients_reach_the_speaker_the_signal_and_the_generator(host, library, speaker, batch):
+    sites, head = split_head(host)
+    network = Shift(ShiftConfig(), sites, width=head.in_features, count=2)
+    for linear in network.generator.head.linear.values():
+        torch.nn.init.normal_(linear.weight, std=0.1)
+    told = read_streams(host, batch, speaker.bank(), network, library, [300])
+    told.loss.backward()
+    assert told.shifts == sum(sum(pieces.shifts) for pieces in batch)
+    for parameter in (
+        speaker.row_CH,
+        speaker.b[0],
+        network.signal[0].weight,
+        network.key_KD,
+        network.decay.weight,
+        network.generator.trunk.mixer[1].weight,
+    ):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+    assert all(not p.requires_grad for p in host.module.parameters())
+
+
+def test_a_run_gives_a_folder_that_generates(host, tmp_path):
+    recipe = load_config(
+        ShiftRecipe,
+        RECIPE,
+        [
+            f"run.output_dir={tmp_path}/run",
+            "run.max_steps=1",
+            "streams_per_batch=2",
+            "adapters=[reverse, double]",
+            "data.tasks=[reverse, double, first_two]",
+        ],
+    )
+    folder = train_shift(recipe, host=host)
+    shifter = Shifter.from_pretrained(folder, host=host)
+    assert shifter.control == 300
+    library = [weft.load(f"weft/letters-adapters/{name}") for name in NAMES]
+    text = weft.Engine(host).generate(
+        "3Acab\n4Bdob\n >", controller=shifter.controller(library), max_new_tokens=8
+    )
+    assert isinstance(text, str)
+    with pytest.raises(UnknownNameError, match=r"no adapter 'rverse' .did you mean reverse"):
+        train_shift(recipe.model_copy(update={"adapters": ("rverse",)}), host=host)
+
+
+def test_a_base_without_its_head_as_a_site_is_refused():
+    with pytest.raises(ConfigError, match="writes into the output head"):
+        split_head(Host.from_pretrained("weft/letters"))
