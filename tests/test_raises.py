@@ -7,7 +7,7 @@ from pathlib import Path
 import weft.errors
 
 SOURCE = Path(weft.errors.__file__).parent
-REWRITTEN = ("types.py", "store")
+REWRITTEN = ("types.py", "store", "tasks")
 """Not asked yet."""
 ERRORS = {name for name, value in vars(weft.errors).items() if isinstance(value, type)}
 

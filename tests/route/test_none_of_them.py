@@ -56,7 +56,7 @@ def test_the_base_answers_a_request_that_is_meant_for_nobody(pico_host) -> None:
     for name, text in TASKS.items():
         index.add(name, [text])
     mixture = index.route_all(requests, bank)
-    assignment = mixture.terms[0].gate.assignment
+    assignment = mixture.terms[0].gate
     assert isinstance(assignment, Rows)
     assert assignment.index_B.tolist() == [0, 1, 2, -1]
     index.top_k = 2
