@@ -60,13 +60,11 @@ def test_the_base_answers_a_request_that_is_meant_for_nobody(pico_host) -> None:
     assert isinstance(assignment, Rows)
     assert assignment.index_B.tolist() == [0, 1, 2, -1]
     index.top_k = 2
-    assignment = index.route_all(requests, bank).terms[0].gate.assignment
+    assignment = index.route_all(requests, bank).terms[0].gate
     assert isinstance(assignment, Dense)
     torch.testing.assert_close(assignment.weight.sum(-1), torch.tensor([1.0, 1.0, 1.0, 0.0]))
     index.threshold = None
-    assert index.route_all(requests, bank).terms[0].gate.assignment.weight.sum(-1).tolist() == pytest.approx(
-        [1] * 4
-    )
+    assert index.route_all(requests, bank).terms[0].gate.weight.sum(-1).tolist() == pytest.approx([1] * 4)
     ids_BT = torch.arange(3, 9)[None].repeat(4, 1)
     index.threshold = 0.5
     logits = pico_host(ids_BT, index.route_all(requests, bank)).logits

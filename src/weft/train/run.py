@@ -168,7 +168,7 @@ class Run:
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
         """Load the newest checkpoint and return the step to go on from; 0 for a fresh run.
 
-        Raises ConfigError for a checkpoint of another model.
+        Raises ConfigError for a checkpoint of another model, WeightsError for a damaged one.
         """
         if self.accelerator.is_main_process:
             for place in (self.folder, *self.folder.glob("*/")):  # half written when a run was killed
