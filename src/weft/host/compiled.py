@@ -1,7 +1,7 @@
 """A decode step of fixed shapes, compiled whole: an option that changes speed and nothing else.
 
-Compilers want shapes that stay. So rows are filled up to a bucket of rows, the cache is read up to a bucket of
-columns, and all slots of a pool of fixed size run on every row, those that a row does not use at weight 0:
+Compilers want shapes that stay. So rows are filled up to a bucket of rows, the cache is read up to a bucket
+of columns, and all slots of a pool of fixed size run on every row, those that a row does not use at weight 0:
 rows that come, end or change, and adapters that enter or leave their slots, change numbers in place and
 recompile nothing. Each pair of buckets is one graph, compiled when it is first met.
 
@@ -50,6 +50,10 @@ class CompiledStep:
             raise ConfigError("a compiled step needs a pool of fixed size; set host.pool to one")
         self.pool, self.rows, self.columns = pool, rows, columns
         self._paths = {site.path for site in pool.bank.a}
+        self._key: tuple[int, ...] = ()
+        self._shares: tuple[Share, ...] = ()
+        """Those that were weighed, kept so that their ids stay theirs."""
+        self._weighed = torch.zeros(0)
         self._scale_BM: Tensor | None = None
         self._hidden_BTH: Tensor | None = None
         self._layers = [_Blocks() for _ in range(module.config.get_text_config().num_hidden_layers)]
@@ -59,7 +63,9 @@ class CompiledStep:
                 self._twin.get_submodule(site.path).register_forward_hook(self._add(site))
         head = cast(nn.Module, self._twin.get_output_embeddings())
         head.register_forward_pre_hook(self._keep)
-        self._graph: Callable[..., Tensor] = torch.compile(self._forward, fullgraph=True, dynamic=False)
+        self._graph: Callable[..., tuple[Tensor, Tensor]] = torch.compile(
+            self._forward, fullgraph=True, dynamic=False
+        )
 
     def takes(self, shares: Sequence[Share], cache: RowCache) -> bool:
         """Whether these rows fit: at most so many, no longer than told, under adapters of the pool alone."""
@@ -69,21 +75,19 @@ class CompiledStep:
             and not any(share.terms for share in shares)
         )
 
-    def weights(self, shares: Sequence[Share]) -> Float[Tensor, "B K"]:
-        """Every row's weight of every slot; rows that fill the bucket have none. Raises what `put` raises."""
-        weight_BK = torch.zeros(_bucket(len(shares), 1), self.pool.slots)
-        for row, share in enumerate(shares):
-            for adapter, weight in share.adapters:
-                weight_BK[row, self.pool.put(adapter)] += weight
-        device = next(self._twin.parameters()).device
-        return weight_BK.to(device)
-
     @torch.no_grad()
     def step(
-        self, ids_B1: Int[Tensor, "B 1"], cache: RowCache, weight_BK: Float[Tensor, "F K"]
+        self, ids_B1: Int[Tensor, "B 1"], cache: RowCache, shares: Sequence[Share]
     ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B H"]]:
-        """Read one token of every row; logits in float32, and the states that the output head read."""
-        rows, full = len(ids_B1), len(weight_BK)
+        """Read one token of every row; logits in float32, and the states that the output head read.
+
+        Raises what `Pool.put` raises.
+        """
+        key = (self.pool.version, *map(id, shares))
+        if key != self._key:
+            self._shares, self._weighed = tuple(shares), self._weights(shares)
+            self._key = (self.pool.version, *map(id, shares))  # putting in may have raised the version
+        rows, full = len(ids_B1), len(self._weighed)
         for layer, blocks in zip(cache.layers, self._layers, strict=True):
             layer.reserve(self.rows, self.columns)
             blocks.keys, blocks.values = layer.keys, layer.values
@@ -92,14 +96,26 @@ class CompiledStep:
         ids_B1, columns_BT, positions_BT = (
             nn.functional.pad(tensor, (0, 0, 0, fill)) for tensor in (ids_B1, columns_BT, positions_BT)
         )
-        dtype = next(iter(self.pool.bank.a.values())).dtype
-        scale_BM = weight_BK.to(dtype).repeat_interleave(self.pool.r, 1)
         with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
             logits_BV, hidden_BH = self._graph(
-                ids_B1, columns_BT, positions_BT, scale_BM, _bucket(cache.columns, _COLUMNS)
+                ids_B1, columns_BT, positions_BT, self._weighed, _bucket(cache.columns, _COLUMNS)
             )
         cache.close([1] * rows)
         return logits_BV[:rows], hidden_BH[:rows]
+
+    def _weights(self, shares: Sequence[Share]) -> Float[Tensor, "B M"]:
+        """Every row's weight of every slot, once per rank; rows that fill the bucket have none."""
+        # Pinned while they are put in, so that none pushes another one out.
+        slots = [[(self.pool.pin(adapter), weight) for adapter, weight in s.adapters] for s in shares]
+        for share in shares:
+            for adapter, _ in share.adapters:
+                self.pool.unpin(adapter)
+        weight_BK = torch.zeros(_bucket(len(shares), 1), self.pool.slots)
+        for row, weighed in enumerate(slots):
+            for slot, weight in weighed:
+                weight_BK[row, slot] += weight
+        like = next(iter(self.pool.bank.a.values()))
+        return weight_BK.to(like).repeat_interleave(self.pool.r, 1)
 
     def _forward(
         self, ids_B1: Tensor, columns_B1: Tensor, positions_B1: Tensor, scale_BM: Tensor, columns: int
@@ -135,8 +151,6 @@ class _Blocks(CacheLayerMixin):
     """One layer's blocks of a `RowCache`, read up to a bucket of columns."""
 
     is_sliding = False
-    keys: Tensor
-    values: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,6 +163,8 @@ class _Blocks(CacheLayerMixin):
         self.write_B1, self.columns = write_B1, columns
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
         rows = key_states.shape[0]
         row_B1 = torch.arange(rows, device=key_states.device)[:, None]
         self.keys[row_B1, :, self.write_B1] = key_states.transpose(1, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +47,31 @@ def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) ->
         for kind in dict.fromkeys(_layer_types(module))
     }
     return next(iter(made.values())) if len(made) == 1 else made
+
+
+@dataclass(eq=False)
+class Last:
+    """Which token of every row the output head reads, and the state that it read."""
+
+    index_B: Tensor | None
+    """None where there is one token."""
+    hidden_BH: Tensor | None = None
+
+
+def pick_last(last: ContextVar[Last | None]) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
+    """A hook that lets the output head see the last token of every row alone, during a step."""
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        current = last.get()
+        if current is None:
+            return None
+        x_BTH = inputs[0]
+        if current.index_B is not None:
+            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), current.index_B][:, None]
+        current.hidden_BH = x_BTH[:, -1]
+        return (x_BTH,)
+
+    return pick
 
 
 def _layer_types(module: PreTrainedModel) -> list[str]:

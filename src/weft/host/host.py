@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -28,12 +27,14 @@ from weft.adapters import fingerprint
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError, WeftError
 from weft.files import nearest
 from weft.host import decoding
+from weft.host.batches import Batches
 from weft.host.cache import RowCache
+from weft.host.compiled import CompiledStep
+from weft.host.decoding import Last, pick_last
 from weft.host.load import load_model
 from weft.host.pool import Pool
-from weft.host.share import join
 from weft.host.sites import ALL_LINEAR, sites_of
-from weft.host.span import Acting, Factors, Plans, Span
+from weft.host.span import Acting, Factors, Span
 from weft.types import (
     AbstractCache,
     AbstractGate,
@@ -47,9 +48,6 @@ from weft.types import (
     Stepped,
 )
 
-_BATCHES = 4
-"""How many groups of rows step side by side before their shares are put together anew."""
-
 States = Mapping[AbstractGate, State]
 """What gates decided once, by gate."""
 
@@ -61,18 +59,6 @@ class _Prompt:
     ids_BT: Tensor
     mask_BT: Tensor | None
     states: dict[AbstractGate, State] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """The shares of some rows, put together; serves their steps until one of them changes."""
-
-    shares: tuple[Share, ...]
-    version: int
-    """Of the pool."""
-    terms: tuple[Acting, ...]
-    states: States
-    plans: Plans = field(default_factory=dict)
 
 
 class Host(AbstractHost):
@@ -103,13 +89,14 @@ class Host(AbstractHost):
         self._factors: WeakKeyDictionary[Bank, Factors] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[Any, _Prompt] = WeakKeyDictionary()
         self._pool: Pool | None = None
-        self._batches: OrderedDict[tuple[int, ...], _Batch] = OrderedDict()
-        self._last: ContextVar[_Last | None] = ContextVar("weft_last", default=None)
+        self._compiled: CompiledStep | None = None
+        self._batches = Batches(self._checked)
+        self._last: ContextVar[Last | None] = ContextVar("weft_last", default=None)
         for site in self.sites:
             module.get_submodule(site.path).register_forward_hook(_hook(self._span, site))
         head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
         if head is not None:
-            head.register_forward_pre_hook(_pick(self._last))
+            head.register_forward_pre_hook(pick_last(self._last))
 
     @classmethod
     def from_pretrained(
@@ -246,7 +233,17 @@ class Host(AbstractHost):
     @pool.setter
     def pool(self, pool: Pool) -> None:
         self._pool = pool
+        self._compiled = None
         self._batches.clear()
+
+    def compile(self, *, rows: int = 16, columns: int = 1024) -> None:
+        """Compile the decode steps of up to `rows` rows of up to `columns` tokens under adapters of the pool.
+
+        Each size is compiled when it is first met, once; larger steps, gates and banks run as before. Setting
+        another pool ends it. Raises ConfigError for a pool that grows (set a `Pool` of fixed size first), or
+        a model without plain sdpa attention.
+        """
+        self._compiled = CompiledStep(self.module, self.sites, self.pool, rows=rows, columns=columns)
 
     def hold(self, share: Share) -> None:
         """Keep the adapters of a share in the pool until it is released. Raises what `Pool.pin` raises."""
@@ -296,12 +293,16 @@ class Host(AbstractHost):
                 f"{rows} rows of tokens, {len(cache.lengths)} in the cache, {len(shares)} shares "
                 f"and {len(counts)} counts"
             )
-        batch = self._batch(shares)
+        if self._compiled is not None and tokens == 1 and self._compiled.takes(shares, cache):
+            logits_BV, hidden_BH = self._compiled.step(ids_BT, cache, shares)
+            return Stepped(logits_BV, hidden_BH if capture else None)
+        pooled = any(share.adapters for share in shares)
+        batch = self._batches.of(shares, self.pool if pooled else None, self.device)
         columns_BT, positions_BT = cache.open(tokens, self.device)
         span = Span(
             batch.terms, dict(batch.states), rows, tokens, offset=positions_BT[:, 0], plans=batch.plans
         )
-        last = _Last(torch.tensor(counts, device=self.device) - 1 if tokens > 1 else None)
+        last = Last(torch.tensor(counts, device=self.device) - 1 if tokens > 1 else None)
         token = self._last.set(last)
         try:
             with self._during(span if batch.terms else None):
@@ -379,24 +380,6 @@ class Host(AbstractHost):
         terms = tuple(Acting(term, self._checked(term.bank)) for term in mixture.terms)
         return Span(terms, dict(states or {}), rows, columns, past)
 
-    def _batch(self, shares: Sequence[Share]) -> _Batch:
-        """The shares put together: made when a row joined, left or changed, or the pool did."""
-        key = tuple(map(id, shares))
-        pooled = any(share.adapters for share in shares)
-        batch = self._batches.get(key)
-        if batch is None or (pooled and batch.version != self.pool.version):
-            joined = join(shares, self.pool if pooled else None, self.device)
-            terms = tuple(
-                Acting(one.term, self._checked(one.term.bank), one.rows_N, one.decode) for one in joined
-            )
-            states = {one.term.gate: one.state for one in joined if isinstance(one.term.gate, AbstractGate)}
-            version = self.pool.version if pooled else 0
-            batch = self._batches[key] = _Batch(tuple(shares), version, terms, states)
-            if len(self._batches) > _BATCHES:
-                self._batches.popitem(last=False)
-        self._batches.move_to_end(key)
-        return batch
-
     def _checked(self, bank: Bank) -> Factors:
         """The factors of a bank that fits; looked at once per bank."""
         if bank not in self._factors:
@@ -425,31 +408,6 @@ class Host(AbstractHost):
             for gate in new:
                 prompt.states[gate] = gate.prepare(embeddings_BTH, seen_BT.bool())
         return prompt.states
-
-
-@dataclass(eq=False)
-class _Last:
-    """Which token of every row the output head reads, and the state that it read."""
-
-    index_B: Tensor | None
-    """None where there is one token."""
-    hidden_BH: Tensor | None = None
-
-
-def _pick(last: ContextVar[_Last | None]) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
-    """Let the output head see the last token of every row alone, during a step."""
-
-    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        current = last.get()
-        if current is None:
-            return None
-        x_BTH = inputs[0]
-        if current.index_B is not None:
-            x_BTH = x_BTH[torch.arange(len(x_BTH), device=x_BTH.device), current.index_B][:, None]
-        current.hidden_BH = x_BTH[:, -1]
-        return (x_BTH,)
-
-    return pick
 
 
 def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
