@@ -98,6 +98,16 @@ def _parse_and_run(tokens: list[str], debug: bool) -> int:
     from cyclopts import CycloptsError
 
     app = build_app()
+    import_listed(app, tokens)
+    try:
+        app(tokens)
+    except CycloptsError as error:
+        return _fail(str(error), 2, debug)
+    return 0
+
+
+def import_listed(app: "App", tokens: Sequence[str]) -> None:
+    """Import the verbs that the help page of a line lists, so that it shows what each does."""
     page = app
     for token in tokens:
         if token in app.help_flags or token not in page:
@@ -105,12 +115,7 @@ def _parse_and_run(tokens: list[str], debug: bool) -> int:
         page = page[token]
     if page is not app or not tokens or tokens[0] in app.help_flags:
         for verb in page:
-            page[verb]  # imported, so that the list shows what it does
-    try:
-        app(tokens)
-    except CycloptsError as error:
-        return _fail(str(error), 2, debug)
-    return 0
+            page[verb]
 
 
 def _shown(default: object) -> str | None:

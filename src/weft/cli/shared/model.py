@@ -118,7 +118,7 @@ def open_host(
     """The base under a name, with the sites that these adapters change. Raises ConfigError for a device."""
     from weft.host import Host, targets_for
 
-    _hide_bars(name)
+    hide_bars(name)
     return Host.from_pretrained(name, device=device, dtype=dtype, target_modules=targets_for(adapters))
 
 
@@ -128,11 +128,11 @@ def open_hypernetwork(
     """The hypernetwork under a name, for a base."""
     from weft.hyper import HyperNetwork
 
-    _hide_bars(name)
+    hide_bars(name)
     return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
 
 
-def _hide_bars(name: str | Path) -> None:
+def hide_bars(name: str | Path) -> None:
     """Progress bars are for downloads; what is on disk would only make them blink."""
     from transformers.utils import logging
 

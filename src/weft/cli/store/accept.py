@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
+from weft.cli.shared.model import hide_bars
 from weft.cli.store import Message, Out, Place, Revision, say
 from weft.store import Store
 
@@ -37,6 +38,7 @@ def accept(
         store: A folder in the store.
         json: Print JSON.
     """
+    hide_bars(base or ".")
     with Store(store) as opened:
         done = opened.accept(*names, base=base, weights=weights or None, command=evaluate, message=message)
     commit = f", committed as {done.commit[:12]}" if done.commit else ""
@@ -68,6 +70,7 @@ def base(
         store: A folder in the store.
         json: Print JSON.
     """
+    hide_bars(folder)
     with Store(store) as opened:
         found = opened.write_base(out, folder, version=version, rev=rev)
     say({"base": found, "out": str(Path(out).absolute())}, f"wrote {out}, base {found}", json)
