@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit quick docs bench train-letters clean
+.PHONY: help demo test lint types imports unit quick fuzz docs bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ unit: $(READY)
 
 quick: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
+
+fuzz: $(READY)  ## read 10,000 damaged folders of adapters, hypernetworks, routers and trees
+	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=1250 $(BIN)/pytest -n 2 tests/fuzz
 
 docs: $(READY)  ## write docs/cli from --help
 	$(BIN)/python docs/make_cli.py
