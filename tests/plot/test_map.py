@@ -114,3 +114,18 @@ def test_the_same_library_gives_the_same_picture(tmp_path: Path) -> None:
 def test_what_has_no_map_is_refused(names: list[str], cosines: np.ndarray, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         lay_out(names, cosines)
+
+
+def test_an_adapter_that_is_like_no_others_is_in_no_cluster(tmp_path: Path) -> None:
+    """Two tight groups, and one that lies between them: a cluster would say that it is like its mates."""
+    cosine_KK = np.full((7, 7), 0.05)
+    cosine_KK[:3, :3] = cosine_KK[3:6, 3:6] = 0.8
+    cosine_KK[6, :] = cosine_KK[:, 6] = 0.05
+    np.fill_diagonal(cosine_KK, 1.0)
+    found = lay_out(list("abcdefg"), cosine_KK)
+    assert found.cluster_K.tolist() == [0, 0, 0, 1, 1, 1, -1]
+    told = to_dict(found)
+    assert [cluster["size"] for cluster in told["clusters"]] == [3, 3]
+    assert told["adapters"][6]["cluster"] == -1
+    draw_map(found, tmp_path / "map.png", title="seven")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

@@ -3,7 +3,8 @@
 Places are by t-SNE (van der Maaten and Hinton 2008) of the distances 1 - cosine. It keeps neighbours together
 and says nothing of how far groups are apart; adapters of different tasks are nearly orthogonal, and a plane
 that kept all distances (PCA, MDS) would show noise. It starts at the two main directions and draws nothing by
-chance. Clusters are Ward's, on the unit vectors, as many as have the best silhouette.
+chance. Clusters are Ward's, on the unit vectors, as many as have the best silhouette; an adapter that is no
+nearer to its cluster than to another is in none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 NEAREST = 3
 _MOST_CLUSTERS = 10  # as many colours as can be told apart
 _PERPLEXITY = 6.0  # about so many neighbours pull on an adapter
-_LONGEST = 32  # letters of a label
+_LONGEST = 64  # letters of a label
+_ALONE = "#a0a0a0"
 _COLOURS = (
     *("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#5a5a5a", "#a6a61a", "#17becf"),
@@ -40,7 +42,7 @@ class LibraryMap:
     cosine_KK: Float[np.ndarray, "K K"]
     place_K2: Float[np.ndarray, "K 2"]
     cluster_K: Int[np.ndarray, " K"]
-    """Numbered from 0, the largest first."""
+    """Numbered from 0, the largest first; -1 is like no others."""
 
     @property
     def centres(self) -> tuple[int, ...]:
@@ -125,18 +127,20 @@ def _places(cosine_KK: np.ndarray) -> np.ndarray:
 
 def _clusters(cosine_KK: np.ndarray) -> np.ndarray:
     from sklearn.cluster import AgglomerativeClustering
-    from sklearn.metrics import silhouette_score
+    from sklearn.metrics import silhouette_samples
 
     count = len(cosine_KK)
     vectors_KD, distance_KK = _vectors(cosine_KK), _distances(cosine_KK)
     best, chosen_K = -np.inf, np.zeros(count, dtype=np.int64)
     for clusters in range(2, min(_MOST_CLUSTERS, count // 3) + 1):
         found_K = AgglomerativeClustering(clusters, linkage="ward").fit_predict(vectors_KD)
-        score = silhouette_score(distance_KK, found_K, metric="precomputed")
-        if score > best:
-            best, chosen_K = score, found_K
-    order = np.argsort(-np.bincount(chosen_K), kind="stable")
-    return order.argsort()[chosen_K]
+        score_K = np.asarray(silhouette_samples(distance_KK, found_K, metric="precomputed"))
+        if score_K.mean() > best:
+            best, chosen_K = score_K.mean(), np.where(score_K > 0, found_K, -1)
+    sizes = np.bincount(chosen_K[chosen_K >= 0], minlength=1)
+    kept = [cluster for cluster in np.argsort(-sizes, kind="stable") if sizes[cluster] > 1]
+    number = {cluster: place for place, cluster in enumerate(kept)}
+    return np.array([number.get(cluster, -1) for cluster in chosen_K])
 
 
 def draw_map(library: LibraryMap, path: str | os.PathLike[str], *, title: str) -> None:
@@ -171,6 +175,10 @@ def _draw_points(axes: Axes, library: LibraryMap) -> None:
         axes.scatter(
             *place_K2[mine_K].T, s=60, color=_COLOURS[cluster], edgecolors="white", zorder=3, label=label
         )
+    alone_K = library.cluster_K < 0
+    if alone_K.any():
+        label = f"like no others ({alone_K.sum()})"
+        axes.scatter(*place_K2[alone_K].T, s=60, color=_ALONE, edgecolors="white", zorder=3, label=label)
     legend = axes.legend(
         title="clusters, by their most central adapter",
         loc="upper center",
@@ -203,7 +211,7 @@ def _draw_labels(axes: Axes, library: LibraryMap, unit: float) -> None:
     room_K = np.square(pixel_K2[:, None] - pixel_K2).sum(-1)
     np.fill_diagonal(room_K, np.inf)
     for k in room_K.min(1).argsort(kind="stable"):
-        colour = _COLOURS[library.cluster_K[k]]
+        colour = _colour(int(library.cluster_K[k]))
         text = axes.annotate(
             _short(library.names[k]),
             (library.place_K2[k, 0], library.place_K2[k, 1]),
@@ -244,13 +252,17 @@ def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
     return float((width.clip(min=0) * height.clip(min=0)).sum())
 
 
+def _colour(cluster: int) -> str:
+    return _ALONE if cluster < 0 else _COLOURS[cluster]
+
+
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def to_dict(library: LibraryMap) -> dict[str, Any]:
     """JSON values: every adapter with place, cluster and nearest ones, every cluster with centre and size."""
-    sizes = np.bincount(library.cluster_K).tolist()
+    sizes = np.bincount(library.cluster_K[library.cluster_K >= 0]).tolist()
     return {
         "nearest_kept": library.kept,
         "clusters": [

@@ -19,7 +19,14 @@ _COSTS: tuple[tuple[str, Callable[[Outcome], float]], ...] = (
     ("training FLOPs", lambda outcome: outcome.flops),
     ("training time, s", lambda outcome: outcome.seconds),
 )
-_MARKS = {"lora": "o", "wide lora": "s", "smear": "^", "top-1": "D", "larger": "P"}
+_MARKS = {
+    "lora": ("o", "tab:blue"),
+    "wide lora": ("s", "tab:orange"),
+    "smear": ("^", "tab:green"),
+    "top-1": ("D", "tab:red"),
+    "larger": ("P", "tab:purple"),
+}
+"""Mark and colour of every kind, the same on every page."""
 
 
 def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
@@ -50,14 +57,17 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
             if column:  # in the first panel they lie on one another
                 for name, x, y in zip(trees, xs, ys, strict=True):
                     axes.annotate(name.rpartition(" ")[2], (x, y), xytext=(4, 4), textcoords="offset points")
-            for place, (name, kind) in enumerate(kinds.items()):
-                if kind != "tree":
-                    axes.plot(*point(name), _MARKS[kind], color=f"C{place % 10}", label=name)
+            for name, kind in kinds.items():
+                if kind == "tree":
+                    continue
+                mark, colour = _MARKS[kind]
+                axes.plot(*point(name), mark, color=colour, label=name)
                 if column == 0 and kind in ("lora", "larger"):
                     alone = next(outcome for outcome in mine if outcome.name == name)
                     said = name.partition(" on ")[2] or "base"
                     x, y = alone.base, math.exp(alone.base_loss)
-                    axes.plot(x, y, _MARKS[kind], color=f"C{place % 10}", fillstyle="none", label=said)
+                    axes.plot(x, y, mark, color=colour, fillstyle="none", label=said)
+            axes.margins(0.12)  # room for the digits at the points
             low, high = axes.get_xlim()
             if low > 0 and high < 2 * low:
                 axes.xaxis.set_major_locator(MaxNLocator(4))
