@@ -59,9 +59,11 @@ def test_a_bad_line_does_not_end_the_talk(
 
 
 def test_history(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    alone, _ = talk(["cab", "cab"], "--base", tiny.base, monkeypatch=monkeypatch, capsys=capsys)
+    alone, _ = talk(
+        ["cab", "cab"], "--base", tiny.base, "--no-history", monkeypatch=monkeypatch, capsys=capsys
+    )
     assert alone[0] == alone[1]
-    flags = ["--base", tiny.base, "--history"]
+    flags = ["--base", tiny.base]
     told, _ = talk(["cab", "cab", "/base", "cab"], *flags, monkeypatch=monkeypatch, capsys=capsys)
     assert told[0] == told[2] == alone[0]
     assert told[1] != told[0]

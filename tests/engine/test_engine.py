@@ -190,7 +190,11 @@ def test_a_chat_goes_through_the_template():
     )
     engine = Engine(host)
     chat = [{"role": "user", "content": "hello"}]
-    want = engine.generate("[user]hello[assistant]", max_new_tokens=12)
+    want = engine.generate("[user]hello[assistant]", raw=True, max_new_tokens=12)
+    assert engine.generate("hello", max_new_tokens=12) == want
+    assert "".join(engine.stream("hello", max_new_tokens=12)) == want
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    assert engine.generate(parts, max_new_tokens=12) == want
     assert engine.generate(chat, max_new_tokens=12) == want
     assert engine.generate([chat, chat], max_new_tokens=12) == [want, want]
     assert "".join(engine.stream(chat, max_new_tokens=12)) == want
@@ -272,3 +276,49 @@ def test_refusals_are_one_line(engine, bank):
         with pytest.raises(kind, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_turn_that_ends_with_another_token_than_the_end_of_text_stops_there():
+    host = Host(byte_llama(), tokenizer=byte_tokenizer())
+    host.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    host.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<turn>{% endfor %}"
+    turn = host.tokenizer.convert_tokens_to_ids("<turn>")
+    assert Engine(host).stop_ids == {turn, host.tokenizer.eos_token_id}
+
+
+def test_what_an_answer_took_is_told(engine):
+    said = engine.complete([PROMPTS[0], PROMPTS[1]], max_new_tokens=5)
+    assert [answer.text for answer in said] == engine.generate([PROMPTS[0], PROMPTS[1]], max_new_tokens=5)
+    for prompt, answer in zip(PROMPTS, said, strict=False):
+        assert answer.prompt_tokens == len(engine.prompt_ids(prompt))
+        assert 1 <= answer.completion_tokens <= 5
+        assert answer.finish_reason == ("length" if answer.completion_tokens == 5 else "stop")
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        [{"content": "x"}],
+        [{"role": "user"}],
+        [{"role": "king", "content": "x"}],
+        [{"role": "user", "content": 3}],
+    ],
+)
+def test_a_turn_without_role_or_text_is_refused(engine, turn):
+    with pytest.raises(ConfigError):
+        engine.generate([turn])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"seed": 2**64}, {"seed": -1}, {"temperature": 1e-46}, {"stop": [""]}, {"top_k": 2**64}],
+)
+def test_options_that_cannot_be_used_are_refused(engine, option):
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} should be"):
+        engine.generate(PROMPTS[0], **option)
+
+
+def test_half_a_character_in_a_prompt_is_refused(engine):
+    for raw in (False, True):
+        with pytest.raises(ConfigError, match="lone surrogate"):
+            engine.generate("cab \ud83d", raw=raw)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from weft import __version__
 from weft.errors import WeftError
 from weft.plain import as_escapes, one_line
+from weft.reading import check_text
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse_and_run(tokens: list[str], debug: bool) -> int:
     from cyclopts import CycloptsError
 
+    for token in tokens:
+        check_text(token, "an argument")
     app = build_app()
     import_listed(app, tokens)
     try:

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from weft.cli.shared.flags import BaseMismatch, Flag
+from weft.cli.shared.flags import BaseMismatch
+from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
 from weft.plain import one_line, plain
 
 if TYPE_CHECKING:
+    from weft.engine import Engine
     from weft.host import Host
     from weft.hyper import HyperNetwork
     from weft.types import Adapter, Mixture
@@ -29,7 +31,7 @@ def chat(
     *,
     model: ModelFlags = ModelFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
-    history: Flag = False,
+    history: bool = True,
 ) -> None:
     """Talk to a base model; its adapter can change between two lines.
 
@@ -42,7 +44,8 @@ def chat(
     Args:
         model: Which base, and under which adapters to begin with.
         sampling: How the answers are drawn.
-        history: Let the model read the earlier lines and answers too; a new adapter starts afresh.
+        history: Let the model read the earlier lines and answers too, the latest that fit its window; a new
+            adapter starts afresh.
     """
     host, adapters, mixture = load_model(model)
 
@@ -55,6 +58,7 @@ def chat(
     engine = Engine(host)
     system = [] if model.system is None else [{"role": "system", "content": model.system}]
     turns = list(system)
+    room = None if host.window is None else host.window - sampling.max_new_tokens
     _say(f"{host.name} {_under(adapters)}. A line that begins with / is a command; /help lists them.")
     for line in _lines():
         try:
@@ -68,7 +72,7 @@ def chat(
                     turns = list(system)
                     _say(f"now {_under(adapters)}")
                 continue
-            asked = [*turns, {"role": "user", "content": line}]
+            asked = _fitting([*turns, {"role": "user", "content": line}], len(system), engine, room)
             answer = ""
             for piece in engine.stream(asked, mixture=mixture, **sampling.options()):
                 print(piece, end="", flush=True)
@@ -79,6 +83,15 @@ def chat(
         except WeftError as error:
             # One bad line should not end the talk.
             print(f"weft: {one_line(str(error))}", file=sys.stderr)
+
+
+def _fitting(
+    turns: list[dict[str, str]], kept: int, engine: "Engine", room: int | None
+) -> list[dict[str, str]]:
+    """The turns without the oldest questions and answers, as few as leave room for an answer."""
+    while room is not None and len(turns) > kept + 1 and len(engine.prompt_ids(turns)) > room:
+        turns = [*turns[:kept], *turns[kept + 2 :]]
+    return turns
 
 
 def _change(
@@ -109,7 +122,7 @@ def _change(
 def _lines() -> Iterator[str]:
     """Lines that are not blank, from the terminal or a pipe."""
     if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin if line.strip())
+        yield from stdin_lines()
         return
     import readline  # noqa: F401  arrow keys and history in input()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.cli.route import LibraryFlags, check_router, explained, open_router
 from weft.cli.shared.flags import Flag
+from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json
 from weft.cli.shared.tree import TreeFlags, open_tree, plant
@@ -58,6 +61,7 @@ def generate(
     opened = open_tree(leaves)
     if opened is not None:
         model = replace(model, base=model.base or opened[1])
+    _refuse_stray(prompts, model)
     asked = list(prompts) or _lines()
     chosen = None
     if choice.library is None:
@@ -82,19 +86,30 @@ def generate(
                 print(piece, end="", flush=True)
             print()
         return
-    texts = engine.generate(chats, mixture=mixture if chosen is None else chosen.mixture(mixture), **options)
+    begun = time.perf_counter()
+    said = engine.complete(chats, mixture=mixture if chosen is None else chosen.mixture(mixture), **options)
     if json:
-        results: list[dict[str, Any]] = [{"prompt": p, "text": t} for p, t in zip(asked, texts, strict=True)]
+        seconds = time.perf_counter() - begun
+        results: list[dict[str, Any]] = [
+            {"prompt": p, **answer._asdict()} for p, answer in zip(asked, said, strict=True)
+        ]
         told: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
         if leaves.tree is not None:
             told |= {"tree": leaves.tree, "leaf_devices": list(leaves.leaf_devices)}
         if chosen is not None:
             told |= {"library": choice.library, "router": choice.router}
             results = [{**result, "routed": own} for result, own in zip(results, chosen.told(), strict=True)]
-        print_json({**told, "results": results})
-    else:
-        for text in texts:
-            print(text)
+        rate = sum(answer.completion_tokens for answer in said) / seconds
+        print_json({**told, "tokens_per_second": round(rate, 1), "results": results})
+        return
+    for answer in said:
+        print(answer.text)
+    cut = sum(answer.finish_reason == "length" for answer in said)
+    if cut:
+        print(
+            f"weft: {cut} of {len(said)} answers cut at --max-new-tokens {sampling.max_new_tokens}",
+            file=sys.stderr,
+        )
 
 
 class _Chosen(NamedTuple):
@@ -143,8 +158,32 @@ def _load_library(
     return host, adapters, mixture, _Chosen(router, library, bank, requests)
 
 
+def _refuse_stray(prompts: Sequence[str], model: ModelFlags) -> None:
+    """Raise ConfigError for prompts that were meant for --adapter or --weight, which take one value each."""
+    for prompt in prompts:
+        if model.adapter and _is_adapter(prompt):
+            raise ConfigError(f"{prompt} is an adapter, not a prompt; write --adapter before each of them")
+        if model.weight and len(model.weight) < len(model.adapter) and _is_number(prompt):
+            raise ConfigError(f"{prompt} is a number, not a prompt; write --weight before each of them")
+
+
+def _is_adapter(path: str) -> bool:
+    try:
+        return (Path(path) / "adapter_config.json").is_file()
+    except (OSError, ValueError):  # a prompt that can be no path
+        return False
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _lines() -> list[str]:
-    prompts = [] if sys.stdin.isatty() else [line.strip() for line in sys.stdin if line.strip()]
+    prompts = [] if sys.stdin.isatty() else list(stdin_lines())
     if not prompts:
         raise ConfigError("there is no prompt; give one, or write one per line to standard input")
     return prompts

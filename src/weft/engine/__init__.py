@@ -2,9 +2,9 @@
 
 from weft.engine.batch import take_rows
 from weft.engine.decode import Step, decode
-from weft.engine.engine import Engine
+from weft.engine.engine import Completion, Engine
 from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 
-__all__ = ["Engine", "Loop", "Sampling", "Spoken", "Step", "decode", "nll", "take_rows"]
+__all__ = ["Completion", "Engine", "Loop", "Sampling", "Spoken", "Step", "decode", "nll", "take_rows"]

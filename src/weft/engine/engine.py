@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from jaxtyping import Float
@@ -13,17 +13,32 @@ from transformers import GenerationMixin
 
 from weft.engine.batch import batches, check_rows, part_of, shares_of
 from weft.engine.loop import Loop, Spoken
+from weft.engine.row import Reason
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
 from weft.errors import ConfigError
 from weft.host import Host
+from weft.reading import check_text
 from weft.tasks import Encoded, collate, render_prompt
+from weft.tasks.chat import plain_ids, stop_ids
+from weft.tasks.rows import turn_of
 from weft.types import AbstractController, Mixture, Request
 
 Prompt = str | list[dict[str, str]] | list[int]
-"""Raw text; a chat of `role` and `content`, written by the tokenizer's template; or token ids."""
+"""A question, or a chat of `role` and `content`, both written by the tokenizer's template; or token ids."""
 Prompts = list[str] | list[list[dict[str, str]]] | list[list[int]]
+
+
+class Completion(NamedTuple):
+    """One answer, and what it took."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    """Those that were written, the one that ended it included."""
+    finish_reason: Reason
+    """`stop` where it ended by itself or at a stop string, `length` where it was cut."""
 
 
 class Engine:
@@ -48,6 +63,7 @@ class Engine:
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
+        raw: bool = False,
         **sampling: Any,
     ) -> str: ...
     @overload
@@ -58,6 +74,7 @@ class Engine:
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
+        raw: bool = False,
         **sampling: Any,
     ) -> list[str]: ...
     def generate(
@@ -67,10 +84,13 @@ class Engine:
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
+        raw: bool = False,
         **sampling: Any,
     ) -> str | list[str]:
-        """Continue one prompt, or each of a list; only the new text comes back.
+        """Answer one prompt, or each of a list; only the new text comes back.
 
+        A string is a question for the tokenizer's chat template, where it has one; with `raw` it is a text to
+        be continued as it stands.
         `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
         in their order; per token, it speaks of a prompt's own tokens, from its first. At most `batch_size`
         rows are written at a time, longest prompts first; a controller hears of prompt i as request str(i).
@@ -79,13 +99,28 @@ class Engine:
         mixture made for another number of prompts.
 
         Example:
-            >>> Engine(host).generate("cab >", mixture=Mixture.of(adapter), max_new_tokens=16)
+            >>> Engine(host).generate("cab", mixture=Mixture.of(adapter), max_new_tokens=16)
         """
         options = Sampling(**sampling)
         one = _is_one(prompts)
         many = cast("Sequence[Prompt]", [prompts] if one else prompts)
-        texts = self._generate(many, mixture, controller, batch_size, options)
+        ids = [self.prompt_ids(prompt, raw=raw) for prompt in many]
+        texts = [said.text for said in self._generate(ids, mixture, controller, batch_size, options)]
         return texts[0] if one else texts
+
+    def complete(
+        self,
+        prompts: Prompts,
+        *,
+        mixture: Mixture | None = None,
+        controller: AbstractController | None = None,
+        batch_size: int = 32,
+        raw: bool = False,
+        **sampling: Any,
+    ) -> list[Completion]:
+        """As `generate`, with how many tokens each answer took and why it ended."""
+        ids = [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)]
+        return self._generate(ids, mixture, controller, batch_size, Sampling(**sampling))
 
     def stream(
         self,
@@ -93,9 +128,10 @@ class Engine:
         *,
         mixture: Mixture | None = None,
         controller: AbstractController | None = None,
+        raw: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
-        """Continue one prompt, in pieces that together are what `generate` returns.
+        """Answer one prompt, in pieces that together are what `generate` returns.
 
         A piece holds whole characters, and nothing that may turn out to begin a stop string. Raises what
         `generate` raises.
@@ -104,7 +140,7 @@ class Engine:
         loop = Loop(self.host, max_rows=1)
         (share,) = shares_of(mixture, 1)
         loop.submit(
-            Request("0", tuple(self._ids(prompt)), share),
+            Request("0", tuple(self.prompt_ids(prompt, raw=raw)), share),
             sampling=options,
             controller=controller,
             stop_ids=self.stop_ids,
@@ -132,22 +168,21 @@ class Engine:
 
     def _generate(
         self,
-        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[list[int]],
         mixture: Mixture | None,
         controller: AbstractController | None,
         batch_size: int,
         options: Sampling,
-    ) -> list[str]:
-        prompt_ids = [self._ids(prompt) for prompt in prompts]
-        shares = shares_of(mixture, len(prompts))
+    ) -> list[Completion]:
+        shares = shares_of(mixture, len(prompt_ids))
         loop = Loop(self.host, max_rows=batch_size)
-        growing = [Text() for _ in prompts]
+        growing = [Text() for _ in prompt_ids]
 
         def ends(row: int, token: int) -> bool:
             growing[row] = grow(growing[row], token, self._decode)
             return stop_at(growing[row].settled, options.stop) is not None
 
-        for i in sorted(range(len(prompts)), key=lambda i: -len(prompt_ids[i])):
+        for i in sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i])):
             loop.submit(
                 Request(str(i), tuple(prompt_ids[i]), shares[i]),
                 sampling=replace(options, seed=options.seed + i),
@@ -155,11 +190,18 @@ class Engine:
                 stop_ids=self.stop_ids,
                 ends=(lambda token, i=i: ends(i, token)) if options.stop else None,
             )
-        new: list[list[int]] = [[] for _ in prompts]
+        new: list[list[int]] = [[] for _ in prompt_ids]
+        counts = [0] * len(prompt_ids)
+        reasons: list[Reason] = ["length"] * len(prompt_ids)
         for spoken in _spoken(loop):
+            counts[int(spoken.id)] += 1
+            if spoken.reason is not None:
+                reasons[int(spoken.id)] = spoken.reason
             if spoken.token_id not in self.stop_ids and not spoken.silent:
                 new[int(spoken.id)].append(spoken.token_id)
-        return [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
+        texts = [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
+        lengths = map(len, prompt_ids)
+        return [Completion(*told) for told in zip(texts, lengths, counts, reasons, strict=True)]
 
     def _pieces(self, said: Iterator[Spoken], stop: Sequence[str]) -> Iterator[str]:
         text, shown = Text(), ""
@@ -179,15 +221,16 @@ class Engine:
         if rest:
             yield rest
 
-    def _ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+        """The token ids that a prompt stands for. Raises ConfigError for turns without role or content."""
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif prompt and isinstance(prompt[0], dict):
-            turns = cast("list[dict[str, str]]", prompt)
-            ids = render_prompt(self.tokenizer, [(turn["role"], turn["content"]) for turn in turns])
-        else:
-            ids = cast("list[int]", prompt)
-        return ids
+            if not raw:
+                return render_prompt(self.tokenizer, prompt)
+            return plain_ids(self.tokenizer, check_text(prompt, "a prompt"))
+        if prompt and isinstance(prompt[0], dict):
+            turns = cast("list[dict[str, Any]]", prompt)
+            return render_prompt(self.tokenizer, [turn_of(turn, "a chat") for turn in turns])
+        return cast("list[int]", prompt)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -204,8 +247,8 @@ def _is_one(prompts: Prompt | Prompts) -> bool:
 
 
 def _stop_ids(host: Host) -> frozenset[int]:
-    """End-of-text tokens of the tokenizer and of the model's generation config, which may name several."""
-    ends = [host.tokenizer.eos_token_id]
+    """What ends an answer: by the tokenizer and its template, and by the model's generation config."""
+    ends: list[int | None] = [*stop_ids(host.tokenizer)]
     if isinstance(host.module, GenerationMixin) and host.module.generation_config is not None:
         named = host.module.generation_config.eos_token_id
         ends += named if isinstance(named, list) else [named]

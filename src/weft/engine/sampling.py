@@ -20,6 +20,11 @@ from transformers import (
 )
 
 from weft.errors import ConfigError
+from weft.reading import shown
+
+_LEAST = 1e-4
+"""Colder than this, logits over temperature leave the range of float32."""
+_MOST = 1 << 31
 
 if TYPE_CHECKING:
     from weft.engine.row import Row
@@ -50,20 +55,27 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        penalty = self.repetition_penalty
-        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (greedy) or more")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        listed = isinstance(stop, Sequence) and all(isinstance(text, str) and text for text in stop)
+        _check("stop", stop, listed, "strings that are not empty")
+        object.__setattr__(self, "stop", tuple(stop))
+        heat, penalty = self.temperature, self.repetition_penalty
+        _check(
+            "temperature", heat, heat == 0 or _LEAST <= heat < math.inf, f"0 (greedy), or {_LEAST} or more"
+        )
+        _check("top_k", self.top_k, 0 <= self.top_k < _MOST, "0 (off) or more, below 2**31")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
         _check("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0; 1 is off")
-        _check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more")
-        _check("stop", self.stop, all(self.stop), "strings that are not empty")
+        _check("seed", self.seed, 0 <= self.seed < 1 << 63, "from 0 to 2**63 - 1")
+        _check(
+            "max_new_tokens", self.max_new_tokens, 1 <= self.max_new_tokens < _MOST, "1 or more, below 2**31"
+        )
 
 
 def _check(name: str, value: object, good: bool, want: str) -> None:
     if not good:
-        raise ConfigError(f"{name} should be {want}, got {value!r}")
+        raise ConfigError(f"{name} should be {want}, got {shown(value)}")
 
 
 def processors(sampling: Sampling) -> LogitsProcessorList:

@@ -15,6 +15,7 @@ from weft.adapters import fingerprint, stored_as
 from weft.errors import ConfigError, MissingFileError, WeftError
 from weft.files import nearest, resolve
 from weft.host.fetch import fetch_model
+from weft.reading import POINTER, refuse_pointer
 from weft.registry import NAMED
 
 _HOLDS_ADAPTER = (
@@ -53,6 +54,9 @@ def load_model(
     folder = resolve(name)
     if folder is not None:
         _check_folder(folder)
+    for file in () if folder is None else (*folder.glob("*.safetensors"), *folder.glob("*.json")):
+        with file.open("rb") as content:
+            refuse_pointer(content.read(len(POINTER)), str(file))
     source = name if folder is None else str(folder)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:

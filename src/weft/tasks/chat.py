@@ -53,9 +53,9 @@ def render(
     dialect = None if row.is_text else dialect_of(tokenizer)
     if dialect is None:
         prompt = "" if row.is_text and description is None else _plain(row.question, description)
-        prompt_ids = _tokens(tokenizer, prompt) if prompt else []
+        prompt_ids = plain_ids(tokenizer, prompt) if prompt else []
         answer = row.completion
-        whole_ids = _tokens(tokenizer, prompt + answer)
+        whole_ids = plain_ids(tokenizer, prompt + answer)
         stop_id = None
     else:
         prompt = _chat(tokenizer, dialect, row.question, description, ask=True)
@@ -99,7 +99,7 @@ def render_prompt(
         check_text(content, "a prompt")
     dialect = dialect_of(tokenizer)
     if dialect is None:
-        ids = _tokens(tokenizer, _plain(turns, description))
+        ids = plain_ids(tokenizer, _plain(turns, description))
     else:
         text = _chat(tokenizer, dialect, turns, description, ask=True)
         ids = tokenizer.encode(text, add_special_tokens=False)
@@ -125,7 +125,7 @@ def fit_rows(
 
     Raises ConfigError that names the row, counted from 1, which cannot be rendered.
     """
-    longest = max(descriptions, key=lambda text: len(_tokens(tokenizer, text)), default=None)
+    longest = max(descriptions, key=lambda text: len(plain_ids(tokenizer, text)), default=None)
     kept: list[Row] = []
     for number, row in enumerate(rows, 1):
         try:
@@ -158,7 +158,7 @@ def _plain(turns: Turns, description: str | None) -> str:
     return "\n".join(texts if description is None else [description, *texts])
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a plain text, after the beginning-of-text token of those tokenizers that write one."""
     return [*_start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
 
