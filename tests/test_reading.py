@@ -65,7 +65,7 @@ def test_yaml_keeps_aliases_and_merges():
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '"\\ud83d"', "9" * 6000, "{"])
 def test_json_ends_in_one_short_line(text):
-    with pytest.raises(ConfigError, match="^here") as caught:
+    with pytest.raises(ConfigError, match=r"^here") as caught:
         parse_json(text, "here")
     assert len(str(caught.value)) < 400
 
@@ -80,16 +80,16 @@ def test_files_are_read_once_and_named(tmp_path):
         read_text(file)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     for read in (read_text, lambda f: list(read_lines(f))):
-        with pytest.raises(MissingFileError, match="git-lfs pointer.*run git lfs pull"):
+        with pytest.raises(MissingFileError, match=r"git-lfs pointer.*run git lfs pull"):
             read(file)
     with pytest.raises(MissingFileError, match="a folder, not a file"):
         read_text(tmp_path)
     with pytest.raises(MissingFileError, match="no such file"):
         read_text(tmp_path / "b")
-    with pytest.raises(ConfigError, match="can be no path|cannot be read"):
-        check_file("a\x00b")
-    with pytest.raises((ConfigError, MissingFileError)):
-        check_file("a" * 5000)
+    for name in ("a\x00b", "a" * 5000):
+        with pytest.raises((ConfigError, MissingFileError), match=r"no such file|can be no path") as caught:
+            check_file(name)
+        assert len(str(caught.value)) < 400
     with pytest.raises(ConfigError, match="at most 1 are read"):
         read_text(file, limit=1)
 

@@ -296,13 +296,8 @@ def test_what_an_answer_took_is_told(engine):
 
 
 @pytest.mark.parametrize(
-    "chat",
-    [
-        [{"content": "x"}],
-        [{"role": "user"}],
-        [{"role": "king", "content": "x"}],
-        [{"role": "user", "content": 3}],
-    ],
+    "turn",
+    [{"content": "x"}, {"role": "user"}, {"role": "king", "content": "x"}, {"role": "user", "content": 3}],
 )
 def test_a_turn_without_role_or_text_is_refused(engine, turn):
     with pytest.raises(ConfigError):
