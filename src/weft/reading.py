@@ -61,8 +61,9 @@ def decode(content: bytes, where: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        place = f"{where}, line {line}" if b"\n" in content.rstrip(b"\n") else where
         raise ConfigError(
-            f"{where}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            f"{place}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from error
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def answers(host: Host, mixture: Mixture | None, **options: object) -> list[str]
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
     code = main(["generate", *argv, "--max-new-tokens", "8"])
     out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert re.fullmatch(r"(weft: \d of \d answers cut at --max-new-tokens 8\n)?", err)
     return out.removesuffix("\n").split("\n")
 
 
@@ -83,11 +85,36 @@ def test_json(tiny: Tiny, host: Host, adapter: str, capsys: pytest.CaptureFixtur
     assert main(["generate", *PROMPTS, "--adapter", adapter, "--json", "--max-new-tokens", "8"]) == 0
     told = json.loads(capsys.readouterr().out)
     texts = answers(host, Mixture.of(load(adapter)))
-    assert told == {
-        "base": tiny.base,
-        "adapters": ["sort"],
-        "results": [{"prompt": p, "text": t} for p, t in zip(PROMPTS, texts, strict=True)],
-    }
+    assert (told["base"], told["adapters"]) == (tiny.base, ["sort"])
+    assert told["tokens_per_second"] > 0
+    assert [(result["prompt"], result["text"]) for result in told["results"]] == list(
+        zip(PROMPTS, texts, strict=True)
+    )
+    assert [result["prompt_tokens"] for result in told["results"]] == [
+        len(render_prompt(host.tokenizer, prompt)) for prompt in PROMPTS
+    ]
+    for result in told["results"]:
+        assert result["finish_reason"] == ("length" if result["completion_tokens"] == 8 else "stop")
+
+
+def test_a_second_value_of_a_flag_is_no_prompt(
+    tiny: Tiny, adapter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "cab", "--adapter", adapter, adapter]) == 1
+    assert "is an adapter, not a prompt; write --adapter" in capsys.readouterr().err
+    flags = ["--adapter", adapter, "--adapter", adapter, "--weight", "1", "0"]
+    assert main(["generate", "cab", *flags]) == 1
+    assert "0 is a number, not a prompt; write --weight" in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_end_in_one_line(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "caf\udce9", "--base", tiny.base]) == 1
+    assert capsys.readouterr().err.startswith("weft: an argument holds a lone surrogate, character 4")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"cab\ncaf\xe9\n")))
+    assert main(["generate", "--base", tiny.base]) == 1
+    assert "standard input, line 2: byte 0xe9 is not UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", [False, True])
