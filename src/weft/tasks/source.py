@@ -1,4 +1,4 @@
-"""Where a recipe's tasks come from: the letters world, Natural Instructions, or a user's own folders."""
+"""Where a recipe's tasks come from: the letters and functions worlds, Natural Instructions, own folders."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from weft.files import nearest
 from weft.reading import read_lines
 from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
+from weft.tasks.functions.world import World as FunctionsWorld
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
 from weft.tasks.natural_instructions import load_natural_instructions
@@ -41,6 +42,23 @@ class LettersSource(Config):
     test_rows: int = Field(default=24, gt=0, le=100_000)
     more_wordings: int = Field(default=0, ge=0, le=10_000)
     """Descriptions per training task beside the 16 of every recipe, with more phrases per operation."""
+
+
+class FunctionsSource(Config):
+    """The functions world; splits train, validation, unseen_kinds, unseen_parameters, unseen_compositions."""
+
+    kind: Literal["functions"]
+    seed: int = 0
+    train_tasks: int = Field(default=1500, gt=0)
+    validation_tasks: int = Field(default=64, ge=0)
+    """Compositions that follow the training functions in the world's order."""
+    train_rows: int = Field(default=40, gt=0)
+    test_rows: int = Field(default=12, gt=0)
+    wordings: int = Field(default=16, gt=0)
+    """Descriptions per training function; a quarter as many again are kept unseen."""
+    texts: tuple[str, ...] = ()
+    """Plain text files (.txt or .txt.gz) for the base."""
+    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
 
 
 class NaturalInstructionsSource(Config):
@@ -91,7 +109,7 @@ class FileSource(Config):
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
 
 
-Source = LettersSource | NaturalInstructionsSource | FolderSource | FileSource
+Source = LettersSource | FunctionsSource | NaturalInstructionsSource | FolderSource | FileSource
 
 
 def _named(value: Any) -> Any:
@@ -135,6 +153,8 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
     if isinstance(source, FileSource):
         told = source.model_dump(include={"path", "test", "test_ratio", "name", "descriptions"})
         return {"train": (load_file_task(**told),)}
+    if isinstance(source, FunctionsSource):
+        return _functions(source)
     if isinstance(source, FolderSource):
         return {"train": load_tasks(source.path)}
     splits = {}
@@ -156,6 +176,23 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
                 and max(len(text.split()) for text in task.descriptions) <= source.max_description_words
             )
     return splits
+
+
+def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
+    world = FunctionsWorld(
+        seed=source.seed,
+        train_rows=source.train_rows,
+        test_rows=source.test_rows,
+        wordings=source.wordings,
+    )
+    tasks = world.train(source.train_tasks + source.validation_tasks)
+    return {
+        "train": tuple(tasks[: source.train_tasks]),
+        "validation": tuple(tasks[source.train_tasks :]),
+        "unseen_kinds": tuple(world.unseen_kinds()),
+        "unseen_parameters": tuple(world.unseen_parameters()),
+        "unseen_compositions": tuple(world.unseen_compositions()),
+    }
 
 
 def load_texts(source: Source) -> Iterator[str]:
