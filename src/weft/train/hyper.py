@@ -9,13 +9,15 @@ frozen forward serves all of them. The description is not in the prompt: what is
 generated weights.
 
 Departs from the paper in: many tasks and several rows of each per step; no label smoothing or input noise;
-the saved network is the one with the best steering margin (right description minus another task's) on
-validation tasks, since a network collapsed to one constant adapter would win on validation loss.
+the network in `hypernetwork` is the one with the best steering margin on validation tasks (loss under
+another task's description minus loss under the right one), since a network collapsed to one constant adapter
+would win on validation loss; the last one lies beside it in `last`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +30,9 @@ from weft.errors import ConfigError
 from weft.files import nearest
 from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
-from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
+from weft.tasks import Draw, Row, Task, fit_rows, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
-from weft.train.answers import answer, load_base
+from weft.train.answers import answer, load_base, pad_id
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack
 from weft.train.run import Run, RunConfig
@@ -52,6 +54,15 @@ class HyperRecipe(Config):
     init: str | None = None
     """Folder of a hypernetwork of the same encoder and network to start from; drawn anew unless given."""
     target_modules: str | list[str] = "all-linear"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen base; the hypernetwork stays in float32."""
+    gradient_checkpointing: bool = False
+    """Recompute the base's layers in the backward: about a third more time for far less memory."""
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Batches whose gradients are added up before the weights move."""
+    tokens_per_forward: int | None = Field(default=None, gt=0)
+    """Most tokens, padding counted, that a batch puts through the base at once; tasks of like length go
+    together. A task's rows stay in one piece. Everything at once unless given."""
     attn_implementation: str = "sdpa"
     """As in transformers; on a CPU and short rows `eager` takes a quarter less time."""
     soup: tuple[str, ...] = ()
@@ -63,7 +74,11 @@ class HyperRecipe(Config):
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     max_length: int = Field(default=256, gt=1)
-    """Longest row in tokens; a longer one is an error, never cut."""
+    """Longest row in tokens; longer ones are left out and counted, never cut."""
+    eval_tasks: int = Field(default=64, gt=1)
+    """Validation tasks that an evaluation looks at."""
+    eval_rows: int = Field(default=4, gt=0)
+    """Test rows of each of them."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the saved file; a network runs in float32."""
     name: str = "hypernetwork"
@@ -72,10 +87,10 @@ class HyperRecipe(Config):
 def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns the folder of what was made.
 
-    `output_dir/hypernetwork` is the trained one, `output_dir/soup` its average with others where the recipe
-    asks for it. A `host` that is given takes the place of loading `base`.
+    `output_dir/hypernetwork` is the best one, `output_dir/last` the last, `output_dir/soup` the best one's
+    average with others where the recipe asks for it. A `host` that is given takes the place of loading `base`.
 
-    Raises ConfigError for a `select_on` that the data lacks.
+    Raises ConfigError for a `select_on` that the data lacks, and when no task has enough rows that fit.
     """
     torch.manual_seed(recipe.run.seed)
     splits = load_splits(recipe.data)
@@ -84,15 +99,18 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         raise ConfigError(
             f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {known}"
         )
-    train, validation = splits["train"], splits[recipe.select_on]
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_base(
             recipe.base,
-            dtype="float32",
+            dtype=recipe.dtype,
             device=run.accelerator.device,
             target_modules=recipe.target_modules,
             attn_implementation=recipe.attn_implementation,
         )
+        if recipe.gradient_checkpointing:
+            host.gradient_checkpointing_enable()
+        train = _fitting(host, splits["train"], recipe, run)
+        validation = _fitting(host, splits[recipe.select_on], recipe, run)[: recipe.eval_tasks]
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
         samplers = samplers_by_category(
@@ -105,17 +123,22 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
         schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
         start = run.restore(network, optimizers, schedulers)
-        folder = run.folder / "hypernetwork"
-        best = run.best("margin")
+        folder, last = run.folder / "hypernetwork", run.folder / "last"
+        best = run.best("loss_margin")
         for done in range(start + 1, recipe.run.max_steps + 1):
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
-            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            draws = [task for sampler in samplers for task in sampler.draw(draw)]
-            packed = _pack_rows(host, [task.rows for task in draws], recipe.max_length)
-            with run.accelerator.autocast():
-                bank = hyper.generate([Description(task.description) for task in draws])
-                loss = _loss(host, bank, packed)
-            run.accelerator.backward(loss)
+            mean = 0.0
+            for part in range(recipe.gradient_accumulation_steps):
+                number = (done - 1) * recipe.gradient_accumulation_steps + part
+                draw = number * run.accelerator.num_processes + run.accelerator.process_index
+                draws = [task for sampler in samplers for task in sampler.draw(draw)]
+                for chunk in _chunks(host, draws, recipe.tokens_per_forward):
+                    with run.accelerator.autocast():
+                        bank = hyper.generate([Description(task.description) for task in chunk])
+                        loss = _loss(host, bank, _pack_rows(host, [task.rows for task in chunk]))
+                    loss = loss * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
+                    run.accelerator.backward(loss)
+                    mean += loss.item()
             if run.accelerator.num_processes > 1:
                 for parameter in network.parameters():
                     parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
@@ -127,19 +150,64 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 scheduler.step()
             if run.is_due("logging", done):
                 rate = schedulers[0].get_last_lr()[0]
-                run.log(done, {"loss": loss.item(), "grad_norm": float(norm), "learning_rate": rate})
+                run.log(done, {"loss": mean, "grad_norm": float(norm), "learning_rate": rate})
             if run.is_due("eval", done):
-                metrics = steering(host, hyper, validation, max_length=recipe.max_length)
+                metrics = steering(host, hyper, validation, rows=recipe.eval_rows)
                 run.log(done, metrics)
-                if metrics["margin"] > best and run.accelerator.is_main_process:
-                    best = metrics["margin"]
-                    hyper.provenance |= {"metrics": metrics, "step": done}
-                    hyper.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
+                if metrics["loss_margin"] > best and run.accelerator.is_main_process:
+                    best = metrics["loss_margin"]
+                    _save(hyper, folder, recipe, {"metrics": metrics, "step": done})
             if run.is_due("save", done):
                 run.save(done, network, optimizers, schedulers)
+                if run.accelerator.is_main_process:
+                    _save(hyper, last, recipe, {"step": done})
         if recipe.soup and run.accelerator.is_main_process:
             folder = _cook(recipe, host, hyper, folder, validation)
     return folder
+
+
+def _save(hyper: HyperNetwork, folder: Path, recipe: HyperRecipe, told: dict[str, Any]) -> None:
+    before = hyper.provenance
+    hyper.provenance = before | told
+    hyper.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
+    hyper.provenance = before
+
+
+def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -> list[Task]:
+    """The tasks with those of their rows that fit; says once how much was left out."""
+    kept, rows = [], 0
+    for task in tasks:
+        train, long_train = fit_rows(host.tokenizer, task.train, max_length=recipe.max_length)
+        test, long_test = fit_rows(host.tokenizer, task.test, max_length=recipe.max_length)
+        rows += long_train + long_test
+        if train and test:
+            kept.append(replace(task, train=train, test=test))
+    if len(kept) < 2:
+        raise ConfigError(
+            f"{len(kept)} of {len(tasks)} tasks have train and test rows of at most {recipe.max_length} "
+            "tokens, two are needed; raise max_length"
+        )
+    if rows:
+        run.say(
+            f"left out {rows} rows of more than {recipe.max_length} tokens, and "
+            f"{len(tasks) - len(kept)} of {len(tasks)} tasks that keep none"
+        )
+    return kept
+
+
+def _chunks(host: Host, draws: Sequence[Draw], tokens: int | None) -> Iterator[list[Draw]]:
+    """The tasks of a batch in parts of at most `tokens` tokens each, tasks of like length together."""
+    if tokens is None:
+        yield list(draws)
+        return
+    length = {id(draw): sum(len(render(host.tokenizer, row).ids) for row in draw.rows) for draw in draws}
+    chunk: list[Draw] = []
+    for draw in sorted(draws, key=lambda draw: -length[id(draw)]):
+        if chunk and length[id(chunk[0])] * (len(chunk) + 1) > tokens:
+            yield chunk
+            chunk = []
+        chunk.append(draw)
+    yield chunk
 
 
 def _cook(
@@ -149,7 +217,7 @@ def _cook(
     parts = [HyperNetwork.from_pretrained(folder, host=host) for folder in (trained, *recipe.soup)]
     made = average(parts)
     made.encoder = hyper.encoder  # the one that remembers vectors
-    metrics = steering(host, made, validation, max_length=recipe.max_length)
+    metrics = steering(host, made, validation, rows=recipe.eval_rows)
     told = [{"name": part.name, **part.provenance} for part in parts]
     made.provenance = {**parts[0].provenance, "metrics": metrics, "soup": told}
     folder = trained.with_name("soup")
@@ -179,44 +247,61 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
     return hyper
 
 
-def _pack_rows(host: Host, rows: Sequence[Sequence[Row]], max_length: int) -> Packed:
-    """One line per task: its rows side by side, each blind to the others, no description anywhere."""
-    groups: list[list[Encoded]] = [
-        [render(host.tokenizer, row, max_length=max_length) for row in rows_of_task] for rows_of_task in rows
-    ]
-    return pack(groups, pad_id=host.tokenizer.pad_token_id, share_prefix=False)
+def _pack_rows(host: Host, rows: Sequence[Sequence[Row]]) -> Packed:
+    """One line per task: its rows side by side behind the beginning that they share, no description."""
+    groups = [[render(host.tokenizer, row) for row in rows_of_task] for rows_of_task in rows]
+    return pack(groups, pad_id=pad_id(host))
 
 
 def _loss(host: Host, bank: Bank, packed: Packed) -> Tensor:
     """Mean over tasks of the mean loss of their answer tokens, in nats."""
-    said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
-    loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
-    loss_K = loss_N.new_zeros(len(bank)).index_add(0, said.line_N, loss_N)
-    return (loss_K / torch.bincount(said.line_N, minlength=len(bank))).mean()
+    said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
+    return _loss_by_line(said.logits_NV, said.targets_N, said.line_N, len(bank)).mean()
+
+
+def _loss_by_line(logits_NV: Tensor, targets_N: Tensor, line_N: Tensor, lines: int) -> Tensor:
+    loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    loss_K = loss_N.new_zeros(lines).index_add(0, line_N, loss_N)
+    return loss_K / torch.bincount(line_N, minlength=lines)
+
+
+def _on(host: Host, bank: Bank) -> Bank:
+    """The bank in the base's own type, where that is a half one."""
+    return bank if host.dtype == torch.float32 else bank.to(host.dtype)
 
 
 @torch.no_grad()
 def steering(
-    host: Host, hyper: HyperNetwork, tasks: Sequence[Task], *, max_length: int, rows: int = 4, batch: int = 32
+    host: Host, hyper: HyperNetwork, tasks: Sequence[Task], *, rows: int = 4, batch: int = 8
 ) -> dict[str, float]:
-    """Shares of test answers in [0, 1] that greedy decoding gets right, and their difference, the margin.
+    """What answers to test rows are like under the right description and under the next task's.
 
-    `right` under the task's own description (an unseen wording where there is one), `other` under the
-    description of the next task. An answer counts when each of its tokens is the likeliest one.
+    `right` and `other` are shares in [0, 1] of answers that greedy decoding gets right, `margin` their
+    difference: an answer counts when each of its tokens is the likeliest one. `loss_right` and `loss_other`
+    are nats a token, mean over tasks, `loss_margin` is other minus right. Descriptions are unseen wordings
+    where there are some.
     """
     texts = [(task.unseen_descriptions or task.descriptions)[0] for task in tasks]
     training = hyper.training
     hyper.eval()
-    shares = {}
+    shares, losses = {}, {}
     for name, shift in (("right", 0), ("other", 1)):
         right = total = 0
+        loss = 0.0
         for start in range(0, len(tasks), batch):
             chunk = range(start, min(start + batch, len(tasks)))
             bank = hyper.generate([Description(texts[(i + shift) % len(tasks)]) for i in chunk])
-            packed = _pack_rows(host, [tasks[i].test[:rows] for i in chunk], max_length)
-            said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
+            packed = _pack_rows(host, [tasks[i].test[:rows] for i in chunk])
+            said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
             correct, count = packed.count_right(said.logits_NV, said.targets_N)
             right, total = right + correct, total + count
+            loss += float(_loss_by_line(said.logits_NV, said.targets_N, said.line_N, len(chunk)).sum())
         shares[name] = right / max(total, 1)
+        losses[f"loss_{name}"] = loss / len(tasks)
     hyper.train(training)
-    return {**shares, "margin": shares["right"] - shares["other"]}
+    return {
+        **shares,
+        "margin": shares["right"] - shares["other"],
+        **losses,
+        "loss_margin": losses["loss_other"] - losses["loss_right"],
+    }

@@ -53,6 +53,8 @@ class RunConfig(Config):
     eval_on_start: bool = False
     """Evaluate before the first step too; for `weft train lora`."""
     save_steps: int = Field(default=500, gt=0)
+    save_minutes: float = Field(default=0, ge=0, allow_inf_nan=False)
+    """Save as well when this many minutes have passed since the last time; 0 goes by steps alone."""
     bf16: bool = False
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
     """Sinks besides metrics.jsonl, one or several; `none` and nothing are the same."""
@@ -115,7 +117,7 @@ class Run:
         if config.report_to:
             self.accelerator.init_trackers(self.folder.name)
         self.resume = resume
-        self._started = time.monotonic()
+        self._started = self._saved = time.monotonic()
         self._spent = 0.0
         self._metrics = self.folder / "metrics.jsonl"
         self._bar = Progress(
@@ -148,7 +150,10 @@ class Run:
             self._lock = None
 
     def is_due(self, what: Literal["logging", "eval", "save"], step: int) -> bool:
-        """Whether `step` is a multiple of what the recipe asks for, or the last one."""
+        """Whether `step` is a multiple of what the recipe asks for, or the last one, or saving is overdue."""
+        minutes = self.config.save_minutes
+        if what == "save" and minutes and time.monotonic() - self._saved >= 60 * minutes:
+            return True
         every = {
             "logging": self.config.logging_steps,
             "eval": self.config.eval_steps,
@@ -213,6 +218,7 @@ class Run:
 
     def save(self, step: int, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> None:
         """Write checkpoint `step`, then drop the older ones."""
+        self._saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return
         older = list(self.folder.glob(f"{_CHECKPOINT}*"))
@@ -224,6 +230,11 @@ class Run:
             schedules = [{k: v for k, v in s.state_dict().items() if _plain(v)} for s in schedulers]
             (fresh / "state.json").write_text(to_json({"step": step, "schedulers": schedules}))
         self._drop(path for path in older if path.name != f"{_CHECKPOINT}{step}")
+
+    def say(self, text: str) -> None:
+        """Print one line above the progress bar, in the main process."""
+        if self.accelerator.is_main_process:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl, and to every other sink. `step` counts finished steps.
