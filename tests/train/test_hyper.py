@@ -12,7 +12,7 @@ from tiny_training import base_recipe, curve, source, tiny_host, write_tasks
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import HyperNetwork
-from weft.tasks import load_tasks, save_task
+from weft.tasks import load_tasks, render, save_task
 from weft.train import HyperRecipe, Run, train_base, train_hyper
 from weft.train.hyper import steering
 
@@ -96,13 +96,19 @@ def test_it_learns_to_steer_a_base_that_follows_descriptions(tasks: Path, tmp_pa
         )
     )
     lines = curve(output)
-    margins = [line["margin"] for line in lines if "margin" in line]
-    assert max(margins) > 0.5
-    # What is saved is the best by margin, reads back, and steers as the run said.
+    evaluated = [line for line in lines if "margin" in line]
+    best = max(evaluated, key=lambda line: line["steering"])
+    assert best["margin"] > 0.8
+    assert best["loss_margin"] == pytest.approx(best["loss_other"] - best["loss_right"])
+    # What is saved is the best by steering, reads back, and steers as the run said.
     host = Host.from_pretrained(base)
     hyper = HyperNetwork.from_pretrained(folder, host=host)
-    again = steering(host, hyper, load_tasks(tasks), max_length=96)
-    assert again["margin"] == pytest.approx(max(margins))
+    again = steering(host, hyper, load_tasks(tasks))
+    assert again["loss_margin"] == pytest.approx(best["loss_margin"], abs=1e-5)
+    last = HyperNetwork.from_pretrained(output / "last", host=host)
+    found = steering(host, last, load_tasks(tasks))
+    assert found["loss_margin"] == pytest.approx(evaluated[-1]["loss_margin"], abs=1e-5)
+    assert last.provenance["step"] == 80
     told = json.loads((folder / "config.json").read_text())["provenance"]
     assert told["recipe"]["rows_per_task"] == 8
     assert len(told["data_hash"]) == 64
@@ -115,8 +121,48 @@ def test_the_untrained_network_changes_nothing(tasks: Path, tmp_path: Path) -> N
     )
     hyper = HyperNetwork.from_pretrained(folder, host=host)
     assert {p.dtype for p in hyper.network.parameters()} == {torch.float32}
-    found = steering(host, hyper, load_tasks(tasks), max_length=96)
+    found = steering(host, hyper, load_tasks(tasks))
     assert found["right"] == found["other"]
+
+
+def test_rows_that_do_not_fit_are_left_out_before_the_first_step(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = tiny_host(tasks)
+    lengths = [len(render(host.tokenizer, row).ids) for task in load_tasks(tasks) for row in task.train]
+    short = max(lengths) - 1
+    assert min(lengths) < short
+    train_hyper(recipe(tasks, tmp_path / "run", max_length=short), host=host)
+    said = capsys.readouterr().err
+    longer = 2 * sum(length > short for length in lengths)  # the test rows are the train rows here
+    assert f"left out {longer} rows of more than {short} tokens" in said
+    with pytest.raises(ConfigError, match="0 of 4 tasks have train and test rows of at most 2 tokens"):
+        train_hyper(recipe(tasks, tmp_path / "none", max_length=2), host=host)
+
+
+def test_parts_of_a_batch_and_recomputing_change_nothing(tasks: Path, tmp_path: Path) -> None:
+    whole = {"network": {"head": {"kind": "L"}, "rank": 4, "latent": 32, "head_in": 32, "dropout": 0.0}}
+    train_hyper(recipe(tasks, tmp_path / "whole", **whole), host=tiny_host(tasks))
+    parts = whole | {"tokens_per_forward": 60, "gradient_checkpointing": True}
+    train_hyper(recipe(tasks, tmp_path / "parts", **parts), host=tiny_host(tasks))
+    for ours, theirs in zip(curve(tmp_path / "parts"), curve(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-4)
+    # Two batches of two tasks each, added up, are one of four.
+    halves = whole | {"tasks_per_batch": 2, "gradient_accumulation_steps": 2}
+    train_hyper(recipe(tasks, tmp_path / "halves", **halves), host=tiny_host(tasks))
+    first, other = curve(tmp_path / "halves")[0], curve(tmp_path / "whole")[0]
+    assert first["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert first["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+def test_a_base_in_half_precision_and_a_network_in_whole(tasks: Path, tmp_path: Path) -> None:
+    host = tiny_host(tasks)
+    host.module.to(torch.bfloat16)
+    folder = train_hyper(recipe(tasks, tmp_path / "run"), host=host)
+    assert {p.dtype for p in HyperNetwork.from_pretrained(folder).network.parameters()} == {torch.float32}
+    losses = [line["loss"] for line in curve(tmp_path / "run") if "loss" in line]
+    assert len(losses) == 6
+    assert all(loss == loss for loss in losses)
 
 
 def test_an_unknown_split_is_refused(tasks: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ frozen forward serves all of them. The description is not in the prompt: what is
 generated weights.
 
 Departs from the paper in: many tasks and several rows of each per step; no label smoothing or input noise;
-the network in `hypernetwork` is the one with the best steering margin on validation tasks (loss under
-another task's description minus loss under the right one), since a network collapsed to one constant adapter
-would win on validation loss; the last one lies beside it in `last`.
+the network in `hypernetwork` is the one that steers best on validation tasks, by 1 - (loss under the right
+description) / (loss under another task's). A network collapsed to one constant adapter has 0 there and would
+win on validation loss; the plain difference of the two falls again once the right loss is near 0. The last
+network lies beside it in `last`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,8 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
     """Run a recipe to its end; returns the folder of what was made.
 
     `output_dir/hypernetwork` is the best one, `output_dir/last` the last, `output_dir/soup` the best one's
-    average with others where the recipe asks for it. A `host` that is given takes the place of loading `base`.
+    average with others where the recipe asks for it. A `host` that is given takes the place of loading
+    `base`.
 
     Raises ConfigError for a `select_on` that the data lacks, and when no task has enough rows that fit.
     """
@@ -124,7 +126,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
         start = run.restore(network, optimizers, schedulers)
         folder, last = run.folder / "hypernetwork", run.folder / "last"
-        best = run.best("loss_margin")
+        best = run.best("steering")
         for done in range(start + 1, recipe.run.max_steps + 1):
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
             mean = 0.0
@@ -154,8 +156,8 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             if run.is_due("eval", done):
                 metrics = steering(host, hyper, validation, rows=recipe.eval_rows)
                 run.log(done, metrics)
-                if metrics["loss_margin"] > best and run.accelerator.is_main_process:
-                    best = metrics["loss_margin"]
+                if metrics["steering"] > best and run.accelerator.is_main_process:
+                    best = metrics["steering"]
                     _save(hyper, folder, recipe, {"metrics": metrics, "step": done})
             if run.is_due("save", done):
                 run.save(done, network, optimizers, schedulers)
@@ -278,8 +280,9 @@ def steering(
 
     `right` and `other` are shares in [0, 1] of answers that greedy decoding gets right, `margin` their
     difference: an answer counts when each of its tokens is the likeliest one. `loss_right` and `loss_other`
-    are nats a token, mean over tasks, `loss_margin` is other minus right. Descriptions are unseen wordings
-    where there are some.
+    are nats a token, mean over tasks, `loss_margin` is other minus right, and `steering` 1 - right / other:
+    the share of the loss that the right description takes away. Descriptions are unseen wordings where there
+    are some.
     """
     texts = [(task.unseen_descriptions or task.descriptions)[0] for task in tasks]
     training = hyper.training
@@ -304,4 +307,5 @@ def steering(
         "margin": shares["right"] - shares["other"],
         **losses,
         "loss_margin": losses["loss_other"] - losses["loss_right"],
+        "steering": 1 - losses["loss_right"] / losses["loss_other"],
     }

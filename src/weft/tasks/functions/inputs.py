@@ -114,8 +114,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "can I pay for the {p} in two parts",
     ),
     "delivery": (
-        "the {p} has not arrived yet", "where is the parcel with my {p}", "the {p} was delivered to my neighbour",
-        "when will you ship the {p}", "the courier lost my {p}",
+        "the {p} has not arrived yet", "where is the parcel with my {p}",
+        "the {p} was delivered to my neighbour", "when will you ship the {p}", "the courier lost my {p}",
     ),
     "defect": (
         "the {p} is broken", "my new {p} does not work", "the {p} makes a strange noise",
@@ -208,9 +208,17 @@ def _messy(rng: random.Random) -> str:
     return "".join(word + " " * rng.randint(1, 3) for word in words).strip()
 
 
+def _plain(rng: random.Random) -> str:
+    return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
+
+
 def _phrase(rng: random.Random) -> str:
-    makers = (SHAPES["name"], SHAPES["name"], _words, _message, lambda r: " ".join(r.sample(WORDS, r.randint(1, 3))))
-    return rng.choice(makers)(rng)
+    return rng.choice((SHAPES["name"], SHAPES["name"], _words, _message, _plain))(rng)
+
+
+def _order(rng: random.Random) -> str:
+    order = rng.choice(ORDERS)
+    return order.format(w=rng.choice(rng.choice((DRINKS, CITIES[:8], COLORS[:8]))))
 
 
 SHAPES: dict[str, Callable[[random.Random], str]] = {
@@ -235,13 +243,22 @@ SHAPES: dict[str, Callable[[random.Random], str]] = {
     "message": _message,
     "messy": _messy,
     "two": lambda rng: " and ".join(str(n) for n in rng.sample(range(1, 100), 2)),
-    "order": lambda rng: rng.choice(ORDERS).format(w=rng.choice(rng.choice((DRINKS, CITIES[:8], COLORS[:8])))),
+    "order": _order,
     "any": _phrase,
 }
 """A maker of lines for every shape of input."""
 
 DRINKS = ("tea", "coffee", "juice", "water", "milk", "soup", "cake", "rice")
-ORDERS = ("{w}", "{w} please", "I choose {w}", "one {w}", "{w} for Anna", "give me {w}", "it is {w}", "{w} again")
+ORDERS = (
+    "{w}",
+    "{w} please",
+    "I choose {w}",
+    "one {w}",
+    "{w} for Anna",
+    "give me {w}",
+    "it is {w}",
+    "{w} again",
+)
 
 SHAPE_NAMES = {
     "record": "a record", "pairs": "key-value pairs", "json": "a JSON object", "note": "a note",

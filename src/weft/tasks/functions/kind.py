@@ -42,7 +42,14 @@ def kind(
     """A kind from one line of a table: shapes as `reads -> gives`, phrases parted by `|`."""
     reads, _, gives = shapes.partition("->")
     return Kind(
-        name, reads.strip(), gives.strip(), apply, tuple(do.split("|")), tuple(what.split("|")), parameters, unseen
+        name,
+        reads.strip(),
+        gives.strip(),
+        apply,
+        tuple(do.split("|")),
+        tuple(what.split("|")),
+        parameters,
+        unseen,
     )
 
 

@@ -317,7 +317,7 @@ FIELD_KINDS: tuple[Kind, ...] = (
          "change the extension to {e}|give the file the ending {e}|replace the file type by {e}|swap the extension for {e}",
          "the path with the extension {e}|the same path ending in {e}|the path as a {e} file",
          each("e", "txt", "bak"), each("e", "html")),
-    kind("path_type", "path ->", lambda s, p: {"pdf": "document", "txt": "document", "docx": "document", "csv": "table", "jpg": "image", "png": "image", "mp3": "sound", "zip": "archive"}[s.rsplit(".", 1)[1]],
+    kind("path_type", "path ->", lambda s, p: {"pdf": "document", "txt": "document", "docx": "document", "csv": "table", "jpg": "image", "png": "image", "mp3": "sound", "zip": "archive"}.get(s.rsplit(".", 1)[1]),
          "say whether the file is a document, table, image, sound or archive|classify the file by its extension|name the kind of file|tell what sort of file it is",
          "the kind of file: document, table, image, sound or archive|the file's kind|the sort of file"),
     # ---------------------------------------------------------------- times, prices, phone numbers

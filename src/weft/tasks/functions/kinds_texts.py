@@ -38,7 +38,20 @@ def _third_person(verb: str, _: Parameters) -> str:
 
 
 def _adverb(word: str, _: Parameters) -> str | None:
-    if word in ("fast", "hard", "old", "young", "early", "late", "long", "low", "big", "small", "short", "tall"):
+    if word in (
+        "fast",
+        "hard",
+        "old",
+        "young",
+        "early",
+        "late",
+        "long",
+        "low",
+        "big",
+        "small",
+        "short",
+        "tall",
+    ):
         return None
     return word[:-1] + "ily" if word.endswith("y") else word + ("y" if word.endswith("l") else "ly")
 
@@ -52,7 +65,7 @@ def _topic(text: str, p: Parameters) -> str | None:
         for sentence in sentences:
             before, _, after = sentence.partition("{p}")
             if before in text and after in text:
-                return p[topic] if topic in p else topic
+                return p.get(topic, topic)
     return None
 
 

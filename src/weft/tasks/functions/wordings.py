@@ -49,7 +49,7 @@ def describe(
     return known, _distinct(lambda: _write(steps, rng, example, unseen=True), max(count // 4, 1), known)
 
 
-def _distinct(write, count: int, taken: Sequence[str]) -> tuple[str, ...]:  # noqa: ANN001
+def _distinct(write, count: int, taken: Sequence[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for _ in range(60 * count):
         text = write()

@@ -68,14 +68,13 @@ class World:
 
     def find(self, name: str) -> Task:
         """The task of a name like `field_second+upper`. Raises ConfigError for an unknown function."""
-        steps = []
+        return self._task(self._steps_of(name))
+
+    def _steps_of(self, name: str) -> tuple[Step, ...]:
         for part in name.split("+"):
             if part not in _steps():
-                raise ConfigError(
-                    f"the functions world has no function {part!r}{nearest(part, _steps())}"
-                )
-            steps.append(_steps()[part])
-        return self._task(tuple(steps))
+                raise ConfigError(f"the functions world has no function {part!r}{nearest(part, _steps())}")
+        return tuple(_steps()[part] for part in name.split("+"))
 
     # ------------------------------------------------------------------ choosing functions
 
