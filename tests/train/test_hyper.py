@@ -1,6 +1,7 @@
 """Training a hypernetwork on four toy tasks that contradict each other."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def test_rows_that_do_not_fit_are_left_out_before_the_first_step(
     said = capsys.readouterr().err
     longer = 2 * sum(length > short for length in lengths)  # the test rows are the train rows here
     assert f"left out {longer} rows of more than {short} tokens" in said
+    assert re.search(r"a step reads \d+ tokens in about [\d.]+ s, 6 steps take about", said)
     with pytest.raises(ConfigError, match="0 of 4 tasks have train and test rows of at most 2 tokens"):
         train_hyper(recipe(tasks, tmp_path / "none", max_length=2), host=host)
 

@@ -34,6 +34,7 @@ from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
 from weft.tasks import Draw, Row, Task, fit_rows, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
 from weft.train.answers import answer, load_base, pad_id
+from weft.train.forecast import forecast
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed, pack
 from weft.train.run import Run, RunConfig
@@ -101,7 +102,8 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         raise ConfigError(
             f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {known}"
         )
-    with Run(recipe.run, recipe, resume=resume) as run:
+    told = hash_tasks(splits["train"])
+    with Run(recipe.run, recipe, resume=resume, data_hash=told) as run:
         host = host or load_base(
             recipe.base,
             dtype=recipe.dtype,
@@ -122,6 +124,12 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             rows_per_task=recipe.rows_per_task,
             seed=recipe.run.seed,
         )
+        first = [task for sampler in samplers for task in sampler.draw(0)]
+        packs = [packed for _, packed in _parts(host, first, recipe)]
+        steps = recipe.run.max_steps
+        batches = recipe.gradient_accumulation_steps
+        recomputed = recipe.gradient_checkpointing
+        run.say(forecast(host, network, packs, steps=steps, batches=batches, recomputed=recomputed))
         optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
         schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
         start = run.restore(network, optimizers, schedulers)
@@ -134,10 +142,10 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 number = (done - 1) * recipe.gradient_accumulation_steps + part
                 draw = number * run.accelerator.num_processes + run.accelerator.process_index
                 draws = [task for sampler in samplers for task in sampler.draw(draw)]
-                for chunk in _chunks(host, draws, recipe.tokens_per_forward):
+                for chunk, packed in _parts(host, draws, recipe):
                     with run.accelerator.autocast():
                         bank = hyper.generate([Description(task.description) for task in chunk])
-                        loss = _loss(host, bank, _pack_rows(host, [task.rows for task in chunk]))
+                        loss = _loss(host, bank, packed)
                     loss = loss * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
                     run.accelerator.backward(loss)
                     mean += loss.item()
@@ -145,6 +153,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 for parameter in network.parameters():
                     parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
+            run.check_finite(done, norm, "the gradient")
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -197,19 +206,17 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
     return kept
 
 
-def _chunks(host: Host, draws: Sequence[Draw], tokens: int | None) -> Iterator[list[Draw]]:
-    """The tasks of a batch in parts of at most `tokens` tokens each, tasks of like length together."""
-    if tokens is None:
-        yield list(draws)
-        return
+def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[tuple[list[Draw], Packed]]:
+    """A batch in parts of at most `tokens_per_forward` tokens, tasks of like length together."""
     length = {id(draw): sum(len(render(host.tokenizer, row).ids) for row in draw.rows) for draw in draws}
-    chunk: list[Draw] = []
-    for draw in sorted(draws, key=lambda draw: -length[id(draw)]):
-        if chunk and length[id(chunk[0])] * (len(chunk) + 1) > tokens:
-            yield chunk
-            chunk = []
-        chunk.append(draw)
-    yield chunk
+    most = recipe.tokens_per_forward
+    part: list[Draw] = []
+    for draw in draws if most is None else sorted(draws, key=lambda draw: -length[id(draw)]):
+        if most is not None and part and length[id(part[0])] * (len(part) + 1) > most:
+            yield part, _pack_rows(host, [task.rows for task in part])
+            part = []
+        part.append(draw)
+    yield part, _pack_rows(host, [task.rows for task in part])
 
 
 def _cook(

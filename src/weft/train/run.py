@@ -231,11 +231,6 @@ class Run:
             (fresh / "state.json").write_text(to_json({"step": step, "schedulers": schedules}))
         self._drop(path for path in older if path.name != f"{_CHECKPOINT}{step}")
 
-    def say(self, text: str) -> None:
-        """Print one line above the progress bar, in the main process."""
-        if self.accelerator.is_main_process:
-            self._bar.console.print(text, markup=False, highlight=False)
-
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl, and to every other sink. `step` counts finished steps.
 
