@@ -8,7 +8,16 @@ from weft.errors import ConfigError, ShapeError
 from weft.host import sites_of
 from weft.hyper.groups import group_sites, role_of
 from weft.hyper.head_s import rotate, walsh
-from weft.hyper.t2l import T2L, HeadLConfig, HeadMConfig, HeadSConfig, HeadZConfig, T2LConfig, build_t2l
+from weft.hyper.t2l import (
+    T2L,
+    HeadLConfig,
+    HeadMConfig,
+    HeadPConfig,
+    HeadSConfig,
+    HeadZConfig,
+    T2LConfig,
+    build_t2l,
+)
 from weft.types import Site
 
 DIM = 12
@@ -20,6 +29,7 @@ HEADS = {
     "S-learned": HeadSConfig(kind="S", position="learned"),
     "Z": HeadZConfig(kind="Z"),
     "Z-full": HeadZConfig(kind="Z", core="full"),
+    "P": HeadPConfig(kind="P", bases=4),
 }
 # Layers 1, 4 and 5; `up` is missing in layer 5 and wider in layer 4; one site lies outside the layers.
 SITES = (
@@ -147,6 +157,22 @@ def test_z_equals_b_core_a() -> None:
     core_BRR = linear(z_BSF[:, place]).view(2, 3, 3)
     a_RI, b_OR = (network.head.get_parameter(f"{x}.q_6x10")[1] for x in "ab")
     torch.testing.assert_close(delta(network, e_BD)[SITES[1]], b_OR @ core_BRR @ a_RI)
+
+
+def test_p_equals_a_sum_over_bases_that_layers_share() -> None:
+    network = moved(tiny("P"))
+    e_BD = torch.randn(2, DIM)
+    z_BSF = network.trunk.tail(network.trunk.body(e_BD))
+    linear = network.head.get_submodule("linear.q_6x10")
+    a_NRI, b_NOR = (network.head.get_parameter(f"{x}.q_6x10") for x in "ab")
+    factors = network(e_BD)
+    for site in SITES[:3]:
+        mix_BN = linear(z_BSF[:, network.sites.index(site)])
+        for k in range(2):
+            a_RI = sum((mix_BN[k, n] * a_NRI[n] for n in range(4)), torch.zeros(3, 6))
+            b_OR = sum((mix_BN[k, 4 + n] * b_NOR[n] for n in range(4)), torch.zeros(10, 3))
+            torch.testing.assert_close(factors[site][0][k], a_RI)
+            torch.testing.assert_close(factors[site][1][k], b_OR)
 
 
 def test_tied_a_is_one_per_site_for_all_cues() -> None:

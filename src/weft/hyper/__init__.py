@@ -6,12 +6,22 @@ from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shift_controller import ShiftController
 from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
-from weft.hyper.t2l import T2L, HeadLConfig, HeadMConfig, HeadSConfig, HeadZConfig, T2LConfig, build_t2l
+from weft.hyper.t2l import (
+    T2L,
+    HeadLConfig,
+    HeadMConfig,
+    HeadPConfig,
+    HeadSConfig,
+    HeadZConfig,
+    T2LConfig,
+    build_t2l,
+)
 
 __all__ = [
     "T2L",
     "HeadLConfig",
     "HeadMConfig",
+    "HeadPConfig",
     "HeadSConfig",
     "HeadZConfig",
     "HyperNetwork",

@@ -1,7 +1,7 @@
 """Text-to-LoRA: a cue's vector in, every site's A and B out, in one forward.
 
 Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105), section 3; heads L, M and S are its sizes,
-Z is Zhyper's.
+Z is Zhyper's, P is Program-as-Weights'.
 
     delta W_site = scaling * B A        (A, B) = head_m(trunk(cue, layer, role))
 
@@ -21,6 +21,7 @@ from weft.hyper.groups import Group, group_sites
 from weft.hyper.head import AbstractHead
 from weft.hyper.head_l import HeadL
 from weft.hyper.head_m import HeadM
+from weft.hyper.head_p import HeadP
 from weft.hyper.head_s import HeadS
 from weft.hyper.head_z import HeadZ
 from weft.hyper.trunk import Trunk
@@ -56,11 +57,19 @@ class HeadZConfig(Config):
     core: Literal["diagonal", "full"] = "diagonal"
 
 
+class HeadPConfig(Config):
+    """Options of head P."""
+
+    kind: Literal["P"]
+    bases: int = Field(default=16, gt=0, le=4096)
+    """How many bases each module type has, shared by its layers."""
+
+
 class T2LConfig(Config):
     """A Text-to-LoRA network; the defaults are the paper's sizes."""
 
     kind: Literal["t2l"] = "t2l"
-    head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig = Field(
+    head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig | HeadPConfig = Field(
         default=HeadLConfig(kind="L"), discriminator="kind"
     )
     rank: Rank = 8
@@ -130,4 +139,6 @@ def build_t2l(config: T2LConfig, sites: Iterable[Site], *, dim: int) -> T2L:
             head = HeadS(groups, latent=latent, head_in=head_in, rank=rank, position=position)
         case HeadZConfig(core=core):
             head = HeadZ(groups, head_in=head_in, rank=rank, core=core)
+        case HeadPConfig(bases=bases):
+            head = HeadP(groups, head_in=head_in, rank=rank, bases=bases)
     return T2L(config, groups, trunk, head)
