@@ -1,5 +1,7 @@
 """The functions world: a function is one kind with its parameters, or a composition of two.
 
+A task's category is the shape of its input, or `pair` for a composition.
+
 From one seed follow: which kinds, compositions, parameters and wordings are held out, every description and
 every row. Many functions read the same inputs and answer differently, so only the description tells which
 one is meant.
@@ -151,7 +153,7 @@ class World:
             unseen_descriptions=unseen,
             train=tuple(rows[self.test_rows :]),
             test=tuple(rows[: self.test_rows]),
-            category="single" if len(steps) == 1 else "pair",
+            category=steps[0][0].reads if len(steps) == 1 else "pair",
         )
 
     def _rows(self, steps: tuple[Step, ...], rng: random.Random) -> list[Row]:
