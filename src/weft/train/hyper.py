@@ -74,11 +74,12 @@ class HyperRecipe(Config):
     tasks_per_batch: int = Field(default=32, gt=1)
     rows_per_task: int = Field(default=8, gt=0)
     category_shares: dict[str, int] = {}
-    """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
+    """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike. Tasks of other
+    categories are left out, and out of the evaluation too where the split has any of these."""
     max_length: int = Field(default=256, gt=1)
     """Longest row in tokens; longer ones are left out and counted, never cut."""
     eval_tasks: int = Field(default=64, gt=1)
-    """Validation tasks that an evaluation looks at."""
+    """Validation tasks that an evaluation looks at, evenly spread over them."""
     eval_rows: int = Field(default=4, gt=0)
     """Test rows of each of them."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -114,7 +115,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         if recipe.gradient_checkpointing:
             host.gradient_checkpointing_enable()
         train = _fitting(host, splits["train"], recipe, run)
-        validation = _fitting(host, splits[recipe.select_on], recipe, run)[: recipe.eval_tasks]
+        validation = _spread(_fitting(host, splits[recipe.select_on], recipe, run), recipe.eval_tasks)
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
         samplers = samplers_by_category(
@@ -187,6 +188,7 @@ def _save(hyper: HyperNetwork, folder: Path, recipe: HyperRecipe, told: dict[str
 def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -> list[Task]:
     """The tasks with those of their rows that fit; says once how much was left out."""
     kept, rows = [], 0
+    tasks = [task for task in tasks if task.category in recipe.category_shares] or tasks
     for task in tasks:
         train, long_train = fit_rows(host.tokenizer, task.train, max_length=recipe.max_length)
         test, long_test = fit_rows(host.tokenizer, task.test, max_length=recipe.max_length)
@@ -204,6 +206,11 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
             f"{len(tasks) - len(kept)} of {len(tasks)} tasks that keep none"
         )
     return kept
+
+
+def _spread(tasks: Sequence[Task], count: int) -> list[Task]:
+    count = min(count, len(tasks))
+    return [tasks[i * len(tasks) // count] for i in range(count)]
 
 
 def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[tuple[list[Draw], Packed]]:
