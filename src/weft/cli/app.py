@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "weft.cli.demo:demo",
     "adapt": "weft.cli.adapt:adapt",
+    "compile": "weft.cli.compile:compile_function",
     "generate": "weft.cli.generate:generate",
     "chat": "weft.cli.chat:chat",
     "route": "weft.cli.route:route",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch
+from weft.cli.shared.kinds import kind_of
 from weft.errors import BaseCopyWarning, ConfigError
-from weft.files import read_json, resolve
+from weft.files import embedded_folder, resolve
+from weft.reading import read_json
 from weft.registry import NAMED
 
 if TYPE_CHECKING:
@@ -130,6 +132,22 @@ def open_hypernetwork(
 
     hide_bars(name)
     return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
+
+
+def usual_base() -> str:
+    """The base where nobody names one: the real model where a hypernetwork for it ships, else the letters."""
+    return "weft/smollm2" if (embedded_folder() / "smollm2-t2l").is_dir() else BASE
+
+
+def hypernetwork_for(host: Host) -> str | None:
+    """Name of a hypernetwork for this base that ships with Weft, or None."""
+    for folder in sorted(path for path in embedded_folder().glob("*") if path.is_dir()):
+        if (
+            kind_of(folder) == "hypernetwork"
+            and read_json(folder / "config.json").get("base") == host.fingerprint
+        ):
+            return f"weft/{folder.name}"
+    return None
 
 
 def hide_bars(name: str | Path) -> None:

@@ -1,0 +1,126 @@
+"""Go on training one adapter on a few examples, from what a hypernetwork made or from nothing.
+
+The same low-rank adaptation as `train/lora.py`, without a run folder: seconds to minutes of it. A generated
+adapter is a start that is already near; A and B go on from its numbers, and the step whose loss on the
+held-out rows is lowest is kept (step 0, the start itself, among them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from weft.errors import NotFiniteError
+from weft.host import Host
+from weft.tasks import Encoded, shuffled
+from weft.train.learned import LearnedBank, backward, score
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.types import Adapter
+
+_TOKENS = 1024
+_LOOKS, _PATIENCE = 20, 5
+"""How often the held-out rows are looked at in all, and after how many looks without a lower loss it ends."""
+
+
+class Refined(NamedTuple):
+    """The adapter, and how it came about; losses are in nats per answer token of the held-out rows."""
+
+    adapter: Adapter
+    loss_before: float | None
+    """None without held-out rows, like `loss`."""
+    loss: float | None
+    steps: int
+    """Taken before training ended."""
+    kept_step: int
+    """Whose numbers the adapter has."""
+
+
+def refine(
+    host: Host,
+    start: Adapter | None,
+    rows: Sequence[Encoded],
+    held_out: Sequence[Encoded],
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    rows_per_step: int = 8,
+    r: int = 8,
+    seed: int = 0,
+    name: str = "adapter",
+    provenance: Mapping[str, Any],
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> Refined:
+    """Train for at most so many steps, from `start` or from zero at every site of the host with rank `r`.
+
+    Every row is met once before one is met again. `progress` hears each step and its loss. Without held-out
+    rows all steps are taken and the last one is kept. Raises NotFiniteError for a loss that is no number.
+    """
+    bank = _bank(host, start, name, r=r, seed=seed).to(host.device)
+    optimizer_config = OptimizerConfig(learning_rate=learning_rate)
+    [optimizer] = build_optimizers(optimizer_config, bank.named_parameters())
+    [scheduler] = build_schedulers(optimizer_config, [optimizer], max(steps, 1))
+    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
+    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    look = max(1, steps // _LOOKS)
+    before = _loss(host, bank, held_out)
+    best, kept_step, kept = before, 0, _copy(bank)
+    done = 0
+    for done in range(1, steps + 1):
+        chosen = _draw(rows, rows_per_step, done - 1, seed)
+        loss = float(backward(host, bank, [chosen], tokens=_TOKENS, accelerator=accelerator)[0])
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"the loss of step {done} is {loss}; lower the learning rate")
+        bank.clip_grad_norm_(optimizer_config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        progress(done, loss)
+        if held_out and (done % look == 0 or done == steps):
+            now = _loss(host, bank, held_out)
+            if now is not None and best is not None and now < best:
+                best, kept_step, kept = now, done, _copy(bank)
+            elif done - kept_step >= _PATIENCE * look:
+                break
+    if held_out:
+        with torch.no_grad():
+            for mine, there in zip(bank.parameters(), kept, strict=True):
+                mine.copy_(there)
+    adapter = bank.adapter(0, base=host.fingerprint, provenance=provenance)
+    return Refined(adapter, before, best, done, kept_step if held_out else done)
+
+
+def _bank(host: Host, start: Adapter | None, name: str, *, r: int, seed: int) -> LearnedBank:
+    """The adapter as learned parameters; one scaling for all sites, the rest of each goes into its B."""
+    if start is None:
+        return LearnedBank(host.sites, [name], r=r, scaling=2.0, seed=seed)
+    scaling = start.factors[start.sites[0]].scaling or 1.0
+    bank = LearnedBank(start.sites, [name], r=1, scaling=scaling, seed=seed)
+    for i, site in enumerate(bank.sites):
+        a_RI, b_OR, own = start.factors[site]
+        bank.a[i] = nn.Parameter(a_RI.detach().float()[None].clone())
+        bank.b[i] = nn.Parameter(b_OR.detach().float()[None] * (own / scaling))
+    return bank
+
+
+def _loss(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> float | None:
+    return score(host, bank.part(0, 1), rows, tokens=_TOKENS)[0] if rows else None
+
+
+def _copy(bank: LearnedBank) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in bank.parameters()]
+
+
+def _draw(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Encoded]:
+    """Rows of one step: in rounds, each in an order of its own."""
+    count = min(count, len(rows))
+    first = step * count
+    return [
+        rows[shuffled(len(rows), f"{seed}/{place // len(rows)}")[place % len(rows)]]
+        for place in range(first, first + count)
+    ]
