@@ -7,6 +7,7 @@ from weft.adapters.concat import concat
 from weft.adapters.describe import describe
 from weft.adapters.fingerprint import fingerprint, stored_as
 from weft.adapters.fold import Folded, delta, fold
+from weft.adapters.hub import push
 from weft.adapters.inner import cosine, inner, norm
 from weft.adapters.peft_folder import load, load_each, save
 from weft.adapters.provenance import descriptions_of, inherited
@@ -37,6 +38,7 @@ __all__ = [
     "norm",
     "on_host",
     "on_one_base",
+    "push",
     "save",
     "site_at",
     "spectrum",

@@ -6,12 +6,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from weft.adapters.hub import folder_of
 from weft.adapters.lora_config import parse
 from weft.adapters.mlx_folder import is_mlx
 from weft.adapters.peft_plan import plan_of
 from weft.checks import CONFIG, weights_file
-from weft.errors import MissingFileError, UnsupportedAdapterError
-from weft.files import read_json, resolve
+from weft.errors import UnsupportedAdapterError
+from weft.files import read_json
 from weft.tensor_file import read_header
 
 
@@ -19,11 +20,9 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
     """Compare the copies of base weights in an adapter folder with those of a base.
 
     Raises UnsupportedAdapterError for one that differs (it was trained or resized, and the LoRA stands on
-    it), MissingFileError for no folder, and what `load` raises.
+    it), and what `load` raises.
     """
-    folder = resolve(path)
-    if folder is None:
-        raise MissingFileError(f"no adapter folder at {os.fspath(path)}")
+    folder, _ = folder_of(path)
     values = read_json(folder / CONFIG)
     if not isinstance(values, dict) or is_mlx(values):
         return

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from weft.adapters.card import card
 from weft.adapters.check import check_factors, check_finite
+from weft.adapters.hub import folder_of
 from weft.adapters.lora_config import config_of, parse, unknown_keys
 from weft.adapters.mlx_folder import is_mlx, read_mlx
 from weft.adapters.peft_plan import Plan, plan_of
@@ -27,11 +28,10 @@ from weft.errors import (
     AdapterFormatError,
     BaseCopyWarning,
     BaseMismatchError,
-    MissingFileError,
     ShapeError,
     WeftError,
 )
-from weft.files import read_json, replace_folder, resolve
+from weft.files import read_json, replace_folder
 from weft.reading import shown
 from weft.tensor_file import read_header
 from weft.types import Adapter, Factors, Site
@@ -39,35 +39,34 @@ from weft.types import Adapter, Factors, Site
 _BASE, PROVENANCE = "weft_base", "weft_provenance"
 
 
-def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
-    """Read one LoRA folder of PEFT or mlx-lm, or an adapter that ships with Weft (`weft/...`), onto the CPU.
+def load(path: str | os.PathLike[str], *, base: str = "", revision: str | None = None) -> Adapter:
+    """Read one LoRA of PEFT or mlx-lm onto the CPU: a folder, a Hub id, or one that ships with Weft.
 
     `base` is the fingerprint of the base that it is meant for; a folder that names another one is refused,
-    and a folder that names none takes it over. The adapter's name is the folder's. As in PEFT, tensors of
-    modules that the config leaves out are not read; a warning names them. Copies of base weights that PEFT
-    saves beside a head's LoRA are not read either: `check_copies` compares them with a base.
+    and a folder that names none takes it over. The adapter's name is the folder's or the repository's. As in
+    PEFT, tensors of modules that the config leaves out are not read; a warning names them. Copies of base
+    weights that PEFT saves beside a head's LoRA are not read either: `check_copies` compares them with a base.
 
     Raises MissingFileError, AdapterFormatError for a damaged folder (also ConfigError for invalid JSON or a
     path that cannot be one), UnsupportedAdapterError for a kind that Weft does not run, and
     BaseMismatchError.
 
     Args:
-        path: A folder, or the name of an adapter that ships with Weft.
+        path: A folder, the id of a Hub repository, or the name of an adapter that ships with Weft.
         base: Fingerprint of the base that it is meant for; empty compares nothing.
+        revision: Branch, tag or commit of a Hub repository.
 
     Example:
         >>> adapter = weft.load("weft/letters-adapters/reverse")
         >>> adapter.name, adapter.rank
         ('reverse', 4)
     """
-    folder = resolve(path)
-    if folder is None:
-        raise MissingFileError(f"no adapter folder at {os.fspath(path)}")
+    folder, name = folder_of(path, revision=revision)
     values = read_json(folder / CONFIG)
     if not isinstance(values, dict):
         raise AdapterFormatError(f"{folder / CONFIG} should hold keys and values, it holds {shown(values)}")
     if is_mlx(values):
-        return _load_mlx(folder, values, base)
+        return _load_mlx(folder, name, values, base)
     config = parse(values, folder / CONFIG)
     unknown = unknown_keys(values)
     if unknown:
@@ -96,18 +95,18 @@ def load(path: str | os.PathLike[str], *, base: str = "") -> Adapter:
     return Adapter(
         MappingProxyType(_read(file, plan)),
         base=named or base,
-        name=folder.resolve().name,
+        name=name,
         peft_config=MappingProxyType(values),
         provenance=MappingProxyType(provenance),
     )
 
 
-def _load_mlx(folder: Path, values: dict[str, Any], base: str) -> Adapter:
+def _load_mlx(folder: Path, name: str, values: dict[str, Any], base: str) -> Adapter:
     named = values.get("model")
     return Adapter(
         MappingProxyType(read_mlx(folder, values)),
         base=base,
-        name=folder.resolve().name,
+        name=name,
         provenance=MappingProxyType({"base_model": named} if isinstance(named, str) and named else {}),
     )
 

@@ -35,6 +35,7 @@ VERBS = {
     "describe": "weft.cli.describe:describe",
     "map": "weft.cli.map:map_library",
     "pull": "weft.cli.pull:pull",
+    "push": "weft.cli.push:push",
     "list": "weft.cli.list:list_things",
     "show": "weft.cli.show:show",
 }

@@ -36,7 +36,7 @@ class ModelFlags:
     base: str | None = None
     """Folder, hub id or embedded name; what the adapter names, or weft/letters, unless given."""
     adapter: tuple[str, ...] = ()
-    """Adapter folder; several add up."""
+    """Adapter folder or Hub id; several add up."""
     weight: tuple[float, ...] = ()
     """Weight of each --adapter, in their order; 1 unless given."""
     describe: str | None = None
