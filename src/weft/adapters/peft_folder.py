@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], *, base: str = "", revision: str | None =
     `base` is the fingerprint of the base that it is meant for; a folder that names another one is refused,
     and a folder that names none takes it over. The adapter's name is the folder's or the repository's. As in
     PEFT, tensors of modules that the config leaves out are not read; a warning names them. Copies of base
-    weights that PEFT saves beside a head's LoRA are not read either: `check_copies` compares them with a base.
+    weights that PEFT saves beside a head's LoRA are not read either: `check_copies` compares them.
 
     Raises MissingFileError, AdapterFormatError for a damaged folder (also ConfigError for invalid JSON or a
     path that cannot be one), UnsupportedAdapterError for a kind that Weft does not run, and
