@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weft.engine.choose import choose
 from weft.engine.controllers import apply, consult, decide
 from weft.engine.row import Ends, Reason, Row
-from weft.engine.sampling import Sampling, choose
+from weft.engine.sampling import Sampling
 from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
 from weft.types import AbstractCache, AbstractController, AbstractHost, Request
 
