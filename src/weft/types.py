@@ -401,6 +401,8 @@ class Change:
     """Tokens that come next whatever the model would say."""
     silent: bool = False
     """Whether the token that was just reported is kept out of the text."""
+    note: str = ""
+    """What a reader of a trace should know of it."""
 
 
 class AbstractEncoder(nn.Module, ABC):

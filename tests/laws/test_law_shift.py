@@ -5,6 +5,7 @@ import torch
 
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
+from weft.engine.trace import trace
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host import Host
 from weft.host.pool import content
@@ -159,14 +160,15 @@ def test_shifts_are_bounded_and_the_state_says_so(host):
     library = make_bank([s for s in host.sites if s.path != "lm_head"], 3, 2)
     shift, speaker = make_shift(host)
     made = Forced(*_parts(shift, speaker, library), control=CONTROL, max_shifts=1)
-    loop = Loop(host)
-    loop.submit(Request("0", prompt(0, 5)), sampling=Sampling(max_new_tokens=NEW), controller=made)
-    states = []
-    while loop.busy:
-        loop.step()
-        states += [row.state for row in loop.rows]
-    assert max(state.shifts for state in states) == 1
-    assert states[-1].note == "bound of 1 shifts reached"
+    (told,) = trace(host, [prompt(0, 5)], made, sampling=[Sampling(max_new_tokens=NEW)])
+    assert [token.events for token in told if token.token_id == CONTROL] == [
+        ("shift",),
+        *[("no shift: the bound of 1 is reached",)] * 2,
+    ]
+    assert [token.silent for token in told] == [token.token_id == CONTROL for token in told]
+    first = next(i for i, token in enumerate(told) if token.events)
+    assert all(token.acting == (("speaker", 1.0),) for token in told[: first + 1])
+    assert all(len(token.acting) > 1 for token in told[first + 1 :])
 
 
 def test_the_rank_of_what_was_generated_stays_within_the_budget(host):

@@ -27,7 +27,7 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
     if not isinstance(values, dict) or is_mlx(values):
         return
     file = weights_file(folder)
-    copies = plan_of(file, parse(values, folder / CONFIG), read_header(file)).copies
+    copies = plan_of(file, parse(values, folder / CONFIG, activated=True), read_header(file)).copies
     if not copies:
         return
     known = dict(module.named_parameters(remove_duplicate=False))

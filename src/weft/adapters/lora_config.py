@@ -45,8 +45,10 @@ _LISTS = {"target_modules": str, "exclude_modules": str, "layers_pattern": str, 
 _ABOUT_BASE = ("auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "revision", "task_type")
 
 
-def parse(values: Mapping[str, Any], source: str | Path) -> LoraConfig:
+def parse(values: Mapping[str, Any], source: str | Path, *, activated: bool = False) -> LoraConfig:
     """Check the values of one `adapter_config.json`; `source` names the file in errors.
+
+    `activated` lets a LoRA through that acts from its invocation tokens on.
 
     Keys that the installed PEFT does not know are ignored, as PEFT does; `unknown_keys` lists them.
     Raises UnsupportedAdapterError for a kind that Weft does not run, AdapterFormatError for a wrong value.
@@ -54,7 +56,7 @@ def parse(values: Mapping[str, Any], source: str | Path) -> LoraConfig:
     if values.get("peft_type") != "LORA":
         kind = values.get("peft_type")
         raise UnsupportedAdapterError(f"{source}: peft_type is {shown(kind)}, Weft runs LORA only")
-    for key in sorted(_REFUSED & values.keys()):
+    for key in sorted((_REFUSED & values.keys()) - ({"alora_invocation_tokens"} if activated else set())):
         if values[key] and values[key] != "none":
             raise UnsupportedAdapterError(f"{source}: {key} is {shown(values[key])}, which Weft does not run")
     start = values.get("init_lora_weights", True)
@@ -62,6 +64,11 @@ def parse(values: Mapping[str, Any], source: str | Path) -> LoraConfig:
         raise UnsupportedAdapterError(
             f"{source}: init_lora_weights is {shown(start)}, which changes the base's own weights; "
             "convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion"
+        )
+    invocation = values.get("alora_invocation_tokens")
+    if invocation is not None and not (_is_list(invocation, int) and invocation):
+        raise AdapterFormatError(
+            f"{source}: alora_invocation_tokens is {shown(invocation)}, it should be a list of token ids"
         )
     try:
         known = {key: value for key, value in values.items() if key in _FIELDS and key != "runtime_config"}
@@ -95,7 +102,7 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     maker says of them (`targets_of`), and in full where nobody does.
     """
     kept = dict(adapter.peft_config)
-    if kept and _describes(parse(kept, adapter.name), adapter):
+    if kept and _describes(parse(kept, adapter.name, activated=True), adapter):
         return kept
     ranks = {site.path: adapter.factors[site].a_RI.shape[0] for site in adapter.sites}
     alphas = {site.path: _alpha(adapter.factors[site].scaling, ranks[site.path]) for site in adapter.sites}

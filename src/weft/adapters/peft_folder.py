@@ -39,7 +39,9 @@ from weft.types import Adapter, Factors, Site
 _BASE, PROVENANCE = "weft_base", "weft_provenance"
 
 
-def load(path: str | os.PathLike[str], *, base: str = "", revision: str | None = None) -> Adapter:
+def load(
+    path: str | os.PathLike[str], *, base: str = "", revision: str | None = None, activated: bool = False
+) -> Adapter:
     """Read one LoRA of PEFT or mlx-lm onto the CPU: a folder, a Hub id, or one that ships with Weft.
 
     `base` is the fingerprint of the base that it is meant for; a folder that names another one is refused,
@@ -55,6 +57,8 @@ def load(path: str | os.PathLike[str], *, base: str = "", revision: str | None =
         path: A folder, the id of a Hub repository, or the name of an adapter that ships with Weft.
         base: Fingerprint of the base that it is meant for; empty compares nothing.
         revision: Branch, tag or commit of a Hub repository.
+        activated: Whether a LoRA with `alora_invocation_tokens` is read too; whoever says so runs it with
+            `weft.engine.Activated`, since elsewhere it would act on every token.
 
     Example:
         >>> adapter = weft.load("weft/letters-adapters/reverse")
@@ -67,7 +71,7 @@ def load(path: str | os.PathLike[str], *, base: str = "", revision: str | None =
         raise AdapterFormatError(f"{folder / CONFIG} should hold keys and values, it holds {shown(values)}")
     if is_mlx(values):
         return _load_mlx(folder, name, values, base)
-    config = parse(values, folder / CONFIG)
+    config = parse(values, folder / CONFIG, activated=activated)
     unknown = unknown_keys(values)
     if unknown:
         told = ", ".join(unknown)[:200]

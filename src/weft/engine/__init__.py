@@ -1,5 +1,6 @@
 """Continuing text over a mixture: the decode loop, batching, the cache, controllers."""
 
+from weft.engine.activated import Activated
 from weft.engine.batch import take_rows
 from weft.engine.decode import Step, decode
 from weft.engine.engine import Completion, Engine
@@ -7,4 +8,15 @@ from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 
-__all__ = ["Completion", "Engine", "Loop", "Sampling", "Spoken", "Step", "decode", "nll", "take_rows"]
+__all__ = [
+    "Activated",
+    "Completion",
+    "Engine",
+    "Loop",
+    "Sampling",
+    "Spoken",
+    "Step",
+    "decode",
+    "nll",
+    "take_rows",
+]

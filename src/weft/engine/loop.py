@@ -21,7 +21,7 @@ from weft.engine.controllers import apply, consult, decide
 from weft.engine.row import Ends, Reason, Row
 from weft.engine.sampling import Sampling
 from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
-from weft.types import AbstractCache, AbstractController, AbstractHost, Request
+from weft.types import AbstractCache, AbstractController, AbstractHost, Request, Share
 
 
 class Spoken(NamedTuple):
@@ -36,6 +36,12 @@ class Spoken(NamedTuple):
     """Why the row has ended with this token; None where it goes on."""
     silent: bool
     """Whether a controller keeps the token out of the text."""
+    share: Share
+    """What it was chosen under."""
+    start: int
+    """Position of the first token that the row's cache held."""
+    note: str
+    """What a controller says of what it did after the token."""
 
 
 class _Reading(NamedTuple):
@@ -230,8 +236,9 @@ class Loop:
         changes = consult(rows, hidden_BH, cache.lengths[first:])
         spoken = []
         for row, token, logits_V, change in zip(rows, tokens, logits_BV, changes, strict=True):
-            silent = change is not None and change.silent
-            spoken.append(Spoken(row.request.id, token, logits_V, row.reason(token), silent))
+            silent, note = (change.silent, change.note) if change is not None else (False, "")
+            reason = row.reason(token)
+            spoken.append(Spoken(row.request.id, token, logits_V, reason, silent, row.share, row.start, note))
         for place in range(len(rows) - 1, -1, -1):
             change = changes[place]
             if spoken[place].reason is not None:

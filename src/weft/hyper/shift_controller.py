@@ -27,15 +27,13 @@ class ShiftState:
     delta: Adapter | None = None
     """What was generated so far, decayed and cut to the budget."""
     shifts: int = 0
-    note: str = ""
-    """What a reader of a trace should know of the last event."""
 
 
 class ShiftController(AbstractController):
     """Hears the control token, and shifts the rows that said it, all of them in one forward of the network.
 
     `library` are the adapters that the network blends, in its order; `speaker` acts throughout. A row may
-    shift `max_shifts` times; after that its control tokens change nothing, which its state notes. Generated
+    shift `max_shifts` times; after that its control tokens change nothing, which the change notes. Generated
     deltas are added exactly and cut back to rank `budget`. `reread` has the cache read again under the new
     adapters. The control token stays out of the text unless `audible`.
 
@@ -83,14 +81,8 @@ class ShiftController(AbstractController):
         self, states: Sequence[ShiftState], events: Sequence[Event]
     ) -> list[tuple[ShiftState, Change | None]]:
         """The shifts of all rows that said the control token in one step."""
-        refused = f"bound of {self.max_shifts} shifts reached"
-        answers: list[tuple[ShiftState, Change | None]] = [
-            (
-                replace(state, note=refused),
-                Change(silent=not self.audible),
-            )
-            for state in states
-        ]
+        refused = Change(silent=not self.audible, note=f"no shift: the bound of {self.max_shifts} is reached")
+        answers: list[tuple[ShiftState, Change | None]] = [(state, refused) for state in states]
         going = [i for i, state in enumerate(states) if state.shifts < self.max_shifts]
         if not going:
             return answers
@@ -104,7 +96,11 @@ class ShiftController(AbstractController):
             state = self._after(states[i], shifted, row)
             changed = state.share is not states[i].share
             share = state.share if changed else None
-            answers[i] = state, Change(share, reread=self.reread and changed, silent=not self.audible)
+            note = "" if changed else "no change"
+            answers[i] = (
+                state,
+                Change(share, reread=self.reread and changed, silent=not self.audible, note=note),
+            )
         return answers
 
     def _after(self, state: ShiftState, shifted: Shifted, row: int) -> ShiftState:

@@ -1,10 +1,11 @@
 """Streams of letters: numbered lines, each with the name of a task and an input; the answer works them off.
 
-    3Acab        3cab >bac
-    4Cdob   ->   4dob >bdo
+    3Acab        3Acab >bac
+    4Cdob   ->   4Cdob >bdo
      >
 
-Names are capital letters that say nothing by themselves: which task A is, only training tells. Lines are
+Names are capital letters that say nothing by themselves: which task A is, only training tells. The place to
+ask for another adapter is behind the name. Lines are
 numbered from any digit on, so a stream of six is made of the numbers of streams of four. Which tasks
 may follow each other is drawn once per seed: some ordered pairs are held out, and a held-out stream has no
 other.
@@ -77,8 +78,9 @@ class LetterStreams:
                 ]
                 task = rng.choice(choices)
             text, answer = _example(rng, world, task)
-            parts.append(Part(task, str(first + i), f"{text} >{answer}\n", f"{text} >", answer))
-            lines.append(f"{first + i}{NAMES[self.tasks.index(task)]}{text}\n")
+            lead = f"{first + i}{NAMES[self.tasks.index(task)]}"
+            parts.append(Part(task, lead, f"{text} >{answer}\n", f"{text} >", answer))
+            lines.append(f"{lead}{text}\n")
         return Stream("".join(lines) + " >", tuple(parts))
 
 
