@@ -53,5 +53,5 @@ def test_draws_are_equal_by_number_and_the_first_part_shifts():
 def test_too_many_tasks_and_lines_are_refused():
     with pytest.raises(ConfigError, match="2 to 26 tasks, got 1"):
         LetterStreams(("sort",))
-    with pytest.raises(ConfigError, match="1 to 10 lines, got 11"):
-        LetterStreams(TASKS).train(0, 1, [11])
+    with pytest.raises(ConfigError, match="1 to 6 lines, got 7"):
+        LetterStreams(TASKS).train(0, 1, [7])

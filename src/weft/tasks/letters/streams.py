@@ -5,10 +5,10 @@
      >
 
 Names are capital letters that say nothing by themselves: which task A is, only training tells. The place to
-ask for another adapter is behind the name. Lines are
-numbered from any digit on, so a stream of six is made of the numbers of streams of four. Which tasks
-may follow each other is drawn once per seed: some ordered pairs are held out, and a held-out stream has no
-other.
+ask for another adapter is behind the name. No letter stands twice in the inputs of a stream, so the small
+base finds its place among the lines. Lines are numbered from any digit on, so a stream of six is made of the
+numbers of streams of four. Which tasks may follow each other is drawn once per seed: some ordered pairs are
+held out, and a held-out stream has no other.
 """
 
 import random
@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.errors import ConfigError
-from weft.tasks.letters.world import World, draw_input
+from weft.tasks.letters.operations import ALPHABET
+from weft.tasks.letters.world import World
 from weft.tasks.streams import Part, Stream
 
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MOST = 6
+"""Lines of a stream: their inputs use up the alphabet."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class LetterStreams:
         return [self._stream(rng, rng.choice(lengths), pairs, held_out) for _ in range(count)]
 
     def _stream(self, rng: random.Random, length: int, pairs: set[tuple[str, str]], held_out: bool) -> Stream:
-        if not 1 <= length <= 10:
-            raise ConfigError(f"a stream of letters has 1 to 10 lines, got {length}")
+        if not 1 <= length <= MOST:
+            raise ConfigError(f"a stream of letters has 1 to {MOST} lines, got {length}")
+        letters = list(ALPHABET)
+        rng.shuffle(letters)
         world = World()
         first = rng.randint(0, 10 - length)
         parts: list[Part] = []
@@ -77,16 +82,21 @@ class LetterStreams:
                     if t != before and (before is None or ((before, t) in pairs) == held_out)
                 ]
                 task = rng.choice(choices)
-            text, answer = _example(rng, world, task)
+            text, answer = _example(rng, world, task, letters)
             lead = f"{first + i}{NAMES[self.tasks.index(task)]}"
             parts.append(Part(task, lead, f"{text} >{answer}\n", f"{text} >", answer))
             lines.append(f"{lead}{text}\n")
         return Stream("".join(lines) + " >", tuple(parts))
 
 
-def _example(rng: random.Random, world: World, task: str) -> tuple[str, str]:
-    while True:
-        text = draw_input(rng, "string", "")
+def _example(rng: random.Random, world: World, task: str, letters: list[str]) -> tuple[str, str]:
+    """An input of three or four of the letters, which are used up, that the task does something to."""
+    size = rng.choice((3, 4))
+    text = "".join(letters[:size])
+    answer = world.solve(task, text)
+    while answer is None or answer == text:
+        rng.shuffle(letters)
+        text = "".join(letters[:size])
         answer = world.solve(task, text)
-        if answer is not None and answer != text:
-            return text, answer
+    del letters[:size]
+    return text, answer

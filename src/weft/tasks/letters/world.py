@@ -139,7 +139,7 @@ class World:
         kind = steps[0][0].kind
         rng = random.Random(f"{self.seed} probes {kind}")
         letters = _letters_acted_on(like or steps)
-        inputs = [draw_input(rng, kind, letters) for _ in range(24)]
+        inputs = [_input(rng, kind, letters) for _ in range(24)]
         outputs = [_run(steps, text) for text in inputs]
         if sum(output is None for output in outputs) > 6 or outputs == inputs:
             return None
@@ -173,7 +173,7 @@ class World:
         letters = _letters_acted_on(steps)
         rows: dict[str, str] = {}
         for _ in range(50 * (self.test_rows + self.train_rows)):
-            text = draw_input(rng, kind, letters)
+            text = _input(rng, kind, letters)
             output = _run(steps, text)
             if output is not None and output != text:
                 rows[text] = output
@@ -249,8 +249,7 @@ def _letters_acted_on(steps: Sequence[Step]) -> str:
     return "".join(p["x"] for o, p in steps if o.name in ("replace", "remove"))
 
 
-def draw_input(rng: random.Random, kind: str, letters: str) -> str:
-    """An input of a kind (`string` or `list`) that holds the first two of some letters."""
+def _input(rng: random.Random, kind: str, letters: str) -> str:
     if kind == "list":
         return ",".join(str(rng.randrange(10)) for _ in range(rng.randint(3, 5)))
     length = rng.randint(3, 6)
