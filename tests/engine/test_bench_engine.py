@@ -9,6 +9,9 @@ import torch
 from weft.host import Host
 from weft.types import Share
 
+# PEFT asks for a property by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+
 
 @pytest.fixture
 def bench(monkeypatch):
@@ -19,7 +22,6 @@ def bench(monkeypatch):
     sys.modules.pop("bench.engine", None)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT asks for the old name
 def test_every_side_runs_on_a_small_base(bench, monkeypatch):
     monkeypatch.setattr(bench, "NEW", 3)
     monkeypatch.setattr(bench, "MANY", 20)
