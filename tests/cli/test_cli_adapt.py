@@ -86,3 +86,17 @@ def test_another_process_writes_the_same_bytes(tiny: Tiny, adapter: str, tmp_pat
     )
     for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
         assert (out / name).read_bytes() == (Path(adapter) / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("always:letters.* knows nothing like this description")
+def test_a_description_that_the_network_knows_nothing_like_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, known in (("sort the letters", True), ("qzk vplt xrw hjjw plo", False)):
+        assert main(["adapt", text, "-o", str(tmp_path / "out"), "--json"]) == 0
+        out, err = capsys.readouterr()
+        told = json.loads(out)
+        assert (told["reach"] >= told["reach_threshold"]) == known
+        assert ("knows nothing like this description" in err) != known
+        assert ("the nearest it knows: " in err) != known

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
-from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork
+from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork, told_reach
 from weft.cli.shared.screen import print_json, print_pairs
 
 
@@ -49,5 +49,5 @@ def adapt(
         "rank": adapter.rank,
         "norm": float(norm(adapter)),
         "seconds": round(seconds, 3),
-    }
+    } | told_reach(hyper, description)
     print_json(made) if json else print_pairs(made)

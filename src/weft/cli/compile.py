@@ -13,7 +13,14 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from weft.cli.shared.flags import BaseMismatch, Flag, Threads, set_threads
-from weft.cli.shared.model import Dtype, hypernetwork_for, open_host, open_hypernetwork, usual_base
+from weft.cli.shared.model import (
+    Dtype,
+    hypernetwork_for,
+    open_host,
+    open_hypernetwork,
+    told_reach,
+    usual_base,
+)
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError
 from weft.files import resolve
@@ -97,9 +104,11 @@ def compile_function(
     host = open_host(base, device=device, dtype=dtype)
     chosen = hypernetwork or hypernetwork_for(host)
     start: Adapter | None = None
+    near: dict[str, Any] = {}
     if chosen is not None:
         hyper = open_hypernetwork(chosen, host=host, on_mismatch=base_mismatch)
         start = hyper.to(host.device).adapt(description, name=name)
+        near = told_reach(hyper, description)
     elif task is None:
         raise ConfigError(
             f"no hypernetwork for base {base} ships with Weft, and there are no examples; "
@@ -112,6 +121,7 @@ def compile_function(
         "name": name,
         "base": base,
         "start": "zero" if start is None else chosen,
+        **near,
     }
     if task is None:
         assert start is not None

@@ -2,6 +2,7 @@
 
 from weft.hyper.average import average
 from weft.hyper.hypernetwork import HyperNetwork
+from weft.hyper.reach import Reach, learn_reach, reach
 from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shift_controller import ShiftController
 from weft.hyper.shifter import Shifter
@@ -25,6 +26,7 @@ __all__ = [
     "HeadSConfig",
     "HeadZConfig",
     "HyperNetwork",
+    "Reach",
     "Shift",
     "ShiftConfig",
     "ShiftController",
@@ -33,4 +35,6 @@ __all__ = [
     "T2LConfig",
     "average",
     "build_t2l",
+    "learn_reach",
+    "reach",
 ]

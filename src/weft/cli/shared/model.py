@@ -134,6 +134,26 @@ def open_hypernetwork(
     return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
 
 
+def told_reach(hyper: HyperNetwork, description: str) -> dict[str, Any]:
+    """How near a description is to what a network knows; one that is not in its reach leads to a warning.
+
+    Nothing for a network that keeps no known descriptions.
+    """
+    from weft.hyper import reach
+
+    found = reach(hyper, description)
+    if found is None:
+        return {}
+    if not found.is_within:
+        near = "; ".join(found.nearest)
+        warnings.warn(
+            f"{hyper.name} knows nothing like this description (similarity {found.similarity:.2f}, below "
+            f"{found.threshold:.2f}), so the adapter is a guess; the nearest it knows: {near}",
+            stacklevel=2,
+        )
+    return {"reach": round(found.similarity, 3), "reach_threshold": found.threshold}
+
+
 def usual_base() -> str:
     """The base where nobody names one: the real model where a hypernetwork for it ships, else the letters."""
     return "weft/smollm2" if (embedded_folder() / "smollm2-t2l").is_dir() else BASE

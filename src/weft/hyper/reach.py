@@ -1,0 +1,98 @@
+"""Is this description in a hypernetwork's reach? How near it is to what the network was trained on.
+
+A description's vector e is z-scored as the network's trunk does it, x = (e - mean) / std, and compared with
+those of the known descriptions:
+
+    similarity = max_n cos(x, x_n)
+
+The threshold lies halfway between what wordings of known tasks that were kept from training reach (all but
+the lowest 2 of 100) and what meaningless texts reach (all but the highest 2). Below it the network has seen
+nothing like it, and what it makes is a guess. The known descriptions lie in the network's provenance, so that
+the nearest can be named; their vectors are computed once per machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from weft.embed import Cached
+from weft.errors import ConfigError
+from weft.hyper.hypernetwork import HyperNetwork
+from weft.registry import cache_folder
+from weft.types import Description
+
+KEY = "reach"
+_MOST, _TAIL = 256, 0.02
+_NAMED = 3
+
+
+class Reach(NamedTuple):
+    """How near a description is to the known ones; both numbers are cosines, -1 to 1."""
+
+    similarity: float
+    threshold: float
+    nearest: tuple[str, ...]
+    """Known descriptions, the nearest first."""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the network has learned something like it."""
+        return self.similarity >= self.threshold
+
+
+def learn_reach(
+    hyper: HyperNetwork, known: Sequence[str], others: Sequence[str], meaningless: Sequence[str]
+) -> dict[str, Any]:
+    """What to keep in `provenance["reach"]`: known descriptions and the threshold.
+
+    `known` has the main description of each training task, of which 256 are kept, evenly chosen; `others` are
+    wordings of such tasks that were kept from training, `meaningless` are none at all. Raises ConfigError
+    where one of them is empty.
+    """
+    if not (known and others and meaningless):
+        raise ConfigError("reach is learned from known, kept and meaningless descriptions; give some of each")
+    count = min(len(known), _MOST)
+    kept = list(dict.fromkeys(known[i * len(known) // count] for i in range(count)))
+    known_ND = _place(hyper, kept)
+    low = (_place(hyper, others) @ known_ND.T).amax(1).quantile(_TAIL)
+    high = (_place(hyper, meaningless) @ known_ND.T).amax(1).quantile(1 - _TAIL)
+    return {"known": kept, "threshold": round(float(low + high) / 2, 4)}
+
+
+def reach(hyper: HyperNetwork, description: str) -> Reach | None:
+    """How near a description is to those that a network knows; None for one that keeps none.
+
+    Raises ConfigError for a damaged record, CueError for an empty description.
+    """
+    kept = hyper.provenance.get(KEY)
+    if kept is None:
+        return None
+    if not isinstance(kept, Mapping) or not kept.get("known") or not isinstance(kept.get("threshold"), float):
+        raise ConfigError(f"hypernetwork {hyper.name}: provenance.{KEY} should hold known and threshold")
+    known = [str(text) for text in kept["known"]]
+    similar_N = (_place(hyper, [description]) @ _place(hyper, known).T)[0]
+    best = similar_N.topk(min(_NAMED, len(known)))
+    return Reach(float(best.values[0]), kept["threshold"], tuple(known[i] for i in best.indices.tolist()))
+
+
+@torch.no_grad()
+def _place(hyper: HyperNetwork, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+    """Unit vectors in the space that the network reads."""
+    encoder = hyper.encoder if isinstance(hyper.encoder, Cached) else _cached(hyper)
+    e_ND = encoder.encode([Description(text) for text in texts]).float().cpu()
+    trunk = hyper.network.trunk
+    return normalize((e_ND - trunk.mean.cpu()) / trunk.std.cpu(), dim=1)
+
+
+def _cached(hyper: HyperNetwork) -> Any:
+    """The encoder with a memory in the user's cache; one that learns changes, and is asked anew."""
+    try:
+        return Cached(hyper.encoder, cache_folder() / "vectors")
+    except ConfigError:
+        return hyper.encoder
