@@ -69,7 +69,7 @@ def test_wrong_libraries_are_one_line(
     save(Adapter(factors, name="zero"), library / "zero")
     assert "zero changes nothing" in failed(capsys, str(library), "-o", str(out))
     by = ("--by", "description")
-    assert "1 adapters have no description in their provenance, zero is one" in failed(
+    assert "1 adapters have no description, zero is one" in failed(
         capsys, str(library), "-o", str(out), *by
     )
     for name in ("p", "q"):
