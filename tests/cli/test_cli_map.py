@@ -69,9 +69,7 @@ def test_wrong_libraries_are_one_line(
     save(Adapter(factors, name="zero"), library / "zero")
     assert "zero changes nothing" in failed(capsys, str(library), "-o", str(out))
     by = ("--by", "description")
-    assert "1 adapters have no description, zero is one" in failed(
-        capsys, str(library), "-o", str(out), *by
-    )
+    assert "1 adapters have no description, zero is one" in failed(capsys, str(library), "-o", str(out), *by)
     for name in ("p", "q"):
         save(replace(load(library / "task-0"), base=f"weft1-{name}"), tmp_path / "bases" / name)
     assert "different bases" in failed(capsys, str(tmp_path / "bases"), "-o", str(out))

@@ -50,8 +50,8 @@ def push(
     The repository is made where it is not there. Nothing else of the folder is sent. Log in first, with
     `hf auth login` or HF_TOKEN. The adapter is read before, so that what arrives can be loaded.
 
-    Raises what `load` raises, UnsupportedAdapterError for a folder of mlx-lm, and SaveError where the Hub
-    refuses or cannot be reached.
+    Raises MissingFileError for no folder, what `load` raises, UnsupportedAdapterError for one of mlx-lm, and
+    SaveError where the Hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
