@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit quick fuzz docs bench train-letters clean
+.PHONY: help demo test lint types imports unit quick fuzz docs fuzz bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ fuzz: $(READY)  ## read 10,000 damaged folders of adapters, hypernetworks, route
 
 docs: $(READY)  ## write docs/cli from --help
 	$(BIN)/python docs/make_cli.py
+
+fuzz: $(READY)  ## 10,000 damaged inputs: each is taken or ends in one clear line
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzer.py --cases 10000
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
 	$(BIN)/weft bench kernels train-many merge --write
