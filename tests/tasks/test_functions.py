@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from weft.errors import ConfigError
+from weft.errors import ConfigError, UnknownNameError
 from weft.tasks import hash_tasks
 from weft.tasks.functions.inputs import SHAPE_NAMES, SHAPES
 from weft.tasks.functions.world import KINDS, World
@@ -149,3 +149,9 @@ def test_splits_of_a_recipe() -> None:
     }
     assert all(splits[name] for name in ("unseen_kinds", "unseen_parameters", "unseen_compositions"))
     assert len(splits["train"][0].train) == 6
+    some = load_splits(source.model_copy(update={"reads": ("date", "name"), "train_tasks": 243}))
+    assert {task.category for task in some["train"]} == {"date", "name"}
+    assert "date_dmy_3" in {task.name for task in some["unseen_parameters"]}
+    assert {task.name.split("_")[0] for task in some["unseen_compositions"]} <= {"date", "name"}
+    with pytest.raises(UnknownNameError, match=r"no shape of input 'dates' \(did you mean date\?\)"):
+        load_splits(source.model_copy(update={"reads": ("dates",)}))

@@ -15,7 +15,7 @@ from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import load_tasks, render, save_task
 from weft.train import HyperRecipe, Run, train_base, train_hyper
-from weft.train.hyper import steering
+from weft.train.steering import steering
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from weft.files import nearest
 from weft.reading import read_lines
 from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
+from weft.tasks.functions.inputs import SHAPES
 from weft.tasks.functions.world import World as FunctionsWorld
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
@@ -56,6 +57,9 @@ class FunctionsSource(Config):
     test_rows: int = Field(default=12, gt=0)
     wordings: int = Field(default=16, gt=0)
     """Descriptions per training function; a quarter as many again are kept unseen."""
+    reads: tuple[str, ...] = ()
+    """Of all these functions only those that read these shapes of input (date, name, record, ...), in every
+    split; all unless given."""
     texts: tuple[str, ...] = ()
     """Plain text files (.txt or .txt.gz) for the base."""
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
@@ -186,12 +190,20 @@ def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
         wordings=source.wordings,
     )
     tasks = world.train(source.train_tasks + source.validation_tasks)
+    splits = {
+        "train": tasks[: source.train_tasks],
+        "validation": tasks[source.train_tasks :],
+        "unseen_kinds": world.unseen_kinds(),
+        "unseen_parameters": world.unseen_parameters(),
+        "unseen_compositions": world.unseen_compositions(),
+    }
+    for shape in source.reads:
+        if shape not in SHAPES:
+            raise UnknownNameError(f"no shape of input {shape!r}{nearest(shape, SHAPES)}")
+    wanted = source.reads or tuple(SHAPES)
     return {
-        "train": tuple(tasks[: source.train_tasks]),
-        "validation": tuple(tasks[source.train_tasks :]),
-        "unseen_kinds": tuple(world.unseen_kinds()),
-        "unseen_parameters": tuple(world.unseen_parameters()),
-        "unseen_compositions": tuple(world.unseen_compositions()),
+        split: tuple(task for task in tasks if world.shape(task.name) in wanted)
+        for split, tasks in splits.items()
     }
 
 

@@ -5,8 +5,12 @@ Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105), section 3.2, supervised 
     min_theta  E_task E_description  CE(answer | prompt; base + hyper_theta(description))
 
 Each step generates one adapter for each of several tasks and packs each task's rows into one line, so one
-frozen forward serves all of them. The description is not in the prompt: what is learned goes through the
-generated weights.
+frozen forward serves all of them. The description is not in the prompt unless a recipe puts it there: what is
+learned goes through the generated weights. With `kl_weight` w the loss is
+
+    CE + w * KL(base that reads the description || base + hyper_theta(description))
+
+context distillation (Snell et al. 2022, arXiv 2209.15189) on the answer's tokens.
 
 Departs from the paper in: many tasks and several rows of each per step; no label smoothing or input noise;
 the network in `hypernetwork` is the one that steers best on validation tasks, by 1 - (loss under the right
@@ -21,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -31,14 +34,15 @@ from weft.errors import ConfigError
 from weft.files import nearest
 from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
-from weft.tasks import Draw, Row, Task, fit_rows, hash_tasks, render, samplers_by_category
+from weft.tasks import Draw, Task, fit_rows, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
-from weft.train.answers import answer, load_base, pad_id
+from weft.train.answers import load_base
 from weft.train.forecast import forecast
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.packing import Packed, pack
+from weft.train.packing import Packed
 from weft.train.run import Run, RunConfig
-from weft.types import Bank, Description, Mixture
+from weft.train.steering import loss, pack_draws, steering
+from weft.types import Description
 
 
 class HyperRecipe(Config):
@@ -76,6 +80,10 @@ class HyperRecipe(Config):
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike. Tasks of other
     categories are left out, and out of the evaluation too where the split has any of these."""
+    description_in_prompt: bool = False
+    """Let the adapted base read the description too, in training and evaluation."""
+    kl_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How much the adapted base is drawn to what the base itself says when it reads the description."""
     max_length: int = Field(default=256, gt=1)
     """Longest row in tokens; longer ones are left out and counted, never cut."""
     eval_tasks: int = Field(default=64, gt=1)
@@ -146,10 +154,10 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 for chunk, packed in _parts(host, draws, recipe):
                     with run.accelerator.autocast():
                         bank = hyper.generate([Description(task.description) for task in chunk])
-                        loss = _loss(host, bank, packed)
-                    loss = loss * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
-                    run.accelerator.backward(loss)
-                    mean += loss.item()
+                        nats = loss(host, bank, packed, chunk, kl_weight=recipe.kl_weight)
+                    part_nats = nats * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
+                    run.accelerator.backward(part_nats)
+                    mean += part_nats.item()
             if run.accelerator.num_processes > 1:
                 for parameter in network.parameters():
                     parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
@@ -164,7 +172,9 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 rate = schedulers[0].get_last_lr()[0]
                 run.log(done, {"loss": mean, "grad_norm": float(norm), "learning_rate": rate})
             if run.is_due("eval", done):
-                metrics = steering(host, hyper, validation, rows=recipe.eval_rows)
+                metrics = steering(
+                    host, hyper, validation, rows=recipe.eval_rows, described=recipe.description_in_prompt
+                )
                 run.log(done, metrics)
                 if metrics["steering"] > best and run.accelerator.is_main_process:
                     best = metrics["steering"]
@@ -220,10 +230,10 @@ def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[t
     part: list[Draw] = []
     for draw in draws if most is None else sorted(draws, key=lambda draw: -length[id(draw)]):
         if most is not None and part and length[id(part[0])] * (len(part) + 1) > most:
-            yield part, _pack_rows(host, [task.rows for task in part])
+            yield part, pack_draws(host, part, described=recipe.description_in_prompt)
             part = []
         part.append(draw)
-    yield part, _pack_rows(host, [task.rows for task in part])
+    yield part, pack_draws(host, part, described=recipe.description_in_prompt)
 
 
 def _cook(
@@ -233,7 +243,8 @@ def _cook(
     parts = [HyperNetwork.from_pretrained(folder, host=host) for folder in (trained, *recipe.soup)]
     made = average(parts)
     made.encoder = hyper.encoder  # the one that remembers vectors
-    metrics = steering(host, made, validation, rows=recipe.eval_rows)
+    described = recipe.description_in_prompt
+    metrics = steering(host, made, validation, rows=recipe.eval_rows, described=described)
     told = [{"name": part.name, **part.provenance} for part in parts]
     made.provenance = {**parts[0].provenance, "metrics": metrics, "soup": told}
     folder = trained.with_name("soup")
@@ -261,65 +272,3 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
     if start is None:
         hyper.fit_normaliser(e_ND)
     return hyper
-
-
-def _pack_rows(host: Host, rows: Sequence[Sequence[Row]]) -> Packed:
-    """One line per task: its rows side by side behind the beginning that they share, no description."""
-    groups = [[render(host.tokenizer, row) for row in rows_of_task] for rows_of_task in rows]
-    return pack(groups, pad_id=pad_id(host))
-
-
-def _loss(host: Host, bank: Bank, packed: Packed) -> Tensor:
-    """Mean over tasks of the mean loss of their answer tokens, in nats."""
-    said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
-    return _loss_by_line(said.logits_NV, said.targets_N, said.line_N, len(bank)).mean()
-
-
-def _loss_by_line(logits_NV: Tensor, targets_N: Tensor, line_N: Tensor, lines: int) -> Tensor:
-    loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
-    loss_K = loss_N.new_zeros(lines).index_add(0, line_N, loss_N)
-    return loss_K / torch.bincount(line_N, minlength=lines)
-
-
-def _on(host: Host, bank: Bank) -> Bank:
-    """The bank in the base's own type, where that is a half one."""
-    return bank if host.dtype == torch.float32 else bank.to(host.dtype)
-
-
-@torch.no_grad()
-def steering(
-    host: Host, hyper: HyperNetwork, tasks: Sequence[Task], *, rows: int = 4, batch: int = 8
-) -> dict[str, float]:
-    """What answers to test rows are like under the right description and under the next task's.
-
-    `right` and `other` are shares in [0, 1] of answers that greedy decoding gets right, `margin` their
-    difference: an answer counts when each of its tokens is the likeliest one. `loss_right` and `loss_other`
-    are nats a token, mean over tasks, `loss_margin` is other minus right, and `steering` 1 - right / other:
-    the share of the loss that the right description takes away. Descriptions are unseen wordings where there
-    are some.
-    """
-    texts = [(task.unseen_descriptions or task.descriptions)[0] for task in tasks]
-    training = hyper.training
-    hyper.eval()
-    shares, losses = {}, {}
-    for name, shift in (("right", 0), ("other", 1)):
-        right = total = 0
-        loss = 0.0
-        for start in range(0, len(tasks), batch):
-            chunk = range(start, min(start + batch, len(tasks)))
-            bank = hyper.generate([Description(texts[(i + shift) % len(tasks)]) for i in chunk])
-            packed = _pack_rows(host, [tasks[i].test[:rows] for i in chunk])
-            said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
-            correct, count = packed.count_right(said.logits_NV, said.targets_N)
-            right, total = right + correct, total + count
-            loss += float(_loss_by_line(said.logits_NV, said.targets_N, said.line_N, len(chunk)).sum())
-        shares[name] = right / max(total, 1)
-        losses[f"loss_{name}"] = loss / len(tasks)
-    hyper.train(training)
-    return {
-        **shares,
-        "margin": shares["right"] - shares["other"],
-        **losses,
-        "loss_margin": losses["loss_other"] - losses["loss_right"],
-        "steering": 1 - losses["loss_right"] / losses["loss_other"],
-    }

@@ -72,6 +72,10 @@ class World:
         """The task of a name like `field_second+upper`. Raises ConfigError for an unknown function."""
         return self._task(self._steps_of(name))
 
+    def shape(self, name: str) -> str:
+        """What the function of a name reads, a key of `SHAPES`. Raises ConfigError for an unknown one."""
+        return self._steps_of(name)[0][0].reads
+
     def _steps_of(self, name: str) -> tuple[Step, ...]:
         for part in name.split("+"):
             if part not in _steps():
