@@ -16,6 +16,7 @@ from weft.hyper import HyperNetwork
 from weft.tasks import load_tasks, render, save_task
 from weft.train import HyperRecipe, Run, train_base, train_hyper
 from weft.train.steering import steering
+from weft.types import Examples
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,22 @@ def test_a_base_in_half_precision_and_a_network_in_whole(tasks: Path, tmp_path: 
     losses = [line["loss"] for line in curve(tmp_path / "run") if "loss" in line]
     assert len(losses) == 6
     assert all(loss == loss for loss in losses)
+
+
+def test_examples_beside_the_description(tasks: Path, tmp_path: Path) -> None:
+    cue = {"examples": 3, "description_dropout": 0.3, "examples_dropout": 0.3}
+    parts = {"kind": "parts", "encoder": {"kind": "sentence"}}
+    folder = train_hyper(recipe(tasks, tmp_path / "run", cue=cue, encoder=parts), host=tiny_host(tasks))
+    hyper = HyperNetwork.from_pretrained(folder)
+    shown = Examples((("cat", "CAT"), ("dog", "DOG")))
+    adapters = [hyper.adapt(c) for c in ("upper it", shown, Examples(shown.pairs, "upper it"))]
+    assert len({float(next(iter(a.factors.values())).b_OR.sum()) for a in adapters}) == 3
+    own = {"cue": {"own_prompt": True}, "encoder": parts, "rows_per_task": 1, "eval_rows": 1}
+    train_hyper(recipe(tasks, tmp_path / "own", **own), host=tiny_host(tasks))
+    with pytest.raises(ConfigError, match="rows_per_task 1"):
+        train_hyper(recipe(tasks, tmp_path / "no", **own | {"rows_per_task": 2}), host=tiny_host(tasks))
+    with pytest.raises(ConfigError, match="encoder of kind parts, this one is sentence"):
+        train_hyper(recipe(tasks, tmp_path / "none", cue=cue), host=tiny_host(tasks))
 
 
 def test_an_unknown_split_is_refused(tasks: Path, tmp_path: Path) -> None:

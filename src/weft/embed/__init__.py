@@ -7,6 +7,7 @@ from weft.embed.joined import Joined
 from weft.embed.learned import Learned
 from weft.embed.load import EncoderConfig, build_encoder
 from weft.embed.onehot import OneHot
+from weft.embed.parts import Parts
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates
 from weft.embed.task2vec import Task2Vec, distances, task2vec
@@ -19,6 +20,7 @@ __all__ = [
     "Joined",
     "Learned",
     "OneHot",
+    "Parts",
     "SentenceEncoder",
     "Task2Vec",
     "build_encoder",

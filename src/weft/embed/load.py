@@ -11,6 +11,7 @@ from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
 from weft.embed.onehot import OneHot
+from weft.embed.parts import Parts
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates, Pool, Template
 from weft.embed.task2vec import Task2Vec
@@ -86,6 +87,13 @@ class JoinedConfig(Config):
     encoders: "list[EncoderConfig]"
 
 
+class PartsConfig(Config):
+    """A description and examples, each where it is there, by one encoder."""
+
+    kind: Literal["parts"]
+    encoder: "EncoderConfig"
+
+
 EncoderConfig = Annotated[
     SentenceConfig
     | HostStatesConfig
@@ -93,7 +101,8 @@ EncoderConfig = Annotated[
     | Task2VecConfig
     | OneHotConfig
     | LearnedConfig
-    | JoinedConfig,
+    | JoinedConfig
+    | PartsConfig,
     Field(discriminator="kind"),
 ]
 
@@ -127,6 +136,8 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
             return OneHot(parsed.names)
         case LearnedConfig():
             return Learned(parsed.names, parsed.dim)
+        case PartsConfig():
+            return Parts(build_encoder(parsed.encoder, host=host))
         case JoinedConfig():
             return Joined([build_encoder(part, host=host) for part in parsed.encoders])
 

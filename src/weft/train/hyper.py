@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.config import Config
-from weft.embed import Cached, EncoderConfig, build_encoder
+from weft.embed import Cached, EncoderConfig, Parts, build_encoder
 from weft.errors import ConfigError
 from weft.files import nearest
 from weft.host import Host, short_names
@@ -37,12 +37,13 @@ from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
 from weft.tasks import Draw, Task, fit_rows, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
 from weft.train.answers import load_base
+from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed
 from weft.train.run import Run, RunConfig
 from weft.train.steering import loss, pack_draws, steering
-from weft.types import Description
+from weft.types import AbstractEncoder, Cue
 
 
 class HyperRecipe(Config):
@@ -55,6 +56,8 @@ class HyperRecipe(Config):
     select_on: str = "validation"
     """The split whose steering margin chooses the network that is saved."""
     encoder: EncoderConfig
+    cue: CueConfig = CueConfig()
+    """What the encoder is shown of a task."""
     encoder_cache: str = "runs/encoder-cache"
     network: T2LConfig = T2LConfig()
     init: str | None = None
@@ -153,7 +156,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 draws = [task for sampler in samplers for task in sampler.draw(draw)]
                 for chunk, packed in _parts(host, draws, recipe):
                     with run.accelerator.autocast():
-                        bank = hyper.generate([Description(task.description) for task in chunk])
+                        bank = hyper.generate([_cue(recipe, task, str(number)) for task in chunk])
                         nats = loss(host, bank, packed, chunk, kl_weight=recipe.kl_weight)
                     part_nats = nats * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
                     run.accelerator.backward(part_nats)
@@ -172,9 +175,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
                 rate = schedulers[0].get_last_lr()[0]
                 run.log(done, {"loss": mean, "grad_norm": float(norm), "learning_rate": rate})
             if run.is_due("eval", done):
-                metrics = steering(
-                    host, hyper, validation, rows=recipe.eval_rows, described=recipe.description_in_prompt
-                )
+                metrics = _measure(recipe, host, hyper, validation)
                 run.log(done, metrics)
                 if metrics["steering"] > best and run.accelerator.is_main_process:
                     best = metrics["steering"]
@@ -236,6 +237,11 @@ def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[t
     yield part, pack_draws(host, part, described=recipe.description_in_prompt)
 
 
+def _measure(recipe: HyperRecipe, host: Host, hyper: HyperNetwork, tasks: Sequence[Task]) -> dict[str, float]:
+    described, cue = recipe.description_in_prompt, recipe.cue
+    return steering(host, hyper, tasks, rows=recipe.eval_rows, described=described, cue=cue)
+
+
 def _cook(
     recipe: HyperRecipe, host: Host, hyper: HyperNetwork, trained: Path, validation: Sequence[Task]
 ) -> Path:
@@ -243,8 +249,7 @@ def _cook(
     parts = [HyperNetwork.from_pretrained(folder, host=host) for folder in (trained, *recipe.soup)]
     made = average(parts)
     made.encoder = hyper.encoder  # the one that remembers vectors
-    described = recipe.description_in_prompt
-    metrics = steering(host, made, validation, rows=recipe.eval_rows, described=described)
+    metrics = _measure(recipe, host, made, validation)
     told = [{"name": part.name, **part.provenance} for part in parts]
     made.provenance = {**parts[0].provenance, "metrics": metrics, "soup": told}
     folder = trained.with_name("soup")
@@ -253,7 +258,11 @@ def _cook(
 
 
 def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwork:
-    encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
+    if recipe.cue != CueConfig() and recipe.encoder.kind != "parts":
+        raise ConfigError(f"examples are read by an encoder of kind parts, this one is {recipe.encoder.kind}")
+    if recipe.cue.own_prompt and max(recipe.rows_per_task, recipe.eval_rows) > 1:
+        raise ConfigError("a prompt that makes its own adapter needs rows_per_task 1 and eval_rows 1")
+    encoder = _remembering(recipe, host)
     start = None if recipe.init is None else HyperNetwork.from_pretrained(recipe.init, host=host)
     network = start.network if start else build_t2l(recipe.network, host.sites, dim=encoder.dim)
     if network.config != recipe.network or set(network.sites) != set(host.sites):
@@ -268,7 +277,22 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
         "data_hash": hash_tasks(train),
     }
     hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)
-    e_ND = hyper.encode([Description(text) for task in train for text in task.descriptions])
+    told = [(task, text) for task in train for text in task.descriptions]
+    cues = [_cue(recipe, Draw(0, task, text, task.train[:1]), f"start/{text}") for task, text in told]
+    e_ND = hyper.encode(cues)
     if start is None:
         hyper.fit_normaliser(e_ND)
     return hyper
+
+
+def _remembering(recipe: HyperRecipe, host: Host) -> AbstractEncoder:
+    """The encoder, with a memory for the texts that it reads."""
+    if recipe.encoder.kind == "parts":
+        inner = build_encoder(recipe.encoder.encoder, host=host)
+        return Parts(Cached(inner, recipe.encoder_cache))
+    return Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
+
+
+def _cue(recipe: HyperRecipe, draw: Draw, key: str) -> Cue:
+    key = f"{recipe.run.seed}/{key}/{draw.task.name}"
+    return make_cue(recipe.cue, draw.task, draw.description, draw.rows, key=key)

@@ -12,8 +12,11 @@ from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import Draw, Row, Task, render
 from weft.train.answers import answer, pad_id
+from weft.train.cues import CueConfig, make_cue
 from weft.train.packing import Packed, pack
-from weft.types import Bank, Description, Mixture
+from weft.types import Bank, Mixture
+
+_NOTHING_LEFT_OUT = {"description_dropout": 0.0, "examples_dropout": 0.0}
 
 
 def pack_draws(host: Host, draws: Sequence[Draw], *, described: bool) -> Packed:
@@ -75,6 +78,7 @@ def steering(
     rows: int = 4,
     batch: int = 8,
     described: bool = False,
+    cue: CueConfig | None = None,
 ) -> dict[str, float]:
     """What answers to test rows are like under the right description and under the next task's.
 
@@ -82,9 +86,15 @@ def steering(
     difference: an answer counts when each of its tokens is the likeliest one. `loss_right` and `loss_other`
     are nats a token, mean over tasks, `loss_margin` is other minus right, and `steering` 1 - right / other:
     the share of the loss that the right description takes away. Descriptions are unseen wordings where there
-    are some; with `described` the right one also stands in the prompt, in both cases.
+    are some; with `described` the right one also stands in the prompt, in both cases. `cue` says
+    what the network is shown, nothing left out.
     """
     texts = [(task.unseen_descriptions or task.descriptions)[0] for task in tasks]
+    config = CueConfig() if cue is None else cue.model_copy(update=_NOTHING_LEFT_OUT)
+    shown = [
+        make_cue(config, task, text, task.test[:rows], key=f"steering/{task.name}")
+        for task, text in zip(tasks, texts, strict=True)
+    ]
     training = hyper.training
     hyper.eval()
     shares, losses = {}, {}
@@ -93,7 +103,8 @@ def steering(
         nats = 0.0
         for start in range(0, len(tasks), batch):
             chunk = range(start, min(start + batch, len(tasks)))
-            bank = hyper.generate([Description(texts[(i + shift) % len(tasks)]) for i in chunk])
+            cues = [shown[(i + shift) % len(tasks)] for i in chunk]
+            bank = hyper.generate(cues)
             told = [texts[i] if described else None for i in chunk]
             packed = pack_rows(host, [tasks[i].test[:rows] for i in chunk], told)
             said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
