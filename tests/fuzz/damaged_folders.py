@@ -190,7 +190,9 @@ def _patterns(folder: Path, chance: random.Random) -> str:
     file = _json_file(folder)
     values = json.loads(file.read_text())
     key = chance.choice(("rank_pattern", "alpha_pattern"))
-    values[key] = {chance.choice(_TEXTS) + str(k): _value(chance, 2) for k in range(chance.choice((1, 5000)))}
+    values[key] = {
+        chance.choice(_TEXTS)[:300] + str(k): _value(chance, 2) for k in range(chance.choice((1, 5000)))
+    }
     values[chance.choice(("target_modules", "exclude_modules", "layers_to_transform"))] = _value(chance, 1)
     file.write_text(json.dumps(values))
     return f"{key} of {len(values[key])}"
