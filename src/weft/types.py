@@ -360,6 +360,11 @@ class Share:
             raise ShapeError(f"{len(weights)} weights for {len(adapters)} adapters")
         return cls(tuple(zip(adapters, weights, strict=True)))
 
+    def __add__(self, other: Share) -> Share:
+        """Both at once: contributions add."""
+        states = {**self.states, **other.states}
+        return Share(self.adapters + other.adapters, self.terms + other.terms, states)
+
 
 @dataclass(frozen=True, eq=False)
 class Request:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.lines import stdin_lines
-from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, mix, open_hypernetwork
+from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, open_hypernetwork
 from weft.errors import UnknownNameError, WeftError
 from weft.files import nearest
 from weft.plain import one_line, plain
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weft.engine import Engine
     from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.types import Adapter, Mixture
+    from weft.types import Adapter, Share
 
 _COMMANDS = {
     "/describe": "/describe TEXT  make an adapter from a description and use it",
@@ -47,7 +47,7 @@ def chat(
         history: Let the model read the earlier lines and answers too, the latest that fit its window; a new
             adapter starts afresh.
     """
-    host, adapters, mixture = load_model(model)
+    host, adapters, share = load_model(model)
 
     from weft.engine import Engine
 
@@ -68,13 +68,13 @@ def chat(
                     return
                 changed = _change(command, rest.strip(), host, hypernetwork, model.base_mismatch)
                 if changed is not None:
-                    adapters, mixture = changed
+                    adapters, share = changed
                     turns = list(system)
                     _say(f"now {_under(adapters)}")
                 continue
             asked = _fitting([*turns, {"role": "user", "content": line}], len(system), engine, room)
             answer = ""
-            for piece in engine.stream(asked, mixture=mixture, **sampling.options()):
+            for piece in engine.stream(asked, share=share, **sampling.options()):
                 print(piece, end="", flush=True)
                 answer += piece
             print()
@@ -100,8 +100,10 @@ def _change(
     host: "Host",
     hypernetwork: "Callable[[], HyperNetwork]",
     on_mismatch: BaseMismatch,
-) -> "tuple[list[Adapter], Mixture | None] | None":
+) -> "tuple[list[Adapter], Share] | None":
     """Carry out a command; the adapters from now on, or None when they stay."""
+    from weft.engine.request import under
+
     match command:
         case "/base":
             adapters = []
@@ -116,7 +118,7 @@ def _change(
         case _:
             known = ", ".join(_COMMANDS)
             raise UnknownNameError(f"no command {command}{nearest(command, _COMMANDS)}; there are {known}")
-    return adapters, mix(host, adapters, [1.0] * len(adapters), on_mismatch=on_mismatch)
+    return adapters, under(host, adapters, on_mismatch=on_mismatch)
 
 
 def _lines() -> Iterator[str]:

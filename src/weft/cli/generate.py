@@ -7,21 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from weft.cli.route import LibraryFlags, check_router, explained, open_router
+from weft.cli.route import LibraryFlags
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json
-from weft.cli.shared.tree import TreeFlags, open_tree, plant
+from weft.cli.shared.tree import TreeFlags, open_tree
 from weft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from weft.engine.request import Chooser
     from weft.host import Host
-    from weft.route import Library
-    from weft.route.load import Router
-    from weft.types import Adapter, Bank, Mixture
+    from weft.types import Adapter, Share
 
 
 def generate(
@@ -63,31 +62,31 @@ def generate(
         model = replace(model, base=model.base or opened[1])
     _refuse_stray(prompts, model)
     asked = list(prompts) or _lines()
-    chosen = None
+    chooser = None
     if choice.library is None:
-        host, adapters, mixture = load_model(model)
+        host, adapters, share = load_model(model)
     else:
-        requests = [model.describe or prompt for prompt in asked]
-        host, adapters, mixture, chosen = _load_library(model, choice, requests)
-    if opened is not None:
-        planted = plant(opened[0], leaves.leaf_devices, host)
-        mixture = planted if mixture is None else planted + mixture
+        host, adapters, share, chooser = _load_library(model, choice)
 
     from weft.engine import Engine
+    from weft.engine.request import planted
 
+    if opened is not None:
+        share = planted(opened[0], host, leaves.leaf_devices) + share
+    requests = [model.describe or prompt for prompt in asked]
+    shares = [share if chooser is None else share + chooser.share(request) for request in requests]
     engine = Engine(host)
     chats = [_turns(model.system, prompt) for prompt in asked]
     options = sampling.options()
     if stream:
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i
-            own = mixture if chosen is None else chosen.mixture(mixture, i)
-            for piece in engine.stream(chat, mixture=own, **options):
+            for piece in engine.stream(chat, share=shares[i], **options):
                 print(piece, end="", flush=True)
             print()
         return
     begun = time.perf_counter()
-    said = engine.complete(chats, mixture=mixture if chosen is None else chosen.mixture(mixture), **options)
+    said = engine.complete(chats, shares=shares, **options)
     if json:
         seconds = time.perf_counter() - begun
         results: list[dict[str, Any]] = [
@@ -96,9 +95,10 @@ def generate(
         told: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
         if leaves.tree is not None:
             told |= {"tree": leaves.tree, "leaf_devices": list(leaves.leaf_devices)}
-        if chosen is not None:
+        if chooser is not None:
             told |= {"library": choice.library, "router": choice.router}
-            results = [{**result, "routed": own} for result, own in zip(results, chosen.told(), strict=True)]
+            routed = chooser.weights(requests)
+            results = [{**result, "routed": own} for result, own in zip(results, routed, strict=True)]
         rate = sum(answer.completion_tokens for answer in said) / seconds
         print_json({**told, "tokens_per_second": round(rate, 1), "results": results})
         return
@@ -112,50 +112,25 @@ def generate(
         )
 
 
-class _Chosen(NamedTuple):
-    """A router, the library that it chooses from, and the requests, one per prompt."""
-
-    router: Router
-    library: Library
-    bank: Bank
-    requests: Sequence[str]
-
-    def mixture(self, under: Mixture | None, prompt: int | None = None) -> Mixture:
-        """What all prompts run under, or one of them: the adapters that are always on, and their choice."""
-        from weft.route import routed
-
-        requests = self.requests if prompt is None else [self.requests[prompt]]
-        mixture = routed(self.router, requests, self.bank)
-        return mixture if under is None else under + mixture
-
-    def told(self) -> list[dict[str, float] | None]:
-        """The weights of every prompt by adapter; None where a gate decides in the forward."""
-        from weft.types import Term
-
-        if isinstance(self.router, Term):
-            return [None] * len(self.requests)
-        return [
-            {fact["adapter"]: fact["weight"] for fact in result["adapters"]}
-            for result in explained(self.router, self.requests, self.library)
-        ]
-
-
-def _load_library(
-    model: ModelFlags, choice: LibraryFlags, requests: Sequence[str]
-) -> tuple[Host, list[Adapter], Mixture | None, _Chosen]:
+def _load_library(model: ModelFlags, choice: LibraryFlags) -> tuple[Host, list[Adapter], Share, Chooser]:
     """The base that a library is for, the adapters that are always on, and what chooses from the library."""
+    from weft.engine.request import Chooser
     from weft.route import load_library
+    from weft.route.named import check_router
 
     check_router(choice.router)
     library = load_library(choice.library or "", labels=choice.labels, strict=choice.strict)
     base = model.base or library.base_model or None
-    host, adapters, mixture = load_model(replace(model, base=base, describe=None), library.adapters)
-    library = library.fitting(host, strict=choice.strict)
-    bank = library.bank(host)
-    router = open_router(
-        choice.router, library, bank, top_k=choice.router_top_k, threshold=choice.threshold, host=host
+    host, adapters, share = load_model(replace(model, base=base, describe=None), library.adapters)
+    chooser = Chooser.over(
+        host,
+        library,
+        choice.router,
+        top_k=choice.router_top_k,
+        threshold=choice.threshold,
+        strict=choice.strict,
     )
-    return host, adapters, mixture, _Chosen(router, library, bank, requests)
+    return host, adapters, share, chooser
 
 
 def _refuse_stray(prompts: Sequence[str], model: ModelFlags) -> None:

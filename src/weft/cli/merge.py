@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from weft.cli.shared.flags import BaseMismatch, Flag
-from weft.cli.shared.model import ModelFlags, named_base, open_host
+from weft.cli.shared.model import BASE, open_host
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
 from weft.files import resolve
@@ -110,7 +110,9 @@ def merge(
     host, tasks = None, []
     if needs_data or report:
         tasks = [_task(name) for name in data]
-        host = open_host(base or named_base(ModelFlags(), sources), adapters=sources)
+        from weft.engine.request import named_base
+
+        host = open_host(base or named_base(sources) or BASE, adapters=sources)
     if host is not None and needs_data:
         from weft.evaluate.statistics import statistics
 

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.screen import print_json, print_rows
-from weft.errors import ConfigError, UnknownNameError
-from weft.files import nearest, resolve
+from weft.errors import ConfigError
 
-if TYPE_CHECKING:
-    from weft.host import Host
-    from weft.route import Library
-    from weft.route.load import Router
-    from weft.route.weigh import AbstractWeigher
-    from weft.types import Bank
-
-WEIGHERS = ("nearest", "blend", "classifier")
-GATES = ("arrow", "spectr")
 _SHOWN = 5
 """Most adapters that a table names for one prompt."""
 
@@ -82,15 +71,16 @@ def route(
         json: Print JSON.
     """
     from weft.route import load_library
+    from weft.route.named import GATES, check_router, decides_in_the_forward, explained, named_router
     from weft.types import Bank
 
     if not prompts and describe is None:
         raise ConfigError("there is no prompt to route; give one, or --describe a task")
     check_router(router)
     if router in GATES:
-        raise _decides_in_the_forward(router)
+        raise decides_in_the_forward(router)
     found = load_library(library, labels=labels, strict=strict)
-    opened = open_router(router, found, Bank.stack(found.adapters), top_k=top_k, threshold=threshold)
+    opened = named_router(router, found, Bank.stack(found.adapters), top_k=top_k, threshold=threshold)
     asked = list(prompts) or [str(describe)]
     results = explained(opened, [describe or prompt for prompt in asked], found)
     if json:
@@ -102,147 +92,6 @@ def route(
         first = {"prompt": prompt} if len(asked) > 1 else {}
         rows += [first | row for row in _table(result, explain=explain)]
     print_rows(rows)
-
-
-def check_router(name: str) -> None:
-    """Raise UnknownNameError for what is neither the name of a router nor a folder."""
-    known = (*WEIGHERS, *GATES)
-    if name not in known and resolve(name) is None:
-        raise UnknownNameError(
-            f"no router {name!r}{nearest(name, known)}; there are {', '.join(known)}, or a router's folder"
-        )
-
-
-def open_router(
-    name: str,
-    library: Library,
-    bank: Bank,
-    *,
-    top_k: int | None = None,
-    threshold: float | None = None,
-    host: Host | None = None,
-) -> Router:
-    """The router of a name or folder for a library, whose adapters `bank` holds.
-
-    Without a threshold, nearest and blend get one from everyday requests, a trained router keeps its own.
-
-    Raises ConfigError for an adapter without description where the router needs one, or a `top_k` out of
-    range; and what `load_router` raises.
-    """
-    if top_k is not None and not 1 <= top_k <= len(bank):
-        raise ConfigError(f"top_k is {top_k}, a library of {len(bank)} allows 1 to {len(bank)}")
-    if name in GATES:
-        from weft.route import Arrow, Spectr
-        from weft.types import Term
-
-        gate = Arrow if name == "arrow" else Spectr
-        return Term(bank, gate(bank, top_k=top_k or min(3, len(bank))))
-    router = _weigher(name, library) if name in WEIGHERS else _loaded(name, bank, host)
-    if top_k is not None:
-        from weft.types import Term
-
-        if isinstance(router, Term):
-            raise ConfigError(f"the gate at {name} has its own number of adapters; leave the top k out")
-        router.top_k = top_k
-    return _with_threshold(router, name, bank, threshold)
-
-
-def _with_threshold(router: Router, name: str, bank: Bank, threshold: float | None) -> Router:
-    from weft.route import Blend, Nearest, calibrate
-
-    if threshold is None and name not in WEIGHERS:
-        return router
-    if isinstance(router, Nearest | Blend):
-        router.threshold = calibrate(router.cosines, bank.names) if threshold is None else threshold
-    elif threshold is not None:
-        raise ConfigError(f"{name} knows no distance to a task; --threshold is for nearest and blend")
-    return router
-
-
-def explained(router: Router, requests: Sequence[str], library: Library) -> list[dict[str, Any]]:
-    """For each request its adapters, largest weight first, and the best of the others.
-
-    Where all adapters share, the runner-up is the second.
-    """
-    from weft.route import Nearest
-    from weft.route.library import texts_of
-    from weft.types import Term
-
-    if isinstance(router, Term):
-        raise _decides_in_the_forward(type(router.gate).__name__)
-    names = [adapter.name for adapter in library.adapters]
-    weight_BK = router.weights(requests, names).tolist()
-    full_BK = _unlimited(router, requests, names)
-    index = Nearest(router.encoder)
-    for name, label in library.labels.items():
-        index.add(name, texts_of(label))
-    near_BK = index.cosines(requests, index.names).tolist() if index.names else [[]] * len(requests)
-    results = []
-    for weight_K, full_K, near_K in zip(weight_BK, full_BK, near_BK, strict=True):
-        cosine = dict(zip(index.names, near_K, strict=True))
-        order = sorted(range(len(names)), key=lambda k: (-weight_K[k], -full_K[k]))
-        facts = [
-            {
-                "adapter": names[k],
-                "weight": weight_K[k],
-                "distance": 1 - cosine[names[k]] if names[k] in cosine else None,
-                "description": library.labels.get(names[k]),
-            }
-            for k in order
-        ]
-        chosen = [fact for fact in facts if fact["weight"] > 0]
-        others = facts[len(chosen) :] or facts[1:]  # with none chosen, the nearest of all
-        results.append({"adapters": chosen, "runner_up": others[0] if others else None})
-    return results
-
-
-def _unlimited(router: AbstractWeigher, requests: Sequence[str], names: Sequence[str]) -> list[list[float]]:
-    """The weights that all adapters would have: the router's own order of those that it leaves out."""
-    from weft.route import Blend, Nearest
-
-    kept, router.top_k = router.top_k, None
-    bounded = router if isinstance(router, Nearest | Blend) else None
-    threshold = bounded.threshold if bounded else None
-    try:
-        if bounded:
-            bounded.threshold = None
-        return router.weights(requests, names).tolist()
-    finally:
-        router.top_k = kept
-        if bounded:
-            bounded.threshold = threshold
-
-
-def _weigher(name: str, library: Library) -> AbstractWeigher:
-    from weft.embed import SentenceEncoder
-    from weft.route import Blend, Classifier, Nearest
-    from weft.route.library import texts_of
-
-    labels = library.descriptions()
-    encoder = SentenceEncoder()
-    if name == "blend":
-        return Blend(encoder, labels)
-    if name == "classifier":
-        return Classifier.fit(
-            encoder, [(text, name) for name, label in labels.items() for text in texts_of(label)]
-        )
-    index = Nearest(encoder)
-    for adapter, label in labels.items():
-        index.add(adapter, texts_of(label))
-    return index
-
-
-def _loaded(folder: str, bank: Bank, host: Host | None) -> Router:
-    from weft.route import load_router
-
-    return load_router(folder, bank, host=host)
-
-
-def _decides_in_the_forward(name: str) -> ConfigError:
-    return ConfigError(
-        f"{name} decides inside the forward, token by token; weft generate --router uses it, "
-        "weft route shows routers that look at the prompt"
-    )
 
 
 def _table(result: dict[str, Any], *, explain: bool) -> list[dict[str, object]]:

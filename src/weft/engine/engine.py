@@ -17,13 +17,13 @@ from weft.engine.row import Reason
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
-from weft.errors import ConfigError
+from weft.errors import ConfigError, ShapeError
 from weft.host import Host
 from weft.reading import check_text
 from weft.tasks import Encoded, collate, render_prompt
 from weft.tasks.chat import plain_ids, stop_ids
 from weft.tasks.rows import turn_of
-from weft.types import AbstractController, Mixture, Request
+from weft.types import AbstractController, Mixture, Request, Share
 
 Prompt = str | list[dict[str, str]] | list[int]
 """A question, or a chat of `role` and `content`, both written by the tokenizer's template; or token ids."""
@@ -61,6 +61,7 @@ class Engine:
         prompts: Prompt,
         *,
         mixture: Mixture | None = None,
+        shares: Sequence[Share] | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
         raw: bool = False,
@@ -72,6 +73,7 @@ class Engine:
         prompts: Prompts,
         *,
         mixture: Mixture | None = None,
+        shares: Sequence[Share] | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
         raw: bool = False,
@@ -82,6 +84,7 @@ class Engine:
         prompts: Prompt | Prompts,
         *,
         mixture: Mixture | None = None,
+        shares: Sequence[Share] | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
         raw: bool = False,
@@ -92,11 +95,12 @@ class Engine:
         A string is a question for the tokenizer's chat template, where it has one; with `raw` it is a text to
         be continued as it stands.
         `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
-        in their order; per token, it speaks of a prompt's own tokens, from its first. At most `batch_size`
-        rows are written at a time, longest prompts first; a controller hears of prompt i as request str(i).
+        in their order; per token, it speaks of a prompt's own tokens, from its first. `shares`, one per
+        prompt, say the same row by row (see `weft.engine.request`). At most `batch_size` rows are written at
+        a time, longest prompts first; a controller hears of prompt i as request str(i).
 
-        Raises ConfigError for an option out of range, PromptTooLongError, ShapeError for an empty prompt or a
-        mixture made for another number of prompts.
+        Raises ConfigError for an option out of range or both a mixture and shares, PromptTooLongError,
+        ShapeError for an empty prompt or a mixture or shares made for another number of prompts.
 
         Example:
             >>> Engine(host).generate("cab", mixture=Mixture.of(adapter), max_new_tokens=16)
@@ -105,7 +109,8 @@ class Engine:
         one = _is_one(prompts)
         many = cast("Sequence[Prompt]", [prompts] if one else prompts)
         ids = [self.prompt_ids(prompt, raw=raw) for prompt in many]
-        texts = [said.text for said in self._generate(ids, mixture, controller, batch_size, options)]
+        own = _shares(mixture, shares, len(ids))
+        texts = [said.text for said in self._generate(ids, own, controller, batch_size, options)]
         return texts[0] if one else texts
 
     def complete(
@@ -113,6 +118,7 @@ class Engine:
         prompts: Prompts,
         *,
         mixture: Mixture | None = None,
+        shares: Sequence[Share] | None = None,
         controller: AbstractController | None = None,
         batch_size: int = 32,
         raw: bool = False,
@@ -120,13 +126,15 @@ class Engine:
     ) -> list[Completion]:
         """As `generate`, with how many tokens each answer took and why it ended."""
         ids = [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)]
-        return self._generate(ids, mixture, controller, batch_size, Sampling(**sampling))
+        own = _shares(mixture, shares, len(ids))
+        return self._generate(ids, own, controller, batch_size, Sampling(**sampling))
 
     def stream(
         self,
         prompt: Prompt,
         *,
         mixture: Mixture | None = None,
+        share: Share | None = None,
         controller: AbstractController | None = None,
         raw: bool = False,
         **sampling: Any,
@@ -138,9 +146,9 @@ class Engine:
         """
         options = Sampling(**sampling)
         loop = Loop(self.host, max_rows=1)
-        (share,) = shares_of(mixture, 1)
+        (own,) = _shares(mixture, None if share is None else [share], 1)
         loop.submit(
-            Request("0", tuple(self.prompt_ids(prompt, raw=raw)), share),
+            Request("0", tuple(self.prompt_ids(prompt, raw=raw)), own),
             sampling=options,
             controller=controller,
             stop_ids=self.stop_ids,
@@ -169,12 +177,11 @@ class Engine:
     def _generate(
         self,
         prompt_ids: Sequence[list[int]],
-        mixture: Mixture | None,
+        shares: Sequence[Share],
         controller: AbstractController | None,
         batch_size: int,
         options: Sampling,
     ) -> list[Completion]:
-        shares = shares_of(mixture, len(prompt_ids))
         loop = Loop(self.host, max_rows=batch_size)
         growing = [Text() for _ in prompt_ids]
 
@@ -234,6 +241,16 @@ class Engine:
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _shares(mixture: Mixture | None, shares: Sequence[Share] | None, rows: int) -> Sequence[Share]:
+    if shares is None:
+        return shares_of(mixture, rows)
+    if mixture is not None:
+        raise ConfigError("give a mixture or shares, not both: each says what acts on every row")
+    if len(shares) != rows:
+        raise ShapeError(f"{len(shares)} shares for {rows} prompts")
+    return shares
 
 
 def _spoken(loop: Loop) -> Iterator[Spoken]:

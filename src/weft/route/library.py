@@ -59,12 +59,12 @@ class Library(NamedTuple):
         )
 
     def bank(self, host: Host) -> Bank:
-        """All adapters stacked, in the number type and on the device of a host.
+        """All adapters stacked on the device of a host, in the number type that they were stored in.
 
         Raises what `check_fits` raises, BaseMismatchError for adapters of different bases.
         """
         check_one_base(self.adapters)
-        return Bank.stack([fitted(adapter, host) for adapter in self.adapters]).to(host.device, host.dtype)
+        return Bank.stack([fitted(adapter, host) for adapter in self.adapters]).to(host.device)
 
     def descriptions(self) -> dict[str, Label]:
         """The label of every adapter. Raises ConfigError for one without."""

@@ -20,7 +20,7 @@ from weft.registry import NAMED
 if TYPE_CHECKING:
     from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.types import Adapter, Mixture
+    from weft.types import Adapter, Share
 
 BASE = "weft/letters"
 HYPERNETWORK = "weft/letters-t2l"
@@ -78,20 +78,20 @@ class SamplingFlags:
         return asdict(self)
 
 
-def load_model(
-    flags: ModelFlags, library: Sequence[Adapter] = ()
-) -> tuple[Host, list[Adapter], Mixture | None]:
-    """The base, its adapters and the mixture of them; None is the base alone.
+def load_model(flags: ModelFlags, library: Sequence[Adapter] = ()) -> tuple[Host, list[Adapter], Share]:
+    """The base, its adapters, and what acts under them.
 
     The base also offers the sites of the adapters of a library.
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
     from weft.adapters import check_copies
+    from weft.engine.request import named_base, under
 
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
-    name = flags.base or named_base(flags, adapters)
+    asked = None if flags.describe is None else flags.hypernetwork
+    name = flags.base or named_base(adapters, asked) or BASE
     host = open_host(name, device=flags.device, dtype=flags.dtype, adapters=[*adapters, *library])
     for folder in flags.adapter:
         check_copies(folder, host.module)
@@ -99,7 +99,7 @@ def load_model(
         hyper = open_hypernetwork(flags.hypernetwork, host=host, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
         weights.append(1.0)
-    return host, adapters, mix(host, adapters, weights, on_mismatch=flags.base_mismatch)
+    return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
@@ -176,30 +176,3 @@ def hide_bars(name: str | Path) -> None:
 
     if str(name) in NAMED or resolve(name) is not None:
         logging.disable_progress_bar()
-
-
-def mix(
-    host: Host, adapters: Sequence[Adapter], weights: Sequence[float], *, on_mismatch: BaseMismatch = "refuse"
-) -> Mixture | None:
-    """The weighted sum of adapters, checked against the base; None when there are none."""
-    import torch
-
-    from weft.host import fitted
-    from weft.types import Bank, Mixture
-
-    if not adapters:
-        return None
-    bank = Bank.stack([fitted(adapter, host, on_mismatch) for adapter in adapters]).to(host.device)
-    return Mixture.dense(bank, torch.tensor([list(weights)], device=host.device))
-
-
-def named_base(flags: ModelFlags, adapters: Sequence[Adapter]) -> str:
-    """The base that the adapters name, or the hypernetwork that is asked for; else the embedded one."""
-    from weft.adapters.card import base_model
-
-    for adapter in adapters:
-        if base_model(adapter):
-            return base_model(adapter)
-    folder = resolve(flags.hypernetwork) if flags.describe is not None else None
-    named = read_json(folder / "config.json")["provenance"].get("base_model") if folder else None
-    return named or BASE

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -13,9 +12,7 @@ from weft.errors import ConfigError
 from weft.files import read_json, resolve
 
 if TYPE_CHECKING:
-    from weft.host import Host
     from weft.route import Tree
-    from weft.types import Mixture
 
 
 @Parameter(name="*")
@@ -33,7 +30,7 @@ def open_tree(flags: TreeFlags) -> tuple[Tree, str | None] | None:
     """The tree, on the CPU, and the name of its base where it has one; None where no tree is asked for.
 
     Raises ConfigError for a folder of another kind, or leaf devices that cannot be used; and what loading
-    raises. No device but the CPU is filled before `plant`.
+    raises. No device but the CPU is filled before it is planted.
     """
     if flags.tree is None:
         if flags.leaf_devices:
@@ -49,16 +46,3 @@ def open_tree(flags: TreeFlags) -> tuple[Tree, str | None] | None:
     if flags.leaf_devices:
         check_devices(flags.leaf_devices, len(tree.leaves))
     return tree, found and read_json(found / "config.json")["provenance"].get("base_model")
-
-
-def plant(tree: Tree, leaf_devices: Sequence[str], host: Host) -> Mixture:
-    """The mixture of a tree on its base. Raises what `check_fits` raises."""
-    from weft.adapters import check_fits
-    from weft.route import place_leaves
-
-    check_fits(tree.leaves[0], host.sites, host.fingerprint)
-    tree = replace(tree, gate=tree.gate.to(host.device))
-    if leaf_devices:
-        return place_leaves(tree, leaf_devices)
-    shared = tree.shared and tree.shared.to(host.device)
-    return replace(tree, leaves=tree.leaves.to(host.device), shared=shared).mixture
