@@ -45,7 +45,7 @@ def test_weight_zero_is_left_out_and_wrong_numbers_are_refused(letters, library)
 
 def test_an_adapter_says_the_same_alone_and_from_a_library_in_low_precision(library):
     host = weft.Host.from_pretrained("weft/letters", dtype="bfloat16")
-    chooser = Chooser.over(host, library, "nearest", threshold=-1)
+    chooser = Chooser.over(host, library, "nearest", threshold=-1.0)
     share = chooser.share("reverse the text")
     ((adapter, weight),) = share.adapters
     assert (adapter.name, weight) == ("reverse", 1.0)
@@ -59,7 +59,7 @@ def test_an_adapter_says_the_same_alone_and_from_a_library_in_low_precision(libr
 
 
 def test_choosers_tell_their_weights(letters, library):
-    chooser = Chooser.over(letters, library, "blend", top_k=2, threshold=-1)
+    chooser = Chooser.over(letters, library, "blend", top_k=2, threshold=-1.0)
     (told,) = chooser.weights(["sort the letters"])
     assert told is not None
     assert len(told) == 2
