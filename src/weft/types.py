@@ -13,6 +13,7 @@ D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,12 @@ class Adapter:
     def rank(self) -> int:
         """The largest rank over its sites; 0 when it has none."""
         return max((f.a_RI.shape[0] for f in self.factors.values()), default=0)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a PEFT folder, as `weft.save` does, and raise what it raises."""
+        from weft.adapters import save  # above this file: for those who know the name from Hugging Face
+
+        save(self, folder)
 
 
 @dataclass(frozen=True, eq=False)

@@ -234,3 +234,11 @@ def test_broken_factors_are_not_saved(factors: object, message: str, tmp_path: P
     with pytest.raises((ShapeError, WeightsError), match=message):
         save(broken, tmp_path / "x")
     assert bytes_of(tmp_path / "x") == before
+
+
+def test_save_pretrained_is_save(pico_bank, tmp_path: Path) -> None:
+    adapter = pico_bank(1, 2)[0]
+    save(adapter, tmp_path / "a")
+    adapter.save_pretrained(tmp_path / "b")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

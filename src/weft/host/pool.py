@@ -120,10 +120,14 @@ class Pool:
         if not self._pins[key]:
             del self._pins[key]
 
+    def pinned(self, adapter: Adapter) -> bool:
+        """Whether an adapter is kept in its place."""
+        return self.key(adapter) in self._pins
+
     def evict(self, adapter: Adapter) -> None:
         """Free the place of an adapter. Raises ConfigError while it is pinned."""
         key = self.key(adapter)
-        if key in self._pins:
+        if self.pinned(adapter):
             raise ConfigError(f"adapter {adapter.name} acts on a row; it can leave when the row has ended")
         if key in self._slots:
             self._drop(key)
