@@ -568,6 +568,10 @@ class AbstractController(ABC):
     def start(self, request: Request) -> tuple[Share, Any]:
         """What acts on a row to begin with, and the row's state; called before its prompt is read."""
 
+    def skips(self, request: Request) -> int:
+        """How many tokens of the prompt's front `start` has taken in; no cache reads them. Default: 0."""
+        return 0
+
     def fires(self, token_id: int, cached: int) -> bool:
         """Whether a token is worth an event, told the token and how many the cache holds. Default: each."""
         return True

@@ -1,44 +1,73 @@
-"""`weft adapt`: a description in, an adapter out."""
+"""`weft adapt`: a description or a document in, an adapter out."""
+
+from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork, told_reach
 from weft.cli.shared.screen import print_json, print_pairs
+from weft.errors import ConfigError
+from weft.reading import check_file, read_lines
+
+if TYPE_CHECKING:
+    from weft.hyper import ContextNetwork
 
 
 def adapt(
-    description: str,
+    description: str | None = None,
     /,
     *,
+    document: Path | None = None,
     output_dir: Annotated[Path, Parameter(alias="-o")],
     hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
+    levels: int | None = None,
     name: str | None = None,
     json: Flag = False,
 ) -> None:
-    """Make an adapter from a description, and save it as a PEFT folder.
+    """Make an adapter from a description or a document, and save it as a PEFT folder.
 
     For example:
 
         weft adapt "sort the letters from z to a" -o out/
+        weft adapt --document notes.txt --with context/ -o out/
 
     Args:
         description: What the model should do, in words.
+        document: Text file (.txt, .txt.gz) whose content goes into the adapter, of any length.
         output_dir: Folder to write; an adapter that is there is replaced, anything else is refused.
-        hypernetwork: The hypernetwork that makes it: a folder, or one that ships with Weft.
+        hypernetwork: The hypernetwork that makes it: a folder, or one that ships with Weft. A document needs
+            a context network (weft train context).
+        levels: How many levels of a stack act above its first; it decides by itself unless given.
         name: Name of the adapter; made from the description unless given.
         json: Print JSON.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
+    from weft.hyper.slug import slug
+    from weft.types import Document
 
-    hyper = open_hypernetwork(hypernetwork)
-    start = time.perf_counter()
-    adapter = hyper.adapt(description, name=name)
+    if (description is None) == (document is None):
+        raise ConfigError("give a description, or a --document, and not both")
+    if description is not None:
+        hyper = open_hypernetwork(hypernetwork)
+        start = time.perf_counter()
+        adapter = hyper.adapt(description, name=name, levels=levels)
+        reached = told_reach(hyper, description)
+    else:
+        assert document is not None
+        check_file(document)
+        if levels is not None:
+            raise ConfigError("--levels belongs to a description; a document has none")
+        network = _open_context(hypernetwork)
+        start = time.perf_counter()
+        adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))
+        reached = {}
     seconds = time.perf_counter() - start
     save(adapter, output_dir)
     made = {
@@ -49,5 +78,19 @@ def adapt(
         "rank": adapter.rank,
         "norm": float(norm(adapter)),
         "seconds": round(seconds, 3),
-    } | told_reach(hyper, description)
+    } | reached
     print_json(made) if json else print_pairs(made)
+
+
+def _open_context(folder: str) -> ContextNetwork:
+    from weft.hyper import ContextNetwork
+
+    if folder == HYPERNETWORK:
+        raise ConfigError("a document needs a context network; name one by --with (weft train context)")
+    return ContextNetwork.from_pretrained(folder)
+
+
+def _ids(network: ContextNetwork, document: Path) -> Iterator[int]:
+    """Token ids of a file, line by line, so that it is never held whole."""
+    for _, line in read_lines(document):
+        yield from network.tokens(line)

@@ -17,11 +17,12 @@ from weft.errors import ConfigError
 from weft.plain import plain
 
 if TYPE_CHECKING:
+    from weft.experiments.dynamic.recipe import DynamicRecipe
     from weft.experiments.library.recipe import RoutingRecipe
     from weft.experiments.merging.recipe import MergingRecipe
     from weft.experiments.tree.recipe import TreeComparison
 
-Kind = Literal["library", "merging", "tree"]
+Kind = Literal["library", "merging", "tree", "dynamic"]
 
 
 def experiment(
@@ -44,8 +45,8 @@ def experiment(
         weft experiment tree recipes/letters/tree_compare.yaml
 
     Args:
-        kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; or trees
-            beside one LoRA and mixtures, trained on the same tokens.
+        kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; trees
+            beside one LoRA and mixtures, trained on the same tokens; or adapters that change under way.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         threads: CPU threads; torch decides unless given.
@@ -78,6 +79,10 @@ def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
             from weft.experiments.tree.recipe import TreeComparison
 
             return TreeComparison, _tree
+        case "dynamic":
+            from weft.experiments.dynamic.recipe import DynamicRecipe
+
+            return DynamicRecipe, _dynamic
 
 
 def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
@@ -148,6 +153,22 @@ def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
     _give(page, to_dict(recipe, found), recipe.output, json)
     if recipe.output is not None:
         draw_trees(found, Path(recipe.output).parent / picture)
+
+
+def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
+    from weft.experiments.dynamic.context import measure_context
+    from weft.experiments.dynamic.page import dynamic_page
+    from weft.experiments.dynamic.stack import measure_stack
+
+    sections = {}
+    with _status() as tell:
+        if recipe.context is not None:
+            sections["context"] = measure_context(recipe.context, tell)
+        if recipe.stack is not None:
+            sections["stack"] = measure_stack(recipe.stack, tell)
+    page = dynamic_page(sections, command=command)
+    values = {name: [asdict(line) for line in lines] for name, lines in sections.items()}
+    _give(page, {**values, "recipe": recipe.model_dump(mode="json")}, recipe.output, json)
 
 
 @contextmanager

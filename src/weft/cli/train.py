@@ -9,7 +9,7 @@ from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.plain import plain
 
-Kind = Literal["base", "lora", "hyper", "blend", "tree", "shift"]
+Kind = Literal["base", "lora", "hyper", "blend", "tree", "shift", "context", "stack"]
 
 
 def train(
@@ -33,7 +33,8 @@ def train(
 
     Args:
         kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, a tree of
-            adapters, or a shift: adapters that change while the model speaks.
+            adapters, a shift (adapters that change while the model speaks), a network that presses texts into
+            adapters, or a stack of levels over a hypernetwork.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         resume: Go on from the last checkpoint, or start again.
@@ -75,6 +76,14 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.shift import ShiftRecipe, train_shift
 
             return ShiftRecipe, train_shift
+        case "context":
+            from weft.train.context import ContextRecipe, train_context
+
+            return ContextRecipe, train_context
+        case "stack":
+            from weft.train.stack import StackRecipe, train_stack
+
+            return StackRecipe, train_stack
         case "tree":
             from weft.train.tree import TreeRecipe, train_tree
 

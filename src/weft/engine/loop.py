@@ -76,6 +76,12 @@ class Loop:
         return bool(self.waiting or self._reading or self.rows)
 
     @property
+    def held(self) -> list[int]:
+        """How many tokens the caches hold of every row that is being read or written."""
+        caches = [self._cache, *(group.cache for group in self._reading)]
+        return [length for cache in caches for length in cache.lengths]
+
+    @property
     def active(self) -> int:
         """How many rows are being read or written."""
         return len(self.rows) + sum(len(group.rows) for group in self._reading)
@@ -168,6 +174,7 @@ class Loop:
             row = self.waiting[0]
             if row.controller is not None and not row.started:
                 row.share, row.state = row.controller.start(row.request)
+                row.start = row.unread = row.controller.skips(row.request)
                 row.started = True
             try:
                 self.host.hold(row.share)

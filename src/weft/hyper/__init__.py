@@ -1,12 +1,16 @@
 """Cue -> adapters: networks that write the weights of another."""
 
+from weft.hyper.accumulator import Accumulator, AccumulatorConfig
 from weft.hyper.average import average
+from weft.hyper.context import ContextConfig, ContextNetwork
 from weft.hyper.hypernetwork import HyperNetwork
+from weft.hyper.perceiver import Perceiver, PerceiverConfig
 from weft.hyper.reach import Reach, learn_reach, reach
 from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shift_controller import ShiftController
 from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
+from weft.hyper.stack import Stack, StackConfig
 from weft.hyper.t2l import (
     T2L,
     HeadLConfig,
@@ -17,22 +21,32 @@ from weft.hyper.t2l import (
     T2LConfig,
     build_t2l,
 )
+from weft.hyper.window import WindowController
 
 __all__ = [
     "T2L",
+    "Accumulator",
+    "AccumulatorConfig",
+    "ContextConfig",
+    "ContextNetwork",
     "HeadLConfig",
     "HeadMConfig",
     "HeadPConfig",
     "HeadSConfig",
     "HeadZConfig",
     "HyperNetwork",
+    "Perceiver",
+    "PerceiverConfig",
     "Reach",
     "Shift",
     "ShiftConfig",
     "ShiftController",
     "Shifter",
     "Speaker",
+    "Stack",
+    "StackConfig",
     "T2LConfig",
+    "WindowController",
     "average",
     "build_t2l",
     "learn_reach",

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from weft.adapters import OnMismatch
 from weft.embed.load import EncoderConfig, build_same_encoder
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper.slug import cue_text, slug
-from weft.hyper.t2l import T2L, T2LConfig, build_t2l
+from weft.hyper.stack import Stack, StackConfig, build_network
+from weft.hyper.t2l import T2L, Made, T2LConfig
 from weft.saved import (
     WEIGHTS,
     Saved,
@@ -38,7 +40,7 @@ class SavedHyperNetwork(Saved):
     name: str
     encoder: EncoderConfig
     encoder_identity: str
-    network: T2LConfig
+    network: T2LConfig | StackConfig
     sites: tuple[SavedSite, ...]
     """In the order of the network's groups."""
 
@@ -60,7 +62,7 @@ class HyperNetwork(AbstractHyperNetwork):
     def __init__(
         self,
         encoder: AbstractEncoder,
-        network: T2L,
+        network: T2L | Stack,
         *,
         base: str = "",
         name: str = "hypernetwork",
@@ -86,16 +88,17 @@ class HyperNetwork(AbstractHyperNetwork):
         """Z-score the network's input by the cue vectors of the training tasks."""
         self.network.trunk.fit_normaliser(e_ND.to(self.network.trunk.mean))
 
-    def generate(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
+    def generate(self, cues: Sequence[Cue] | Float[Tensor, "B D"], *, levels: int | None = None) -> Bank:
         """One adapter per cue, all sites in one differentiable forward; scaling is folded into b.
 
-        Raises CueError, ShapeError for vectors of another length.
+        So many `levels` of a stack act above its first; each cue decides unless given. Raises CueError,
+        ShapeError for vectors of another length, ConfigError for levels that there are not.
         """
         if isinstance(cues, Tensor):
             names, e_BD = tuple(f"row-{i}" for i in range(cues.shape[0])), cues
         else:
             names, e_BD = tuple(slug(cue) for cue in cues), self.encode(cues)
-        factors = self.network(e_BD)
+        factors = self._made(e_BD, levels)
         scaling = self.network.config.scaling
         return Bank(
             names=names,
@@ -109,17 +112,17 @@ class HyperNetwork(AbstractHyperNetwork):
         return self.generate(cues)
 
     @torch.no_grad()
-    def adapt(self, cue: Cue | str, *, name: str | None = None) -> Adapter:
+    def adapt(self, cue: Cue | str, *, name: str | None = None, levels: int | None = None) -> Adapter:
         """One adapter for one cue (text is a description), in evaluation mode and without gradient.
 
         Its scaling stands apart from B, as alpha over rank. It is named after the cue, or `name`; its
-        provenance tells hypernetwork, cue and seed. Raises CueError.
+        provenance tells hypernetwork, cue and seed. `levels` as in `generate`. Raises CueError, ConfigError.
         """
         cue = Description(cue) if isinstance(cue, str) else cue
         training = self.training
         self.eval()
         try:
-            factors = self.network(self.encode([cue]))
+            factors = self._made(self.encode([cue]), levels)
         finally:
             self.train(training)
         repeated = ("seed", "base_model", "target_modules")
@@ -132,6 +135,13 @@ class HyperNetwork(AbstractHyperNetwork):
             name=slug(cue) if name is None else name,
             provenance={"hypernetwork": self.name, "description": cue_text(cue), **told},
         )
+
+    def _made(self, e_BD: Tensor, levels: int | None) -> Made:
+        if isinstance(self.network, Stack):
+            return self.network(e_BD, levels)
+        if levels is not None and levels != 0:
+            raise ConfigError(f"{self.name} is one network, no stack; levels is 0, got {levels}")
+        return self.network(e_BD)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
         """Write `config.json` and `model.safetensors`; a hypernetwork that is there is replaced.
@@ -182,10 +192,10 @@ class HyperNetwork(AbstractHyperNetwork):
         with torch.random.fork_rng(devices=[]):
             encoder = build_same_encoder(saved.encoder, saved.encoder_identity, folder, host)
             with torch.device("meta"):  # sizes first: a config is small, what it asks for may not be
-                sized = cls(encoder, build_t2l(saved.network, sites, dim=encoder.dim), **told)
+                sized = cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
             shapes = {name: tuple(tensor.shape) for name, tensor in sized.state_dict().items()}
             tensors = read_tensors(folder / WEIGHTS, shapes)
-            hyper = cls(encoder, build_t2l(saved.network, sites, dim=encoder.dim), **told)
+            hyper = cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
         hyper.load_state_dict(tensors)
         return hyper.eval()
 

@@ -27,6 +27,9 @@ from weft.hyper.head_z import HeadZ
 from weft.hyper.trunk import Trunk
 from weft.types import Site
 
+Made = dict[Site, tuple[Float[Tensor, "B R I"], Float[Tensor, "B O R"]]]
+"""A and B of every site, one of each per cue."""
+
 
 class HeadLConfig(Config):
     """Options of head L."""
@@ -107,12 +110,17 @@ class T2L(nn.Module):
         """The sites that it makes adapters for, in the order of its groups."""
         return tuple(site for group in self.groups for site in group.sites)
 
-    def forward(
-        self, e_BD: Float[Tensor, "B D"]
-    ) -> dict[Site, tuple[Float[Tensor, "B R I"], Float[Tensor, "B O R"]]]:
+    def forward(self, e_BD: Float[Tensor, "B D"]) -> Made:
         """A and B of every site for every cue, before scaling; views of one tensor per group."""
+        return self.emit(self.latents(e_BD))
+
+    def latents(self, e_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B S Q F"]:
+        """What the head reads: Q latents per cue and site."""
         queries_BSQW = self.head.queries(self.trunk.body(e_BD))
-        z_BSQF = self.trunk.tail(queries_BSQW.flatten(1, 2)).unflatten(1, queries_BSQW.shape[1:3])
+        return self.trunk.tail(queries_BSQW.flatten(1, 2)).unflatten(1, queries_BSQW.shape[1:3])
+
+    def emit(self, z_BSQF: Float[Tensor, "B S Q F"]) -> Made:
+        """A and B of every site from its latents."""
         factors = {}
         sizes = [len(group.sites) for group in self.groups]
         for group, z_BLQF in zip(self.groups, z_BSQF.split(sizes, 1), strict=True):

@@ -1,5 +1,6 @@
-"""Where a recipe's tasks come from: the letters and functions worlds, Natural Instructions, own folders."""
+"""Where a recipe's tasks come from: made worlds, Natural Instructions, or a user's own folders."""
 
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weft.config import Config
-from weft.errors import UnknownNameError
+from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.reading import read_lines
+from weft.tasks.facts.documents import TEMPLATE, VOCABULARY, document_task
 from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
 from weft.tasks.functions.inputs import SHAPES
@@ -113,7 +115,26 @@ class FileSource(Config):
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
 
 
-Source = LettersSource | FunctionsSource | NaturalInstructionsSource | FolderSource | FileSource
+class FactsSource(Config):
+    """Documents of invented facts as tasks; splits train, validation; categories `pairs-N-links-M`."""
+
+    kind: Literal["facts"]
+    seed: int = 0
+    pairs: tuple[int, ...] = (1, 2, 4, 8)
+    """Facts per document; as many documents of each."""
+    links: tuple[int, ...] = ()
+    """For each of `pairs`, how many names know one of those; none unless given."""
+    documents: int = Field(default=4000, gt=0)
+    """Training documents of each size."""
+    validation_documents: int = Field(default=64, gt=0)
+    """Of each size."""
+    said: int = Field(default=0, ge=0)
+    """Questions per document that ask for a word itself; a base needs some, to tell names apart."""
+    tokens: int = Field(default=64, ge=0)
+    """Length that idle sentences fill a document up to; every second one has a random part of it."""
+
+
+Source = LettersSource | FunctionsSource | NaturalInstructionsSource | FolderSource | FileSource | FactsSource
 
 
 def _named(value: Any) -> Any:
@@ -159,6 +180,11 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
         return {"train": (load_file_task(**told),)}
     if isinstance(source, FunctionsSource):
         return _functions(source)
+    if isinstance(source, FactsSource):
+        return {
+            "train": _documents(source, "train", source.documents),
+            "validation": _documents(source, "validation", source.validation_documents),
+        }
     if isinstance(source, FolderSource):
         return {"train": load_tasks(source.path)}
     splits = {}
@@ -207,9 +233,24 @@ def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
     }
 
 
+def _documents(source: FactsSource, split: str, count: int) -> tuple[Task, ...]:
+    links = source.links or (0,) * len(source.pairs)
+    if len(links) != len(source.pairs):
+        raise ConfigError(
+            f"links has {len(links)} numbers, one for each of {len(source.pairs)} pairs is read"
+        )
+    tasks = []
+    for pairs, linked in zip(source.pairs, links, strict=True):
+        for number in range(count):
+            key = f"{source.seed}/{split}/{pairs}/{linked}/{number}"
+            tokens = source.tokens if number % 2 else int(random.Random(key).random() * source.tokens)
+            tasks.append(document_task(key, pairs=pairs, links=linked, tokens=tokens, said=source.said))
+    return tuple(tasks)
+
+
 def load_texts(source: Source) -> Iterator[str]:
     """The plain texts of a source, one document after another. Raises MissingFileError."""
-    if isinstance(source, LettersSource):
+    if isinstance(source, LettersSource | FactsSource):
         return
     for name in source.texts:
         yield from (line.strip() for _, line in read_lines(name))
@@ -219,6 +260,8 @@ def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedT
     """The tokenizer for a base trained on a source: words and letters, or byte-level BPE of its own texts."""
     if isinstance(source, LettersSource):
         return build_tokenizer(text for task in tasks for text in task.descriptions)
+    if isinstance(source, FactsSource):
+        return build_tokenizer([VOCABULARY], template=TEMPLATE)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

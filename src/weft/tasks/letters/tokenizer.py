@@ -20,7 +20,7 @@ _TEMPLATE = (
 )
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], *, template: str = _TEMPLATE) -> PreTrainedTokenizerFast:
     """Make the tokenizer whose whole words are those of `texts` (descriptions)."""
     words = sorted({word for text in texts for word in _words(" " + text)})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -45,7 +45,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         pad_token=_PAD,
         eos_token=_END,
-        chat_template=_TEMPLATE,
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 

@@ -1,0 +1,1 @@
+"""What do adapters gain by changing while the model runs?"""

@@ -1,0 +1,14 @@
+"""The recipe of `weft experiment dynamic`."""
+
+from weft.config import Config
+from weft.experiments.dynamic.context import ContextComparison
+from weft.experiments.dynamic.stack import StackComparison
+
+
+class DynamicRecipe(Config):
+    """Sections are measured where they are there."""
+
+    context: ContextComparison | None = None
+    stack: StackComparison | None = None
+    output: str | None = None
+    """The page, a .md file; JSON lies beside it."""

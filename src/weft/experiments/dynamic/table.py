@@ -1,0 +1,39 @@
+"""Lines of a table: a value per seed, its mean and an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+"""Student's t for a two-sided interval of 95 %, by number of values."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured thing."""
+
+    what: str
+    who: str
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def shown(self) -> str:
+        """Mean, and from two seeds on the interval of 95 % by Student's t over seeds."""
+        count = len(self.values)
+        if count not in _T95:
+            return f"{self.mean:.3f}"
+        variance = sum((value - self.mean) ** 2 for value in self.values) / (count - 1)
+        half = _T95[count] * math.sqrt(variance / count)
+        return f"{self.mean:.3f} ± {half:.3f} ({', '.join(f'{value:.3f}' for value in self.values)})"
+
+
+def line_of(what: str, who: str, values: Sequence[float]) -> Line:
+    """A line from one value per seed."""
+    return Line(what, who, tuple(values))

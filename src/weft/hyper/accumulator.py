@@ -1,0 +1,100 @@
+"""Hidden states of a text -> a sum of outer products per site: a state that adds up, at a fixed cost.
+
+Generative Adapter (Chen et al. 2024, arXiv 2411.05877), section 3; t runs over the tokens of all that was
+read, so the state of two texts is the sum of theirs:
+
+    S_s = sum_t g_t v_t k_t^T        A_s = row(K_s)    B_s = V_s S_s        V_s = 0 at the start
+    k_t = sum_j c_j * K_s norm(x_s(t-j)), of unit length
+
+x_s is what the site itself reads of the text, whitened (whiten.py), so keys lie where the queries A x of a
+later prompt will lie. K [M, I] and V [O, M] are learned and belong to the site: adapters of all texts share
+A, and adding texts is adding B. Departs from the paper in: no SVD over the whole sum (adding would be no sum
+then); keys are made from what the site reads by a short convolution; a gate g says which tokens to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.config import Config
+from weft.hyper.groups import group_sites
+from weft.hyper.head import kaiming
+from weft.hyper.perceiver import Made
+from weft.hyper.states import SHIFT, Inputs, StateMix, convolve
+from weft.hyper.whiten import Whitening
+from weft.types import Site
+
+
+class AccumulatorConfig(Config):
+    """One state for all chunks; the rank of its adapter never grows."""
+
+    kind: Literal["accumulator"] = "accumulator"
+    rank: PositiveInt = 64
+    """M, the size of the state: so many keys can be told apart."""
+    scaling: float = Field(default=2.0, gt=0)
+    latent: int = Field(default=128, ge=16, multiple_of=4)
+
+
+class Accumulator(nn.Module):
+    """States and mask to the factors of all sites, before scaling."""
+
+    def __init__(self, config: AccumulatorConfig, sites: Iterable[Site], *, depth: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.groups = group_sites(sites)
+        ordered = self.sites
+        latent, rank = config.latent, config.rank
+        self.mix = StateMix(ordered, depth=depth, width=width, latent=latent)
+        self.whiten = Whitening(ordered)
+        self.mlp = nn.Sequential(nn.Linear(latent, 4 * latent), nn.SiLU(), nn.Linear(4 * latent, latent))
+        self.value_SWM = nn.Parameter(torch.randn(len(ordered), latent, rank) / latent**0.5)
+        self.shift_SJM = nn.Parameter(torch.full((len(ordered), SHIFT, rank), 1 / SHIFT))
+        self.gate_SW = nn.Parameter(torch.zeros(len(ordered), latent))
+        self.start_a = nn.ParameterDict(
+            {group.name: kaiming(len(group.sites), rank, group.in_features) for group in self.groups}
+        )
+        self.out_b = nn.ParameterDict(
+            {
+                group.name: nn.Parameter(torch.zeros(len(group.sites), group.out_features, rank))
+                for group in self.groups
+            }
+        )
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that it makes adapters for, in the order of its groups."""
+        return tuple(site for group in self.groups for site in group.sites)
+
+    def forward(
+        self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]
+    ) -> Made:
+        """A and B of every site for every text; A is the same for all texts."""
+        x_BSTW = self.mix(states_BMTH)
+        x_BSTW = F.layer_norm(x_BSTW + self.mlp(x_BSTW), x_BSTW.shape[-1:])
+        key_BSTM = torch.stack([self._keys(*one, inputs) for one in enumerate(self.sites)], 1)
+        value_BSTM = torch.einsum("bstw,swm->bstm", x_BSTW, self.value_SWM)
+        gate_BST = torch.sigmoid(torch.einsum("bstw,sw->bst", x_BSTW, self.gate_SW)) * mask_BT[:, None]
+        state_BSVK = torch.einsum("bst,bstv,bstk->bsvk", gate_BST, value_BSTM, key_BSTM)
+        made: Made = {}
+        sizes = [len(group.sites) for group in self.groups]
+        for group, state in zip(self.groups, state_BSVK.split(sizes, 1), strict=True):
+            b_BSOK = torch.einsum("sov,bsvk->bsok", self.out_b[group.name], state)
+            for place, site in enumerate(group.sites):
+                a_RI = self.whiten.rows(site, self._start(site))
+                made[site] = (a_RI.expand(len(b_BSOK), *a_RI.shape), b_BSOK[:, place])
+        return made
+
+    def _keys(self, place: int, site: Site, inputs: Inputs) -> Float[Tensor, "B T M"]:
+        x_BTM = self.whiten.norm(site, inputs[site]) @ self._start(site).mT
+        return F.normalize(convolve(x_BTM, self.shift_SJM[place]), dim=-1)
+
+    def _start(self, site: Site) -> Float[Tensor, "M I"]:
+        group = next(group for group in self.groups if site in group.sites)
+        return self.start_a[group.name][group.sites.index(site)]

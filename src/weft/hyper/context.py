@@ -1,0 +1,337 @@
+"""A text -> an adapter that knows it, whatever the text's length: chunk by chunk, in one pass each.
+
+    chunk -> hidden states of the frozen base -> perceiver or accumulator -> (A, B) of every site
+
+What a chunk becomes depends on its own tokens alone. Chunks go together in one of two ways, by the network:
+
+    perceiver      delta = sum of the chunks' deltas, cut back to `rank_budget` by truncated SVD (concat)
+    accumulator    A is shared, B adds up: a state of fixed size, an update of fixed cost (additive)
+
+Doc-to-LoRA (arXiv 2602.15902) concatenates without bound; Generative Adapter (arXiv 2411.05877) adds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from weft.adapters import concat, truncate
+from weft.config import Config, Size
+from weft.errors import ConfigError, CueError, ShapeError
+from weft.host import Host
+from weft.hyper.accumulator import Accumulator, AccumulatorConfig
+from weft.hyper.perceiver import Perceiver, PerceiverConfig
+from weft.hyper.slug import slug
+from weft.hyper.states import Inputs
+from weft.saved import (
+    WEIGHTS,
+    Saved,
+    SavedSite,
+    check_base,
+    describe,
+    list_sites,
+    read_tensors,
+    write,
+)
+from weft.types import AbstractHyperNetwork, Adapter, Bank, Cue, Document, Factors, Site
+
+T = TypeVar("T")
+_TOGETHER = 16
+"""Chunks of a stream that are read in one forward."""
+_LARGEST_RANK = 4096
+"""Of the chunks of one document side by side, before any cut."""
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items in their order; the last one may be shorter. Nothing is read ahead."""
+    rest = iter(items)
+    while several := list(islice(rest, size)):
+        yield several
+
+
+class ContextConfig(Config):
+    """How a text becomes an adapter."""
+
+    reader: PerceiverConfig | AccumulatorConfig = PerceiverConfig()
+    chunk: Size = 32
+    """Tokens that are pressed at a time."""
+    rank_budget: Size = 64
+    """Rank that concatenated chunks are cut back to; an accumulator has its own."""
+
+
+class SavedContext(Saved):
+    """What `config.json` holds."""
+
+    sort: ClassVar[str] = "context network"
+    kind: Literal["context"]
+    name: str
+    network: ContextConfig
+    sites: tuple[SavedSite, ...]
+    """In the order of the network's groups."""
+
+
+class ContextNetwork(AbstractHyperNetwork):
+    """Makes adapters of texts for one base, which also reads the texts; the base is no part of its state.
+
+    Raises ConfigError for a host that is no language model.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: ContextConfig,
+        *,
+        sites: Sequence[Site] | None = None,
+        name: str = "context",
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        super().__init__()
+        if not isinstance(host.module, PreTrainedModel):
+            raise ConfigError("only a language model can read a text; this host has none")
+        shape = host.module.config.get_text_config()
+        sizes = {"depth": shape.num_hidden_layers + 1, "width": shape.hidden_size}
+        sites = host.sites if sites is None else sites
+        self.reader: Perceiver | Accumulator
+        if isinstance(config.reader, PerceiverConfig):
+            self.reader = Perceiver(config.reader, sites, **sizes)
+        else:
+            self.reader = Accumulator(config.reader, sites, **sizes)
+        self.config = config
+        self.name = name
+        self.provenance = dict(provenance)
+        self._frozen = (host,)
+
+    @property
+    def host(self) -> Host:
+        """The base that reads."""
+        return self._frozen[0]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that it makes adapters for."""
+        return self.reader.sites
+
+    @property
+    def additive(self) -> bool:
+        """Whether adapters of chunks add up without growing."""
+        return isinstance(self.reader, Accumulator)
+
+    def press(self, chunks: Sequence[Sequence[int]]) -> Bank:
+        """One adapter per chunk of token ids, differentiable; scaling is folded into b.
+
+        Raises CueError for an empty chunk.
+        """
+        if not all(chunks):
+            raise CueError("there is nothing to read in an empty chunk")
+        made = self.reader(*self._read(chunks))
+        scaling = self.config.reader.scaling
+        return Bank(
+            names=tuple(f"chunk-{k}" for k in range(len(chunks))),
+            a={site: a_BRI for site, (a_BRI, _) in made.items()},
+            b={site: b_BOR * scaling for site, (_, b_BOR) in made.items()},
+            base=self.host.fingerprint,
+        )
+
+    def fit_whitening(self, chunks: Sequence[Sequence[int]]) -> None:
+        """Let keys be whitened by what the sites read of ordinary texts. Raises CueError for no chunks."""
+        if not chunks:
+            raise CueError("there is no text to fit the whitening on")
+        seen: dict[Site, list[Tensor]] = {site: [] for site in self.sites}
+        for several in batched(chunks, _TOGETHER):
+            _, inputs, mask_BT = self._read(several)
+            for site, x_BTI in inputs.items():
+                seen[site].append(x_BTI[mask_BT])
+        self.reader.whiten.fit({site: torch.cat(parts) for site, parts in seen.items()})
+
+    def gather(self, chunks: Bank, counts: Sequence[int]) -> Bank:
+        """One adapter per document from those of its chunks, which follow each other; differentiable.
+
+        Concatenated ones are not cut back here: that is for adapters, by `join`. Raises ShapeError for other
+        numbers of chunks.
+        """
+        if sum(counts) != len(chunks) or not all(counts):
+            raise ShapeError(f"{len(chunks)} chunks, and documents of {list(counts)}")
+        names = tuple(f"document-{d}" for d in range(len(counts)))
+        owner_K = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        place_K = torch.cat([torch.arange(count) for count in counts])
+        a, b = {}, {}
+        for site in chunks.sites:
+            a_KRI, b_KOR = chunks.a[site], chunks.b[site]
+            if self.additive:
+                a[site] = a_KRI[:1].expand(len(counts), -1, -1)
+                zeros = b_KOR.new_zeros(len(counts), *b_KOR.shape[1:])
+                b[site] = zeros.index_add(0, owner_K.to(b_KOR.device), b_KOR)
+            else:
+                # [documents, chunks, ...] with zeros where a document has fewer
+                spread_a = a_KRI.new_zeros(len(counts), max(counts), *a_KRI.shape[1:])
+                spread_b = b_KOR.new_zeros(len(counts), max(counts), *b_KOR.mT.shape[1:])
+                spread_a = spread_a.index_put((owner_K, place_K), a_KRI)
+                spread_b = spread_b.index_put((owner_K, place_K), b_KOR.mT)
+                a[site], b[site] = spread_a.flatten(1, 2), spread_b.flatten(1, 2).mT
+        return Bank(names, a, b, chunks.base)
+
+    def generate(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
+        """One adapter per document, in one differentiable forward.
+
+        Raises CueError for what is no document, is empty, or has so many chunks that their ranks side by side
+        pass what memory allows: such a document is streamed, by `adapt_stream`.
+        """
+        if isinstance(cues, Tensor):
+            raise CueError("a context network reads documents; it has no use for vectors")
+        chunks, counts = [], []
+        for cue in cues:
+            if not isinstance(cue, Document):
+                raise CueError(f"a context network reads documents, not a {type(cue).__name__.lower()}")
+            of_one = list(self.chunks(self.tokens(cue.text)))
+            if not of_one:
+                raise CueError(f"the base's tokenizer finds nothing to read in {cue.text[:40]!r}")
+            rank = self.config.reader.rank * (1 if self.additive else len(of_one))
+            if rank > _LARGEST_RANK:
+                raise CueError(
+                    f"a document of {len(of_one)} chunks makes an adapter of rank {rank}, at most "
+                    f"{_LARGEST_RANK} fit into memory at once; stream it (weft adapt --document)"
+                )
+            chunks += of_one
+            counts.append(len(of_one))
+        bank = self.gather(self.press(chunks), counts)
+        return Bank(tuple(slug(cue) for cue in cues), bank.a, bank.b, bank.base)
+
+    def chunks(self, ids: Iterable[int]) -> Iterator[list[int]]:
+        """Token ids cut into chunks; the last one may be shorter."""
+        return batched(ids, self.config.chunk)
+
+    @torch.no_grad()
+    def join(self, adapters: Sequence[Adapter]) -> Adapter:
+        """One adapter that knows what all of them know, cut back to the budget where they are concatenated.
+
+        Documents that were joined are taken apart by joining the others again. Raises ShapeError for none.
+        """
+        if not adapters:
+            raise ShapeError("there is no adapter to join")
+        if len(adapters) == 1:
+            return adapters[0]
+        if not self.additive:
+            return truncate(concat(adapters, [1.0] * len(adapters)), self.config.rank_budget)
+        first = adapters[0]
+        factors = {}
+        for site, (a_RI, _, scaling) in first.factors.items():
+            b_OR = torch.stack([adapter.factors[site].b_OR for adapter in adapters]).sum(0)
+            factors[site] = Factors(a_RI, b_OR, scaling)
+        return replace(first, factors=factors)
+
+    def adapt_stream(self, ids: Iterable[int], *, name: str = "document") -> Adapter:
+        """One adapter from token ids that arrive one after another; at most a few chunks are held at a time.
+
+        Raises CueError where none arrives.
+        """
+        known: Adapter | None = None
+        for several in batched(self.chunks(ids), _TOGETHER):
+            known = self.learn(known, several)
+        if known is None:
+            raise CueError("there is nothing to read in an empty document")
+        told = {key: self.provenance[key] for key in ("seed", "base_model") if key in self.provenance}
+        return replace(known, name=name, provenance={"hypernetwork": self.name, **told})
+
+    @torch.no_grad()
+    def learn(self, known: Adapter | None, chunks: Sequence[Sequence[int]]) -> Adapter:
+        """What is known with some chunks more. Raises CueError for an empty chunk."""
+        training = self.training
+        self.eval()
+        try:
+            bank = self.press(chunks)
+        finally:
+            self.train(training)
+        return self.join([*([] if known is None else [known]), *(bank[k] for k in range(len(bank)))])
+
+    def adapt(self, cue: Cue | str, *, name: str | None = None) -> Adapter:
+        """One adapter for one document (text is one). Raises CueError."""
+        cue = Document(cue) if isinstance(cue, str) else cue
+        if not isinstance(cue, Document):
+            raise CueError(f"a context network reads documents, not a {type(cue).__name__.lower()}")
+        return self.adapt_stream(self.tokens(cue.text), name=slug(cue) if name is None else name)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> None:
+        """Write `config.json` and `model.safetensors`; one that is there is replaced. Raises SaveError."""
+        values = {
+            "kind": "context",
+            "name": self.name,
+            "base": self.host.fingerprint,
+            "network": self.config.model_dump(),
+            "sites": list_sites(self.sites),
+            "provenance": self.provenance,
+        }
+        write(folder, SavedContext, values, {key: x.to(dtype) for key, x in self.state_dict().items()})
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, host: Host | None = None
+    ) -> ContextNetwork:
+        """Read a folder, in evaluation mode; the base that it names is loaded unless given.
+
+        Raises MissingFileError, ConfigError, BaseMismatchError and WeightsError as `HyperNetwork` does.
+        """
+        saved, folder = describe(name_or_folder, SavedContext)
+        if host is None:
+            base = saved.provenance.get("base_model")
+            if not isinstance(base, str):
+                raise ConfigError(f"{folder} does not say which base it is for; give --base")
+            host = Host.from_pretrained(base)
+        check_base(saved, folder, host.fingerprint)
+        sites = [Site(*values) for values in saved.sites]
+        told = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):  # sizes first: a config is small, what it asks for may not be
+                sized = cls(host, saved.network, **told)
+            shapes = {key: tuple(tensor.shape) for key, tensor in sized.state_dict().items()}
+            tensors = read_tensors(folder / WEIGHTS, shapes)
+            network = cls(host, saved.network, **told)
+        network.load_state_dict(tensors)
+        return network.to(host.device).eval()
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text. Raises ConfigError for a base without a tokenizer."""
+        if self.host.tokenizer is None:
+            raise ConfigError("this host has no tokenizer, so it reads no text")
+        return self.host.tokenizer.encode(text, add_special_tokens=False)
+
+    @torch.no_grad()
+    def _read(
+        self, chunks: Sequence[Sequence[int]]
+    ) -> tuple[Float[Tensor, "B M T H"], Inputs, Bool[Tensor, "B T"]]:
+        """What every layer of the bare base says of the chunks, and what the sites read.
+
+        Each chunk is read alone, from position 0.
+        """
+        length_B = torch.tensor([len(chunk) for chunk in chunks])
+        ids_BT = torch.zeros(len(chunks), int(length_B.max()), dtype=torch.long)
+        for ids_T, chunk in zip(ids_BT, chunks, strict=True):
+            ids_T[: len(chunk)] = torch.tensor(chunk)
+        mask_BT = torch.arange(ids_BT.shape[1]) < length_B[:, None]
+        mask_BT = mask_BT.to(self.host.device)
+        inputs: dict[Site, Tensor] = {}
+        handles = [
+            self.host.module.get_submodule(site.path).register_forward_pre_hook(_keep(inputs, site))
+            for site in self.sites
+        ]
+        try:
+            out = self.host.forward(ids_BT.to(self.host.device), mask_BT=mask_BT, output_hidden_states=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack(out.hidden_states, 1).float(), inputs, mask_BT
+
+
+def _keep(inputs: dict[Site, Tensor], site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[site] = given[0].float()
+
+    return keep

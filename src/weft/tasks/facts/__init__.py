@@ -1,0 +1,1 @@
+"""Small documents of invented facts, and questions that only they answer."""

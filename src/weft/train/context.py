@@ -1,0 +1,299 @@
+"""Train a network that presses texts into weights: what is said with a text at hand is said without it.
+
+Context distillation, amortised over texts (Doc-to-LoRA, Charakorn et al. 2026, arXiv 2602.15902, section 3):
+
+    student = base + network(document), told the question
+    teacher = the same base, told document and question
+    loss = - sum_{v in top-k of teacher} p_teacher(v) log p_student(v)  +  completion * CE(answer)
+           + reconstruction * CE(document | base + network(document))
+
+Documents are the descriptions of tasks, questions their rows; or passages of plain texts, where the question
+is to go on. The number of facts grows by a curriculum: many at once stay at chance until few are learned.
+Departs from the paper in: answers are given, not drawn from the teacher; the network with the best margin
+(right document minus another one) on validation tasks is kept.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from weft.config import Config, Size
+from weft.errors import ConfigError
+from weft.files import nearest
+from weft.host import Host
+from weft.hyper import ContextConfig, ContextNetwork
+from weft.reading import read_lines
+from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
+from weft.tasks.batch import TaskSampler
+from weft.tasks.source import Source, load_splits
+from weft.train.answers import answer, load_base, pad_id
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.packing import pack
+from weft.train.run import Run, RunConfig
+from weft.types import Bank, Mixture
+
+
+class Stage(Config):
+    """A part of a curriculum."""
+
+    until: float = Field(gt=0, le=1)
+    """Share of all steps at which it ends."""
+    category_shares: dict[str, int]
+    """Documents per step of each category."""
+
+
+class PassagesConfig(Config):
+    """Plain texts to go on with: what lies before the window is pressed."""
+
+    texts: tuple[str, ...]
+    """Files, .txt or .txt.gz."""
+    per_batch: Size = 8
+    pressed: Size = 128
+    """Tokens that are pressed."""
+    window: Size = 32
+    """Tokens in the window behind them."""
+    completion: Size = 32
+    """Tokens that the loss is on."""
+    most_tokens: Size = 1 << 20
+    """Of the texts, from their start."""
+
+
+class ContextRecipe(Config):
+    """`weft train context RECIPE`."""
+
+    run: RunConfig
+    base: str
+    """Embedded name, folder or hub id of the frozen base, which also reads the documents."""
+    data: Source | None = Field(default=None, discriminator="kind")
+    """Tasks whose descriptions are documents and whose rows are questions."""
+    passages: PassagesConfig | None = None
+    """In place of tasks, or beside them."""
+    select_on: str = "validation"
+    network: ContextConfig = ContextConfig()
+    target_modules: str | list[str] = ["down_proj", "o_proj"]
+    attn_implementation: str = "sdpa"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    curriculum: tuple[Stage, ...] = ()
+    """Of `data`; one stage over all tasks alike unless given."""
+    documents_per_batch: Size = 32
+    rows_per_document: Size = 4
+    max_length: Size = 512
+    """Longest row in tokens, its document included."""
+    top_k: Size = 16
+    distillation: float = Field(default=1.0, ge=0)
+    completion: float = Field(default=0.0, ge=0)
+    reconstruction: float = Field(default=0.0, ge=0)
+    name: str = "context"
+
+
+class Lesson(NamedTuple):
+    """One document: what is pressed, and rows as the student and as the teacher sees them."""
+
+    chunks: list[list[int]]
+    asked: list[Encoded]
+    told: list[Encoded]
+
+
+def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns `output_dir/context`, a context network.
+
+    A `host` that is given takes the place of loading `base`. Raises ConfigError for a recipe without
+    documents, a split that the data lacks, or texts that are too short.
+    """
+    torch.manual_seed(recipe.run.seed)
+    if recipe.data is None and recipe.passages is None:
+        raise ConfigError("there is nothing to read; give data or passages")
+    splits = {} if recipe.data is None else load_splits(recipe.data)
+    if splits and recipe.select_on not in splits:
+        raise ConfigError(
+            f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {', '.join(splits)}"
+        )
+    train = splits.get("train", ())
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = host or load_base(
+            recipe.base,
+            dtype="float32",
+            device=run.accelerator.device,
+            target_modules=recipe.target_modules,
+            attn_implementation=recipe.attn_implementation,
+        )
+        provenance = {
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": recipe.run.seed,
+            "base_model": recipe.base,
+            "data_hash": hash_tasks(train),
+        }
+        network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=provenance)
+        network.to(host.device)
+        plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
+        stages = [(stage.until, _samplers(recipe, train, stage.category_shares)) for stage in plan]
+        text = None if recipe.passages is None else encode_texts(host, recipe.passages)
+        first = _lessons(recipe, network, stages[-1][1], text, 0)
+        network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
+        optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
+        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
+        start = run.restore(network, optimizers, schedulers)
+        folder = run.folder / "context"
+        best = run.best("margin")
+        for done in range(start + 1, recipe.run.max_steps + 1):
+            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
+            at = done / recipe.run.max_steps
+            samplers = next((made for until, made in stages if at <= until), stages[-1][1])
+            lessons = _lessons(recipe, network, samplers, text, done)
+            with run.accelerator.autocast():
+                loss, told = _loss(recipe, network, lessons)
+            run.accelerator.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            for scheduler in schedulers:
+                scheduler.step()
+            if run.is_due("logging", done):
+                run.log(done, {"loss": loss.item(), **told, "grad_norm": float(norm)})
+            if run.is_due("eval", done):
+                metrics = {"margin": float(done)} if not splits else recall(network, splits[recipe.select_on])
+                run.log(done, metrics)
+                if metrics["margin"] > best:
+                    best = metrics["margin"]
+                    network.provenance |= {"metrics": metrics, "step": done}
+                    network.save_pretrained(folder)
+            if run.is_due("save", done):
+                run.save(done, network, optimizers, schedulers)
+    return folder
+
+
+def _samplers(recipe: ContextRecipe, tasks: Sequence[Task], shares: dict[str, int]) -> list[TaskSampler]:
+    if not tasks:
+        return []
+    return samplers_by_category(
+        tasks,
+        shares,
+        tasks_per_batch=recipe.documents_per_batch,
+        rows_per_task=recipe.rows_per_document,
+        seed=recipe.run.seed,
+    )
+
+
+def encode_texts(host: Host, config: PassagesConfig) -> Tensor:
+    """The first tokens of texts, one after another. Raises ConfigError for less than one passage."""
+    ids: list[int] = []
+    for name in config.texts:
+        for _, line in read_lines(name):
+            ids += host.tokenizer.encode(line.strip() + "\n", add_special_tokens=False)
+            if len(ids) >= config.most_tokens:
+                break
+    length = config.pressed + config.window + config.completion
+    if len(ids) <= length:
+        raise ConfigError(f"the texts have {len(ids)} tokens, a passage takes {length}")
+    return torch.tensor(ids[: config.most_tokens])
+
+
+def lesson_of_task(
+    network: ContextNetwork, document: str, rows: Sequence[Row], *, max_length: int | None = None
+) -> Lesson:
+    """A document with questions; the teacher has it before each question."""
+    tokenizer = network.host.tokenizer
+    ids = tokenizer.encode(document, add_special_tokens=False)
+    asked = [render(tokenizer, row, max_length=max_length) for row in rows]
+    told = [render(tokenizer, row, description=document, max_length=max_length) for row in rows]
+    return Lesson(list(network.chunks(ids)), asked, told)
+
+
+def lesson_of_text(network: ContextNetwork, config: PassagesConfig, ids: Sequence[int]) -> Lesson:
+    """A passage: what lies before the window is pressed, and what comes after it is asked for."""
+    before, after = ids[: config.pressed], ids[config.pressed + config.window :]
+    window = list(ids[config.pressed : config.pressed + config.window])
+    return Lesson(
+        list(network.chunks(before)),
+        [Encoded(window, list(after))],
+        [Encoded([*before, *window], list(after))],
+    )
+
+
+def _lessons(
+    recipe: ContextRecipe,
+    network: ContextNetwork,
+    samplers: Sequence[TaskSampler],
+    text: Tensor | None,
+    step: int,
+) -> list[Lesson]:
+    lessons = [
+        lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length)
+        for sampler in samplers
+        for draw in sampler.draw(max(step - 1, 0))
+    ]
+    if text is not None and recipe.passages is not None:
+        config, chance = recipe.passages, random.Random(f"{recipe.run.seed}/{step}")
+        length = config.pressed + config.window + config.completion
+        for _ in range(config.per_batch):
+            first = int(chance.random() * (len(text) - length))
+            lessons.append(lesson_of_text(network, config, text[first : first + length].tolist()))
+    return lessons
+
+
+def adapters_of(network: ContextNetwork, lessons: Sequence[Lesson]) -> Bank:
+    """One adapter per lesson's document; differentiable."""
+    chunks = [chunk for lesson in lessons for chunk in lesson.chunks]
+    return network.gather(network.press(chunks), [len(lesson.chunks) for lesson in lessons])
+
+
+def _loss(
+    recipe: ContextRecipe, network: ContextNetwork, lessons: Sequence[Lesson]
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean over answer tokens, in nats, and its parts."""
+    host, pad = network.host, pad_id(network.host)
+    bank = adapters_of(network, lessons)
+    mixture = Mixture.rows(bank, range(len(lessons)))
+    said = answer(host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False))
+    log_NV = F.log_softmax(said.logits_NV.float(), -1)
+    parts: dict[str, Tensor] = {}
+    if recipe.distillation:
+        with torch.no_grad():
+            told = answer(host, None, pack([list(one.told) for one in lessons], pad_id=pad))
+            p_Nk, index_Nk = told.logits_NV.float().softmax(-1).topk(min(recipe.top_k, log_NV.shape[1]))
+        parts["distillation"] = -(p_Nk * log_NV.gather(1, index_Nk)).sum(1).mean()
+    if recipe.completion:
+        parts["completion"] = F.nll_loss(log_NV, said.targets_N)
+    if recipe.reconstruction:
+        whole = [[Encoded([], [i for chunk in one.chunks for i in chunk])] for one in lessons]
+        again = answer(host, mixture, pack(whole, pad_id=pad, share_prefix=False))
+        parts["reconstruction"] = F.cross_entropy(again.logits_NV.float(), again.targets_N)
+    loss = torch.stack([getattr(recipe, name) * part for name, part in parts.items()]).sum()
+    return loss, {name: part.item() for name, part in parts.items()}
+
+
+@torch.no_grad()
+def recall(network: ContextNetwork, tasks: Sequence[Task], *, batch: int = 64) -> dict[str, float]:
+    """Shares of answers in [0, 1] that greedy decoding gets right from weights alone, in all and by category.
+
+    `right` under a task's own document, `other` under that of another task; `margin` is their difference.
+    """
+    host, pad = network.host, pad_id(network.host)
+    training = network.training
+    network.eval()
+    right: dict[str, list[int]] = {}
+    order = sorted(range(len(tasks)), key=lambda i: (i % 7, i))  # neighbours of mixed categories
+    for start in range(0, len(tasks), batch):
+        group = [tasks[i] for i in order[start : start + batch]]
+        lessons = [lesson_of_task(network, task.descriptions[0], task.test) for task in group]
+        bank = adapters_of(network, lessons)
+        for name, shift in (("", 0), ("other", 1)):
+            for place, lesson in enumerate(lessons):
+                packed = pack([list(lesson.asked)], pad_id=pad, share_prefix=False)
+                said = answer(host, Mixture.rows(bank, [(place + shift) % len(lessons)]), packed)
+                correct, count = packed.count_right(said.logits_NV, said.targets_N)
+                for key in [name] if name else ["right", f"right/{group[place].category}"]:
+                    seen = right.setdefault(key, [0, 0])
+                    seen[0], seen[1] = seen[0] + correct, seen[1] + count
+    network.train(training)
+    shares = {key: correct / max(count, 1) for key, (correct, count) in right.items()}
+    return {**shares, "margin": shares["right"] - shares["other"]}

@@ -1,0 +1,194 @@
+"""Train a stack of hypernetworks: each level in its turn, then all of them, then the unit that stops.
+
+    1  for k = 1, 2, ...   level k alone learns, always called: an initialising phase per level
+    2  all levels learn, each step at a depth drawn anew
+    3  the halting unit alone learns: least expected cost sum_d P(stop at d) (loss_d + price * d)
+
+UHN (arXiv 2604.02215) found that stacked hypernetworks need phase 1. The first level starts from a trained
+hypernetwork. The cost of 3 is that of PonderNet (Banino et al. 2021, arXiv 2107.05407), with a price per
+level in place of a prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from weft.config import Config, Size
+from weft.embed import Cached
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig
+from weft.hyper.stack import build_network
+from weft.tasks import Row, hash_tasks, render, samplers_by_category
+from weft.tasks.source import Source, load_splits
+from weft.train.answers import answer, load_base, pad_id
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.packing import Packed, pack
+from weft.train.run import Run, RunConfig
+from weft.types import Description, Mixture
+
+
+class StackRecipe(Config):
+    """`weft train stack RECIPE`."""
+
+    run: RunConfig
+    base: str
+    data: Source = Field(discriminator="kind")
+    init: str
+    """Folder of the trained hypernetwork that becomes the first level; its encoder reads the cues."""
+    encoder_cache: str = "runs/encoder-cache"
+    higher: tuple[T2LConfig, ...] = StackConfig(kind="stack").higher
+    """The levels above the first."""
+    init_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the steps of the initialising phase of each level."""
+    halting_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the steps, at the end, in which the halting unit learns."""
+    price: float = Field(default=0.01, ge=0)
+    """Of a level, in nats per answer token."""
+    halting_learning_rate: float = Field(default=0.01, gt=0)
+    """In place of the schedule's, in the last phase."""
+    attn_implementation: str = "sdpa"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    tasks_per_batch: Size = 32
+    rows_per_task: Size = 4
+    category_shares: dict[str, int] = {}
+    name: str = "stack"
+
+
+def train_stack(recipe: StackRecipe, *, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns `output_dir/stack`, a hypernetwork that is a stack.
+
+    Raises ConfigError for shares that leave no steps, or a first level that is a stack itself.
+    """
+    torch.manual_seed(recipe.run.seed)
+    phases = _phases(recipe)
+    train = load_splits(recipe.data)["train"]
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = load_base(
+            recipe.base,
+            dtype="float32",
+            device=run.accelerator.device,
+            target_modules="all-linear",
+            attn_implementation=recipe.attn_implementation,
+        )
+        first = HyperNetwork.from_pretrained(recipe.init, host=host)
+        hyper = build_stack_on(first, recipe, data_hash=hash_tasks(train), encoder_cache=recipe.encoder_cache)
+        stack = hyper.network.to(run.accelerator.device)
+        assert isinstance(stack, Stack)
+        samplers = samplers_by_category(
+            train,
+            recipe.category_shares,
+            tasks_per_batch=recipe.tasks_per_batch,
+            rows_per_task=recipe.rows_per_task,
+            seed=recipe.run.seed,
+        )
+        optimizers = build_optimizers(recipe.optimizer, stack.named_parameters())
+        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
+        start = run.restore(stack, optimizers, schedulers)
+        for done in range(start + 1, recipe.run.max_steps + 1):
+            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
+            phase = next(p for until, p in phases if done <= until)
+            draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]
+            packed = pack_rows(host, [draw.rows for draw in draws])
+            e_BD = hyper.encode([Description(draw.description) for draw in draws])
+            if phase == "halting":
+                loss, told = _halting_loss(recipe, hyper, stack, e_BD, packed, host)
+            else:
+                depth = phase if isinstance(phase, int) else int(torch.randint(stack.most + 1, ()))
+                loss, told = _losses(hyper, e_BD, packed, host, depth).mean(), {"depth": float(depth)}
+            run.accelerator.backward(loss)
+            learns = {"halting": ("halts.",), "all": ("levels.",)}.get(str(phase), (f"levels.{phase}.",))
+            for name, parameter in stack.named_parameters():
+                if not name.startswith(learns):
+                    parameter.grad = None
+            norm = torch.nn.utils.clip_grad_norm_(stack.parameters(), recipe.optimizer.max_grad_norm)
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                    group["lr"] = recipe.halting_learning_rate if phase == "halting" else rate
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+            if run.is_due("logging", done):
+                run.log(done, {"loss": loss.item(), **told, "grad_norm": float(norm)})
+            if run.is_due("save", done):
+                run.save(done, stack, optimizers, schedulers)
+        folder = run.folder / "stack"
+        hyper.save_pretrained(folder)
+    return folder
+
+
+def build_stack_on(
+    first: HyperNetwork, recipe: StackRecipe, *, data_hash: str, encoder_cache: str
+) -> HyperNetwork:
+    """A stack whose first level is a trained network; as long as no higher level has learned, it acts alike.
+
+    Raises ConfigError where that is a stack itself.
+    """
+    if not isinstance(first.network.config, T2LConfig):
+        raise ConfigError(f"{recipe.init} is a stack; the first level is a single network")
+    config = StackConfig(kind="stack", first=first.network.config, higher=recipe.higher)
+    encoder = Cached(first.encoder, encoder_cache)
+    stack = build_network(config, first.sites, dim=encoder.dim)
+    assert isinstance(stack, Stack)
+    stack.levels[0].load_state_dict(first.network.state_dict())
+    stack.copy_normaliser()
+    provenance = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.run.seed,
+        "base_model": recipe.base,
+        "data_hash": data_hash,
+    }
+    return HyperNetwork(encoder, stack, base=first.base, name=recipe.name, provenance=provenance)
+
+
+def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
+    """Last step of every phase, and what learns in it: a level, all, or halting."""
+    steps, levels = recipe.run.max_steps, len(recipe.higher)
+    left = 1 - levels * recipe.init_share - recipe.halting_share
+    if left < 0:
+        raise ConfigError(
+            f"{levels} levels at init_share {recipe.init_share} and halting_share {recipe.halting_share} "
+            "are more than all steps; lower one"
+        )
+    phases: list[tuple[int, int | str]] = [
+        (round(steps * recipe.init_share * k), k) for k in range(1, levels + 1)
+    ]
+    return [*phases, (steps - round(steps * recipe.halting_share), "all"), (steps, "halting")]
+
+
+def pack_rows(host: Host, rows: Sequence[Sequence[Row]]) -> Packed:
+    """One line per task: its rows side by side, no description anywhere."""
+    return pack([[render(host.tokenizer, row) for row in of_one] for of_one in rows], pad_id=pad_id(host))
+
+
+def _losses(hyper: HyperNetwork, e_BD: Tensor, packed: Packed, host: Host, depth: int) -> Tensor:
+    """Mean loss of each cue's answer tokens at a depth, in nats: [B]."""
+    bank = hyper.generate(e_BD, levels=depth)
+    said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
+    loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
+    loss_B = loss_N.new_zeros(len(bank)).index_add(0, said.line_N, loss_N)
+    return loss_B / torch.bincount(said.line_N, minlength=len(bank))
+
+
+def _halting_loss(
+    recipe: StackRecipe, hyper: HyperNetwork, stack: Stack, e_BD: Tensor, packed: Packed, host: Host
+) -> tuple[Tensor, dict[str, float]]:
+    """Expected loss and price, over where each cue may stop."""
+    going_B = torch.ones(len(e_BD), device=e_BD.device)
+    cost_B, depth_B = torch.zeros_like(going_B), torch.zeros_like(going_B)
+    for depth in range(stack.most + 1):
+        with torch.no_grad():
+            loss_B = _losses(hyper, e_BD, packed, host, depth)
+            z_BSQF, _ = stack.climb(e_BD, depth)
+        last = depth == stack.most
+        stop_B = torch.ones_like(going_B) if last else stack.stops(depth, e_BD, z_BSQF)
+        cost_B = cost_B + going_B * stop_B * (loss_B + recipe.price * depth)
+        depth_B = depth_B + going_B * stop_B * depth
+        going_B = going_B * (1 - stop_B)
+    return cost_B.mean(), {"depth": float(depth_B.mean())}

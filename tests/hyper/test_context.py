@@ -1,0 +1,243 @@
+"""Texts in weights: what chunks become, how they go together, and the window that feeds them."""
+
+import pytest
+import torch
+from torch import nn
+
+from tiny_models import make_llama
+from weft.adapters import delta
+from weft.engine import Loop, Sampling
+from weft.errors import BaseMismatchError, ConfigError, CueError, ShapeError
+from weft.host import Host
+from weft.hyper import ContextConfig, ContextNetwork, WindowController
+from weft.types import Dense, Description, Document, Mixture, Request, Term
+
+CLOSE = {"atol": 3e-4, "rtol": 1e-3}
+READERS = {
+    "perceiver": {"kind": "perceiver", "rank": 2, "latent": 32},
+    "accumulator": {"kind": "accumulator", "rank": 6, "latent": 32},
+}
+
+
+def make_network(host, kind, *, chunk=4, trained=True, rank_budget=64, seed=0):
+    config = {"reader": READERS[kind], "chunk": chunk, "rank_budget": rank_budget}
+    torch.manual_seed(seed)
+    network = ContextNetwork(host, ContextConfig.model_validate(config))
+    if trained:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return network
+
+
+def tokens(seed, length):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 64, (length,), generator=rng).tolist()
+
+
+def deltas(adapter):
+    return {site: delta(factors) for site, factors in adapter.factors.items()}
+
+
+@pytest.fixture(params=list(READERS))
+def kind(request):
+    return request.param
+
+
+def test_what_has_learned_nothing_changes_nothing(pico_host, kind):
+    network = make_network(pico_host, kind, trained=False)
+    ids = torch.tensor([tokens(0, 7)])
+    bank = network.press([tokens(1, 4)])
+    assert torch.equal(pico_host(ids, Mixture.rows(bank, [0])).logits, pico_host(ids).logits)
+
+
+def test_the_first_gradient_reaches_b_and_the_second_everything(pico_host, kind):
+    network = make_network(pico_host, kind, trained=False)
+    ids = torch.tensor([tokens(0, 7), tokens(5, 7)])
+
+    def backward():
+        network.zero_grad()
+        bank = network.gather(network.press([tokens(1, 4), tokens(2, 3), tokens(3, 4)]), [2, 1])
+        pico_host(ids, Mixture.rows(bank, [0, 1])).logits[..., 5].sum().backward()
+        return {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+    first = backward()
+    assert first
+    assert all("head_b" in name or "out_b" in name for name in first)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in first:
+                parameter.sub_(0.1 * parameter.grad.sign())
+    assert backward() == {name for name, _ in network.named_parameters()}
+
+
+def test_a_chunk_does_not_depend_on_others_read_beside_it(pico_host, kind):
+    network = make_network(pico_host, kind)
+    short, long = tokens(1, 2), tokens(2, 4)
+    both = network.press([short, long])
+    for k, chunk in enumerate((short, long)):
+        alone = network.press([chunk])[0]
+        for site, wanted in deltas(alone).items():
+            torch.testing.assert_close(deltas(both[k])[site], wanted, **CLOSE)
+    assert any((deltas(both[0])[s] - deltas(both[1])[s]).abs().max() > 1e-3 for s in network.sites)
+
+
+def test_documents_add_up_and_one_comes_out_exactly(pico_host, kind):
+    network = make_network(pico_host, kind)
+    bank = network.press([tokens(k, 4) for k in range(3)])
+    documents = [bank[k] for k in range(3)]
+    joined = deltas(network.join(documents))
+    for site in network.sites:
+        wanted = sum(deltas(document)[site] for document in documents)
+        torch.testing.assert_close(joined[site], wanted, **CLOSE)
+    before = network.join([documents[0], documents[2]])
+    network.join(documents)
+    after = network.join([documents[0], documents[2]])
+    for site, (a_RI, b_OR, scaling) in before.factors.items():
+        assert torch.equal(after.factors[site].a_RI, a_RI)
+        assert torch.equal(after.factors[site].b_OR, b_OR)
+        assert after.factors[site].scaling == scaling
+
+
+def test_the_state_of_an_accumulator_never_grows_and_a_budget_bounds_the_other(pico_host, kind):
+    network = make_network(pico_host, kind, rank_budget=5)
+    ranks = {network.adapt_stream(iter(tokens(0, length))).rank for length in (16, 64, 200)}
+    assert ranks == {6 if kind == "accumulator" else 5}
+
+
+def test_a_stream_equals_the_whole_and_is_read_as_it_comes(pico_host, kind):
+    network = make_network(pico_host, kind, rank_budget=200)
+    ids = tokens(0, 70)
+    chunks = list(network.chunks(ids))
+    whole = network.gather(network.press(chunks), [len(chunks)])[0]
+    streamed = network.adapt_stream(iter(ids))
+    for site, wanted in deltas(whole).items():
+        torch.testing.assert_close(deltas(streamed)[site], wanted, atol=1e-4, rtol=1e-3)
+    read, ahead = 0, []
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for i in ids * 10:
+            taken += 1
+            yield i
+
+    press = network.press
+
+    def watched(chunks):
+        nonlocal read
+        ahead.append(taken - read)
+        read += sum(map(len, chunks))
+        return press(chunks)
+
+    network.press = watched
+    network.adapt_stream(stream())
+    assert read == 700
+    assert max(ahead) <= 64  # never more than 16 chunks of 4 tokens at a time
+
+
+def write(host, network, ids, new, *, window, mates=0):
+    """Tokens and logits of a row under the window controller, and the most tokens that its cache held."""
+    loop = Loop(host)
+    controller = WindowController(network, window=window)
+    loop.submit(Request("row", tuple(ids)), sampling=Sampling(max_new_tokens=new), controller=controller)
+    for mate in range(mates):
+        loop.submit(
+            Request(f"mate-{mate}", tuple(tokens(50 + mate, 3 + 5 * mate))),
+            sampling=Sampling(max_new_tokens=4 + 9 * mate),
+            controller=controller if mate % 2 else None,
+        )
+    said, logits, held = [], [], 0
+    while loop.busy:
+        for spoken in loop.step():
+            if spoken.id == "row":
+                said.append(spoken.token_id)
+                logits.append(spoken.logits_V)
+        held = max([held, *loop.held])
+    return said, torch.stack(logits), held
+
+
+@pytest.mark.parametrize("prompt", [5, 23])
+def test_the_window_equals_an_uncached_replay(pico_host, kind, prompt):
+    """The slow twin: one forward over all that was written, told which chunks act on and hide from whom."""
+    network = make_network(pico_host, kind, rank_budget=400)
+    ids, new, window, size = tokens(0, prompt), 30, 10, 4
+    said, logits, held = write(pico_host, network, ids, new, window=window)
+    assert held <= window
+    whole = [*ids, *said]
+    left = max(-(-(prompt - window) // size), 0)  # chunks that were pressed before the prompt was read
+    seen = torch.ones(len(whole), len(whole), dtype=torch.bool).tril()
+    chunks = (len(whole) - window) // size + 1
+    weight = torch.zeros(1, len(whole), chunks)
+    for column in range(left * size, len(whole)):
+        gone = left if column < prompt else max(-(-(column + 1 - window) // size), left)
+        seen[column, : gone * size] = False
+        weight[0, column, :gone] = 1
+    seen[: left * size] |= torch.eye(len(whole), dtype=torch.bool)[: left * size]
+    bank = network.press(list(network.chunks(whole))[:chunks])
+    mixture = Mixture((Term(bank, Dense(weight)),))
+    with torch.no_grad(), pico_host.running(mixture):
+        out = pico_host.module(input_ids=torch.tensor([whole]), attention_mask=seen[None, None])
+    torch.testing.assert_close(logits, out.logits[0, prompt - 1 : -1], atol=2e-4, rtol=1e-3)
+    assert said == out.logits[0, prompt - 1 : -1].argmax(-1).tolist()
+
+
+def test_a_row_in_a_window_says_beside_others_what_it_says_alone(pico_host, kind):
+    network = make_network(pico_host, kind)
+    alone = write(pico_host, network, tokens(0, 17), 25, window=9)
+    among = write(pico_host, network, tokens(0, 17), 25, window=9, mates=4)
+    assert alone[0] == among[0]
+    torch.testing.assert_close(alone[1], among[1], **CLOSE)
+
+
+def test_a_text_goes_on_past_the_base_s_own_window(kind):
+    host = Host(make_llama(max_position_embeddings=16))
+    network = make_network(host, kind, rank_budget=6)
+    said, _, held = write(host, network, tokens(0, 90), 60, window=12)
+    assert len(said) == 60
+    assert held <= 12
+
+
+def test_a_network_is_kept_and_found_again(pico_host, kind, tmp_path):
+    network = make_network(pico_host, kind)
+    network.save_pretrained(tmp_path / "context")
+    again = ContextNetwork.from_pretrained(tmp_path / "context", host=pico_host)
+    ids = tokens(0, 9)
+    for site, wanted in deltas(network.adapt_stream(ids)).items():
+        assert torch.equal(deltas(again.adapt_stream(ids))[site], wanted)
+    with pytest.raises(BaseMismatchError, match="context at"):
+        ContextNetwork.from_pretrained(tmp_path / "context", host=Host(make_llama(7)))
+
+
+def test_what_does_not_fit_is_told_in_one_line(pico_host, kind):
+    network = make_network(pico_host, kind)
+    with pytest.raises(ConfigError, match="a window of 4 tokens is no larger than a chunk of 4"):
+        WindowController(network, window=4)
+    with pytest.raises(ConfigError, match="the base was made for 128"):
+        WindowController(network, window=129)
+    with pytest.raises(CueError, match="empty document"):
+        network.adapt_stream([])
+    with pytest.raises(CueError, match="empty chunk"):
+        network.press([[3], []])
+    with pytest.raises(ShapeError, match="2 chunks, and documents of"):
+        network.gather(network.press([[3], [4]]), [1])
+    with pytest.raises(CueError, match="not a description"):
+        network.adapt(Description("sort"))
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        network.generate([Document("a b")])
+    with pytest.raises(ConfigError, match="only a language model"):
+        ContextNetwork(Host(nn.Sequential(nn.Linear(2, 2))), ContextConfig())
+
+
+def test_a_document_that_would_not_fit_into_memory_is_refused_before_it_is_read(pico_host):
+    class Words:
+        def encode(self, text, add_special_tokens):
+            return [3] * len(text)
+
+    network = make_network(pico_host, "perceiver")
+    network.host.tokenizer = Words()
+    try:
+        with pytest.raises(CueError, match="makes an adapter of rank 5000, at most 4096"):
+            network.generate([Document("x" * 10_000)])
+    finally:
+        network.host.tokenizer = None

@@ -1,0 +1,126 @@
+"""`weft train context` and `weft train stack` on bases of no account: they run, learn, and refuse."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from weft.errors import ConfigError
+from weft.host import Host
+from weft.hyper import ContextNetwork
+from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
+from weft.train.context import ContextRecipe, adapters_of, lesson_of_task, lesson_of_text, train_context
+from weft.types import Mixture
+
+DATA = {"kind": "facts", "pairs": [1, 2], "documents": 6, "validation_documents": 2, "tokens": 16}
+NETWORK = {"reader": {"kind": "accumulator", "rank": 16, "latent": 16}, "chunk": 8}
+
+
+def make_host():
+    tokenizer = build_source_tokenizer(FactsSource.model_validate(DATA), ())
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=96,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    return Host(LlamaForCausalLM(config).eval(), tokenizer=tokenizer, target_modules=["down_proj"])
+
+
+def recipe(folder, steps, **more):
+    values = {
+        "run": {"output_dir": str(folder), "max_steps": steps, "logging_steps": 1, "save_steps": 4},
+        "base": "made here",
+        "data": DATA,
+        "network": NETWORK,
+        "documents_per_batch": 6,
+        "rows_per_document": 2,
+        "optimizer": {"learning_rate": 0.02, "lr_scheduler_type": "constant_with_warmup"},
+        "distillation": 0.0,
+        "completion": 1.0,
+    }
+    return ContextRecipe.model_validate({**values, **more})
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_it_learns_saves_the_best_and_goes_on_where_it_stopped(tmp_path):
+    host = make_host()
+    folder = train_context(recipe(tmp_path / "run", 12), host=host)
+    curve = losses(tmp_path / "run")
+    assert curve[12] < curve[1] - 0.5
+    network = ContextNetwork.from_pretrained(folder, host=host)
+    assert network.provenance["metrics"]["right"] >= network.provenance["metrics"]["margin"]
+    whole, part = tmp_path / "run", tmp_path / "part"
+    # stopped after a checkpoint: what follows is the same curve
+    train_context(recipe(part, 12), host=host)
+    for checkpoint in part.glob("checkpoint-*"):
+        assert checkpoint.name == "checkpoint-12"
+    assert losses(part) == losses(whole)
+
+
+def test_distillation_is_zero_at_its_own_entropy_when_the_teacher_knows_no_more(tmp_path):
+    """With an empty document in the weights and none in the prompt, student and teacher say the same."""
+    host = make_host()
+    network = ContextNetwork(host, recipe(tmp_path, 1).network)
+    task = load_splits(FactsSource.model_validate(DATA))["train"][0]
+    lesson = lesson_of_task(network, task.descriptions[0], task.train)
+    assert [row.completion_ids for row in lesson.asked] == [row.completion_ids for row in lesson.told]
+    document = host.tokenizer.encode(task.descriptions[0])
+    for asked, told in zip(lesson.asked, lesson.told, strict=True):
+        assert told.prompt_ids[: len(document)] == document
+        assert told.prompt_ids[-len(asked.prompt_ids) :] == asked.prompt_ids
+    assert [i for chunk in lesson.chunks for i in chunk] == document
+    bank = adapters_of(network, [lesson])
+    ids = torch.tensor([lesson.asked[0].ids])
+    assert torch.equal(host(ids, Mixture.rows(bank, [0])).logits, host(ids).logits)
+
+
+def test_passages_of_plain_text_are_pressed_up_to_the_window(tmp_path):
+    host = make_host()
+    network = ContextNetwork(host, recipe(tmp_path, 1).network)
+    book = tmp_path / "book.txt"
+    book.write_text("the old wind crossed the long road . \n" * 40)
+    passages = {
+        "texts": [str(book)],
+        "per_batch": 3,
+        "pressed": 16,
+        "window": 4,
+        "completion": 6,
+        "most_tokens": 300,
+    }
+    made = recipe(tmp_path / "run", 3, data=None, passages=passages, distillation=1.0, reconstruction=0.5)
+    lesson = lesson_of_text(network, made.passages, list(range(26)))
+    assert [len(chunk) for chunk in lesson.chunks] == [8, 8]
+    assert lesson.asked[0].prompt_ids == [16, 17, 18, 19]
+    assert lesson.told[0].ids == list(range(26))
+    folder = train_context(made, host=host)
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "run").values())
+    assert ContextNetwork.from_pretrained(folder, host=host).additive
+    with pytest.raises(ConfigError, match="a passage takes"):
+        train_context(
+            recipe(tmp_path / "short", 1, data=None, passages={**passages, "pressed": 9999}), host=host
+        )
+
+
+def test_recipes_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to read"):
+        train_context(recipe(tmp_path, 1, data=None))
+    with pytest.raises(ConfigError, match="no split 'validatoin'"):
+        train_context(recipe(tmp_path, 1, select_on="validatoin"))
+    with pytest.raises(ConfigError, match=r"links has 1 numbers, one for each of 2"):
+        train_context(recipe(tmp_path, 1, data={**DATA, "links": [1]}))
