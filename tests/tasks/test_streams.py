@@ -51,7 +51,7 @@ def test_draws_are_equal_by_number_and_the_first_part_shifts():
 
 
 def test_too_many_tasks_and_lines_are_refused():
-    with pytest.raises(ConfigError, match="2 to 26 tasks, got 1"):
+    with pytest.raises(ConfigError, match="3 to 26 tasks, got 1"):
         LetterStreams(("sort",))
     with pytest.raises(ConfigError, match="1 to 6 lines, got 7"):
         LetterStreams(TASKS).train(0, 1, [7])

@@ -103,7 +103,7 @@ def test_a_run_gives_a_folder_that_generates(host, tmp_path):
     assert shifter.control == 300
     library = [weft.load(f"weft/letters-adapters/{name}") for name in NAMES]
     text = weft.Engine(host).generate(
-        "3Acab\n4Bdob\n >", controller=shifter.controller(library), max_new_tokens=8
+        "3Acab\n4Bdob\n >", controller=shifter.controller(library), raw=True, max_new_tokens=8
     )
     assert isinstance(text, str)
     with pytest.raises(UnknownNameError, match=r"no adapter 'rverse' .did you mean reverse"):

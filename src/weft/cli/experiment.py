@@ -34,7 +34,7 @@ def experiment(
     dry_run: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Compare routers, merges, or trees of adapters, on the same rows.
+    """Compare routers, merges, trees, or changing adapters, on the same rows.
 
     Every key of the recipe can be set: --key VALUE, or key=VALUE. With the key
     "output" the page is written, with JSON and a picture beside it. For
@@ -43,6 +43,7 @@ def experiment(
         weft experiment library recipes/letters/routing.yaml
         weft experiment merging recipes/letters/merging.yaml
         weft experiment tree recipes/letters/tree_compare.yaml
+        weft experiment dynamic recipes/letters/dynamic.yaml
 
     Args:
         kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; trees
@@ -158,10 +159,13 @@ def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
 def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
     from weft.experiments.dynamic.context import measure_context
     from weft.experiments.dynamic.page import dynamic_page
+    from weft.experiments.dynamic.shift import measure_shift
     from weft.experiments.dynamic.stack import measure_stack
 
     sections = {}
     with _status() as tell:
+        if recipe.shift is not None:
+            sections["shift"] = measure_shift(recipe.shift, tell)
         if recipe.context is not None:
             sections["context"] = measure_context(recipe.context, tell)
         if recipe.stack is not None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.cli.route import LibraryFlags
+from weft.cli.shared.controlled import controlled, load_controlled
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json
+from weft.cli.shared.traced import print_trace, trace_values
 from weft.cli.shared.tree import TreeFlags, open_tree
 from weft.errors import ConfigError
 
@@ -29,6 +31,9 @@ def generate(
     choice: LibraryFlags = LibraryFlags(),  # noqa: B008
     leaves: TreeFlags = TreeFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
+    shift: str | None = None,
+    trace: Flag = False,
+    trace_json: Flag = False,
     stream: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -42,6 +47,7 @@ def generate(
         weft generate "cab" "dab" --describe "sort the letters"
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
+        weft generate "3Acab" --shift runs/letters-shift/shift --trace
         weft generate "cab" --tree runs/letters-tree/tree --leaf-devices cuda:0 cuda:1
 
     Args:
@@ -50,6 +56,9 @@ def generate(
         choice: A library to choose adapters from.
         leaves: A tree of adapters.
         sampling: How the answers are drawn.
+        shift: A trained shift: the model changes its adapters while it answers.
+        trace: Show every token in the colour of what acted on it, and in the margin what happened.
+        trace_json: Print the same as JSON.
         stream: Print an answer while it grows.
         json: Print JSON.
     """
@@ -63,7 +72,16 @@ def generate(
     _refuse_stray(prompts, model)
     asked = list(prompts) or _lines()
     chooser = None
-    if choice.library is None:
+    controller = None
+    if (trace and trace_json) or ((trace or trace_json) and (stream or json)):
+        raise ConfigError(
+            "--trace, --trace-json, --stream and --json each print in their own way; choose one"
+        )
+    if controlled(model, shift):
+        if choice.library is not None or opened is not None:
+            raise ConfigError("what changes its adapters by itself takes no --library and no --tree")
+        host, adapters, share, controller = load_controlled(model, shift)
+    elif choice.library is None:
         host, adapters, share = load_model(model)
     else:
         host, adapters, share, chooser = _load_library(model, choice)
@@ -81,12 +99,22 @@ def generate(
     if stream:
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i
-            for piece in engine.stream(chat, share=shares[i], **options):
+            for piece in engine.stream(chat, share=shares[i], controller=controller, **options):
                 print(piece, end="", flush=True)
             print()
         return
+    if trace or trace_json:
+        traced = engine.trace(chats, shares=shares, controller=controller, **options)
+        if trace_json:
+            values = [trace_values(engine.tokenizer, one) for one in traced]
+            pairs = zip(asked, values, strict=True)
+            print_json({"base": host.name, "results": [{"prompt": p, "trace": v} for p, v in pairs]})
+            return
+        for prompt, one in zip(asked, traced, strict=True):
+            print_trace(engine.tokenizer, prompt, one)
+        return
     begun = time.perf_counter()
-    said = engine.complete(chats, shares=shares, **options)
+    said = engine.complete(chats, shares=shares, controller=controller, **options)
     if json:
         seconds = time.perf_counter() - begun
         results: list[dict[str, Any]] = [

@@ -17,6 +17,7 @@ from weft.engine.row import Reason
 from weft.engine.sampling import Sampling
 from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
+from weft.engine.trace import Traced, trace
 from weft.errors import ConfigError, ShapeError
 from weft.host import Host
 from weft.reading import check_text
@@ -154,6 +155,32 @@ class Engine:
             stop_ids=self.stop_ids,
         )
         return self._pieces(_spoken(loop), options.stop)
+
+    def trace(
+        self,
+        prompts: Prompts,
+        *,
+        mixture: Mixture | None = None,
+        shares: Sequence[Share] | None = None,
+        controller: AbstractController | None = None,
+        raw: bool = False,
+        **sampling: Any,
+    ) -> list[list[Traced]]:
+        """Continue prompts, and tell of every token what acted on it and what happened after it.
+
+        Raises what `generate` raises, and ConfigError for stop strings, which a trace does not look for.
+        """
+        options = Sampling(**sampling)
+        if options.stop:
+            raise ConfigError("a trace ends at stop tokens or at max_new_tokens; leave stop strings out")
+        return trace(
+            self.host,
+            [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)],
+            controller,
+            shares=_shares(mixture, shares, len(prompts)),
+            sampling=[replace(options, seed=options.seed + i) for i in range(len(prompts))],
+            stop_ids=tuple(self.stop_ids),
+        )
 
     @torch.no_grad()
     def nll(

@@ -50,7 +50,7 @@ class Shifter:
     Example:
         >>> shifter = Shifter.from_pretrained("weft/letters-shift", host=host)
         >>> controller = shifter.controller(weft.route.load_library(shifter.library_folder).adapters)
-        >>> weft.Engine(host).generate("3Acab\\n4Cdob\\n >", controller=controller)
+        >>> weft.Engine(host).generate("3Acab\\n4Cdob\\n >", controller=controller, raw=True)
     """
 
     speaker: Speaker
@@ -159,9 +159,3 @@ class Shifter:
             saved.base,
             saved.provenance,
         )
-
-
-def targets(folder: str | os.PathLike[str]) -> list[str]:
-    """The modules that a host must offer to a shift: its sites and the output head, by their paths."""
-    saved, _ = describe(folder, SavedShift)
-    return [values[0] for values in (*saved.sites, saved.head)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from weft.experiments.dynamic.table import Line
 
 TITLES = {
+    "shift": "Shift: a special token and a vector",
     "context": "Context: what leaves the window enters the weights",
     "stack": "Stack: as much network as the problem needs",
 }

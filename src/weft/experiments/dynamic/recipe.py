@@ -2,12 +2,14 @@
 
 from weft.config import Config
 from weft.experiments.dynamic.context import ContextComparison
+from weft.experiments.dynamic.shift import ShiftComparison
 from weft.experiments.dynamic.stack import StackComparison
 
 
 class DynamicRecipe(Config):
     """Sections are measured where they are there."""
 
+    shift: ShiftComparison | None = None
     context: ContextComparison | None = None
     stack: StackComparison | None = None
     output: str | None = None

@@ -27,7 +27,7 @@ MOST = 6
 
 @dataclass(frozen=True)
 class LetterStreams:
-    """Streams over tasks of the letters world. Raises ConfigError for one task, or more than letters."""
+    """Streams over tasks of the letters world. Raises ConfigError for fewer than 3 tasks or more than 26."""
 
     tasks: tuple[str, ...]
     seed: int = 0
@@ -38,8 +38,8 @@ class LetterStreams:
 
     def __post_init__(self) -> None:
         """Check the number of tasks."""
-        if not 2 <= len(self.tasks) <= len(NAMES):
-            raise ConfigError(f"streams take 2 to {len(NAMES)} tasks, got {len(self.tasks)}")
+        if not 3 <= len(self.tasks) <= len(NAMES):
+            raise ConfigError(f"streams take 3 to {len(NAMES)} tasks, got {len(self.tasks)}")
 
     def train(self, draw: int, count: int, lengths: Sequence[int]) -> list[Stream]:
         """`count` streams of a draw; equal draws are equal."""

@@ -1,0 +1,66 @@
+"""What changes adapters while a model answers, for `generate`: a trained shift, or an activated LoRA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from weft.checks import CONFIG
+from weft.cli.shared.model import ModelFlags
+from weft.errors import ConfigError
+from weft.files import read_json, resolve
+
+if TYPE_CHECKING:
+    from weft.host import Host
+    from weft.types import AbstractController, Adapter, Share
+
+
+def controlled(model: ModelFlags, shift: str | None) -> bool:
+    """Whether a shift is asked for, or an adapter that begins at invocation tokens."""
+    return shift is not None or any(_is_activated(folder) for folder in model.adapter)
+
+
+def load_controlled(
+    model: ModelFlags, shift: str | None
+) -> tuple[Host, list[Adapter], Share, AbstractController]:
+    """The base, the adapters, and what changes them. Raises ConfigError for others beside them."""
+    if model.describe is not None or model.weight or len(model.adapter) > (0 if shift is not None else 1):
+        who = "an activated LoRA acts alone, at weight 1" if shift is None else "--shift brings its adapters"
+        raise ConfigError(f"{who}; leave out --describe, --weight and other --adapter")
+    return _shift(model, shift) if shift is not None else _activated(model)
+
+
+def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, AbstractController]:
+    from weft.cli.shared.model import BASE
+    from weft.host import Host
+    from weft.hyper.shifter import SavedShift, Shifter
+    from weft.route import load_library
+    from weft.saved import describe
+    from weft.types import Share
+
+    saved, _ = describe(folder, SavedShift)
+    base = model.base or saved.provenance.get("base_model") or BASE
+    paths = [values[0] for values in (*saved.sites, saved.head)]
+    host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
+    shifter = Shifter.from_pretrained(folder, host=host)
+    library = list(load_library(shifter.library_folder).adapters) if shifter.library else []
+    controller = shifter.controller(library)
+    return host, [controller.speaker, *controller.library], Share(), controller
+
+
+def _activated(model: ModelFlags) -> tuple[Host, list[Adapter], Share, AbstractController]:
+    from weft.adapters import load
+    from weft.cli.shared.model import BASE, open_host
+    from weft.engine import Activated
+    from weft.engine.request import named_base
+    from weft.types import Share
+
+    adapter = load(model.adapter[0], activated=True)
+    name = model.base or named_base([adapter]) or BASE
+    host = open_host(name, device=model.device, dtype=model.dtype, adapters=[adapter])
+    return host, [adapter], Share(), Activated(host, adapter)
+
+
+def _is_activated(folder: str) -> bool:
+    found = resolve(folder)
+    values = read_json(found / CONFIG) if found is not None and (found / CONFIG).is_file() else None
+    return isinstance(values, dict) and bool(values.get("alora_invocation_tokens"))
