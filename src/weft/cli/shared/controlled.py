@@ -22,8 +22,6 @@ def controlled(model: ModelFlags, shift: str | None) -> bool:
 def load_controlled(
     model: ModelFlags, shift: str | None
 ) -> tuple[Host, list[Adapter], Share, AbstractController]:
-    model: ModelFlags, shift: str | None
-) -> tuple[Host, list[Adapter], Share, AbstractController]:
     """The base, the adapters, and what changes them. Raises ConfigError for others beside them."""
     if model.describe is not None or model.weight or len(model.adapter) > (0 if shift is not None else 1):
         who = "an activated LoRA acts alone, at weight 1" if shift is None else "--shift brings its adapters"
