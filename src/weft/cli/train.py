@@ -9,7 +9,7 @@ from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.plain import plain
 
-Kind = Literal["base", "lora", "hyper", "blend", "tree", "shift", "context", "stack"]
+Kind = Literal["base", "lora", "hyper", "reconstruct", "blend", "tree", "shift", "context", "stack"]
 
 
 def train(
@@ -34,7 +34,8 @@ def train(
     Args:
         kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, a tree of
             adapters, a shift (adapters that change while the model speaks), a network that presses texts into
-            adapters, or a stack of levels over a hypernetwork.
+            adapters, a stack of levels over a hypernetwork, or
+            a hypernetwork that writes down the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         resume: Go on from the last checkpoint, or start again.
@@ -84,6 +85,10 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.stack import StackRecipe, train_stack
 
             return StackRecipe, train_stack
+        case "reconstruct":
+            from weft.train.reconstruct import ReconstructRecipe, train_reconstruct
+
+            return ReconstructRecipe, train_reconstruct
         case "tree":
             from weft.train.tree import TreeRecipe, train_tree
 

@@ -4,6 +4,7 @@ from weft.train.base import BaseRecipe, train_base
 from weft.train.blend import BlendRecipe, train_blend
 from weft.train.hyper import HyperRecipe, train_hyper
 from weft.train.lora import LoraRecipe, train_lora
+from weft.train.reconstruct import ReconstructRecipe, train_reconstruct
 from weft.train.run import Run, RunConfig
 from weft.train.shift import ShiftRecipe, train_shift
 from weft.train.tree import TreeRecipe, train_tree
@@ -13,6 +14,7 @@ __all__ = [
     "BlendRecipe",
     "HyperRecipe",
     "LoraRecipe",
+    "ReconstructRecipe",
     "Run",
     "RunConfig",
     "ShiftRecipe",
@@ -21,6 +23,7 @@ __all__ = [
     "train_blend",
     "train_hyper",
     "train_lora",
+    "train_reconstruct",
     "train_shift",
     "train_tree",
 ]

@@ -1,0 +1,197 @@
+"""Train a hypernetwork to write down adapters that were trained one by one.
+
+Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105), section 3.1, reconstruction:
+
+    min_theta  E_task  | A - A*_task | / s_A + | B - B*_task | / s_B        (objective: factors)
+    min_theta  E_task  || BA - B*A* ||_F^2 / || B*A* ||_F^2                 (objective: delta)
+
+Factors that make the same delta differ by any R x R matrix, so those of a target are taken from its SVD,
+balanced, with fixed signs; s is the spread of a site's A or B over all targets. The delta's norm is formed
+from the factors, never the delta itself.
+
+Departs from the paper in: that gauge, and one scale per site and factor in place of one per number. What is
+made goes on under `weft train hyper` with `init`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from weft.adapters import load, spectrum
+from weft.config import Config
+from weft.embed import Cached, EncoderConfig, build_encoder
+from weft.errors import ConfigError, MissingFileError
+from weft.files import resolve
+from weft.host import Host, fitted, short_names
+from weft.hyper import HyperNetwork, T2LConfig, build_t2l
+from weft.tasks import Task, TaskSampler, hash_tasks
+from weft.tasks.source import Data, load_splits
+from weft.train.answers import load_base
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run, RunConfig
+from weft.types import Adapter, Bank, Description, Site
+
+
+class ReconstructRecipe(Config):
+    """`weft train reconstruct RECIPE`."""
+
+    run: RunConfig
+    base: str
+    """The base that the adapters are for; only an encoder that reads it runs it."""
+    data: Data
+    """Where the tasks' descriptions come from."""
+    library: str
+    """Folder of adapter folders, each named as its task, or one that ships with Weft."""
+    encoder: EncoderConfig
+    """One of kind `onehot` or `learned` is given the tasks' names, any other their descriptions."""
+    encoder_cache: str = "runs/encoder-cache"
+    network: T2LConfig = T2LConfig()
+    target_modules: str | list[str] = "all-linear"
+    objective: Literal["factors", "delta"] = "factors"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    tasks_per_batch: int = Field(default=32, gt=0)
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    name: str = "hypernetwork"
+
+
+def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns `output_dir/hypernetwork`.
+
+    Raises MissingFileError for a library that is not there or holds no adapter of these tasks, ConfigError
+    for adapters of a higher rank than the network's, and what loading an adapter raises.
+    """
+    torch.manual_seed(recipe.run.seed)
+    host = host or load_base(
+        recipe.base,
+        dtype="float32",
+        device=torch.device("cpu"),
+        target_modules=recipe.target_modules,
+        attn_implementation="sdpa",
+    )
+    tasks, targets = _read(recipe, host)
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
+        hyper = _build(recipe, host, tasks)
+        wanted = _canonical(targets, host.sites, recipe.network.rank).to(run.accelerator.device)
+        network = hyper.to(run.accelerator.device)
+        sampler = TaskSampler(
+            tasks,
+            tasks_per_batch=min(recipe.tasks_per_batch, len(tasks)),
+            rows_per_task=1,
+            seed=recipe.run.seed,
+        )
+        optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
+        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
+        start = run.restore(network, optimizers, schedulers)
+        by_name = _takes_names(recipe)
+        for done in range(start + 1, recipe.run.max_steps + 1):
+            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
+            draws = sampler.draw(done - 1)
+            bank = hyper.generate([Description(d.task.name if by_name else d.description) for d in draws])
+            target = wanted.select(torch.tensor([d.task_index for d in draws], device=run.accelerator.device))
+            error = relative_error(bank, target)
+            loss = error if recipe.objective == "delta" else _factor_error(bank, target, wanted)
+            run.accelerator.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
+            run.check_finite(done, norm, "the gradient")
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+            if run.is_due("logging", done):
+                run.log(done, {"loss": loss.item(), "error": error.item(), "grad_norm": float(norm)})
+            if run.is_due("save", done):
+                run.save(done, network, optimizers, schedulers)
+        hyper.provenance |= {"step": recipe.run.max_steps}
+        folder = run.folder / "hypernetwork"
+        hyper.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
+    return folder
+
+
+def relative_error(made: Bank, wanted: Bank) -> Float[Tensor, ""]:
+    """Mean over adapters of || made - wanted ||_F^2 / || wanted ||_F^2, over all sites together.
+
+    With B = [b, -b*] and A = [a; a*], the squared norm of BA is the sum of (B^T B) * (A A^T)^T.
+    """
+    lost, total = [], []
+    for site in wanted.a:
+        a_KRI = torch.cat([made.a[site], wanted.a[site]], 1)
+        b_KOR = torch.cat([made.b[site], -wanted.b[site]], 2)
+        lost.append(_squared(a_KRI, b_KOR))
+        total.append(_squared(wanted.a[site], wanted.b[site]))
+    return (torch.stack(lost).sum(0) / torch.stack(total).sum(0).clamp_min(1e-12)).mean()
+
+
+def _squared(a_KRI: Tensor, b_KOR: Tensor) -> Float[Tensor, " K"]:
+    return ((b_KOR.mT @ b_KOR) * (a_KRI @ a_KRI.mT)).sum((1, 2))
+
+
+def _factor_error(made: Bank, wanted: Bank, everything: Bank) -> Float[Tensor, ""]:
+    parts = []
+    for site in wanted.a:
+        for ours, theirs, spread in (
+            (made.a[site], wanted.a[site], everything.a[site].std()),
+            (made.b[site], wanted.b[site], everything.b[site].std()),
+        ):
+            parts.append((ours - theirs).abs().mean() / spread.clamp_min(1e-8))
+    return torch.stack(parts).mean()
+
+
+def _canonical(adapters: Mapping[str, Adapter], sites: Sequence[Site], rank: int) -> Bank:
+    """Balanced factors of each adapter's SVD, scaling in B, zeros where an adapter lacks a site or a rank."""
+    a = {site: torch.zeros(len(adapters), rank, site.in_features) for site in sites}
+    b = {site: torch.zeros(len(adapters), site.out_features, rank) for site in sites}
+    for k, adapter in enumerate(adapters.values()):
+        for site, factors in adapter.factors.items():
+            if factors.a_RI.shape[0] > rank:
+                raise ConfigError(
+                    f"{adapter.name} has rank {factors.a_RI.shape[0]}, the network's is {rank}; raise it"
+                )
+            u_OR, s_R, v_IR = spectrum(factors)
+            root = s_R.sqrt()
+            a[site][k, : len(s_R)] = (v_IR * root).mT
+            b[site][k, :, : len(s_R)] = u_OR * root
+    return Bank(tuple(adapters), a, b)
+
+
+def _read(recipe: ReconstructRecipe, host: Host) -> tuple[list[Task], dict[str, Adapter]]:
+    """The tasks that have an adapter, and those adapters."""
+    folder = resolve(recipe.library)
+    if folder is None:
+        raise MissingFileError(f"no folder of adapters at {recipe.library}")
+    tasks = [
+        task
+        for task in load_splits(recipe.data)["train"]
+        if (folder / task.name / "adapter_config.json").is_file()
+    ]
+    if not tasks:
+        raise MissingFileError(f"{recipe.library} holds no adapter named as one of these tasks")
+    return tasks, {task.name: fitted(load(folder / task.name, base=host.fingerprint), host) for task in tasks}
+
+
+def _takes_names(recipe: ReconstructRecipe) -> bool:
+    return recipe.encoder.kind in ("onehot", "learned")
+
+
+def _build(recipe: ReconstructRecipe, host: Host, tasks: Sequence[Task]) -> HyperNetwork:
+    encoder = build_encoder(recipe.encoder, host=host)
+    if not _takes_names(recipe):
+        encoder = Cached(encoder, recipe.encoder_cache)
+    network = build_t2l(recipe.network, host.sites, dim=encoder.dim)
+    provenance = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.run.seed,
+        "base_model": recipe.base,
+        "target_modules": short_names(host.sites, host.module),
+        "data_hash": hash_tasks(tasks),
+    }
+    hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)
+    if not _takes_names(recipe):
+        hyper.fit_normaliser(
+            hyper.encode([Description(text) for task in tasks for text in task.descriptions])
+        )
+    return hyper
