@@ -71,3 +71,11 @@ class PoolFullError(WeftError, RuntimeError):
 
 class NotFiniteError(WeftError, ArithmeticError):
     """A training has reached NaN or infinity; the message names the step, and the row where it is known."""
+
+
+class WorkerError(WeftError, ConnectionError):
+    """A worker of a spread host cannot be reached, does not answer, or belongs to another host."""
+
+
+class MessageError(WeftError, ValueError):
+    """A message between the machines of a spread host is damaged, too large or impossible."""

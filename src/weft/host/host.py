@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from weft.host.decoding import Last, pick_last
 from weft.host.load import load_model
 from weft.host.pool import Pool
 from weft.host.sites import ALL_LINEAR, sites_of
-from weft.host.span import Acting, Factors, Span
+from weft.host.span import Acting, Factors, Span, add_mixture
 from weft.types import (
     AbstractCache,
     AbstractGate,
@@ -43,7 +43,6 @@ from weft.types import (
     Bank,
     Mixture,
     Share,
-    Site,
     State,
     Stepped,
 )
@@ -93,7 +92,7 @@ class Host(AbstractHost):
         self._batches = Batches(self._checked)
         self._last: ContextVar[Last | None] = ContextVar("weft_last", default=None)
         for site in self.sites:
-            module.get_submodule(site.path).register_forward_hook(_hook(self._span, site))
+            module.get_submodule(site.path).register_forward_hook(add_mixture(self._span, site))
         head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
         if head is not None:
             head.register_forward_pre_hook(pick_last(self._last))
@@ -408,14 +407,6 @@ class Host(AbstractHost):
             for gate in new:
                 prompt.states[gate] = gate.prepare(embeddings_BTH, seen_BT.bool())
         return prompt.states
-
-
-def _hook(span: ContextVar[Span | None], site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-    def add_mixture(_: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-        current = span.get()
-        return None if current is None else current.change(site, inputs[0], output)
-
-    return add_mixture
 
 
 def _deciding(mixture: Mixture) -> list[AbstractGate]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.errors import ShapeError
 from weft.host.kernels import side_by_side
@@ -146,6 +148,18 @@ class Span:
                 there=a_KRI.device,
             )
         return self._trips[key]
+
+
+def add_mixture(
+    span: ContextVar[Span | None], site: Site
+) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+    """A forward hook that changes the output of a site by the span in force."""
+
+    def add(_: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        current = span.get()
+        return None if current is None else current.change(site, inputs[0], output)
+
+    return add
 
 
 def _extent(assignment: Assignment) -> tuple[int, int]:

@@ -1,0 +1,20 @@
+"""A host spread over workers that may die: stages of layers, calls that are done once, journals."""
+
+from weft.swarm.host import SwarmCache, SwarmHost
+from weft.swarm.link import AbstractLink, LocalLink, TcpLink
+from weft.swarm.part import Part
+from weft.swarm.stage import Stage
+from weft.swarm.worker import listen, load_stage, serve
+
+__all__ = [
+    "AbstractLink",
+    "LocalLink",
+    "Part",
+    "Stage",
+    "SwarmCache",
+    "SwarmHost",
+    "TcpLink",
+    "listen",
+    "load_stage",
+    "serve",
+]

@@ -1,0 +1,152 @@
+"""Some layers of a base, which read rows under adapters as the whole base does.
+
+The first part has the token embeddings, the last one the final norm and the output head. Modules keep the
+paths that they have in the base, so sites and adapters mean the same here and there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from weft.adapters import fingerprint
+from weft.errors import ConfigError
+from weft.host import Pool, decoding, sites_of
+from weft.host.batches import Batches
+from weft.host.cache import RowCache
+from weft.host.sites import ALL_LINEAR
+from weft.host.span import Factors, Span, add_mixture
+from weft.types import Bank, Share
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types of Hugging Face whose forward is: embed, rotate, layers, norm, head."""
+
+
+class Part:
+    """Layers `first` to `last` (excluded) of a language model; its parameters are frozen.
+
+    Raises ConfigError for a model of another family, with sliding attention, or without these layers.
+    """
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        first: int,
+        last: int,
+        *,
+        target_modules: str | Sequence[str] = ALL_LINEAR,
+    ) -> None:
+        config = module.config
+        if config.model_type not in FAMILIES:
+            raise ConfigError(f"a {config.model_type} is not spread yet; families: {', '.join(FAMILIES)}")
+        if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+            raise ConfigError("a base with sliding attention is not spread yet")
+        self.layers = decoding.attention_layers(module)
+        """Of the whole base."""
+        if not 0 <= first < last <= self.layers:
+            raise ConfigError(f"there are layers 0 to {self.layers}, a part cannot have {first} to {last}")
+        self.module = module.requires_grad_(False)
+        self.first, self.last = first, last
+        self.base = fingerprint(module)
+        inside = range(first, last)
+        self.sites = tuple(s for s in sites_of(module, target_modules) if s.layer in inside)
+        if not self.sites:
+            raise ConfigError(f"layers {first} to {last} have no sites among the target modules")
+        self.window: int | None = getattr(config, "max_position_embeddings", None)
+        self.vocab_size: int = config.vocab_size
+        self.hidden: int = config.hidden_size
+        self.device = module.device
+        body = cast(Any, module.model)
+        self._embed, self._rotary, self._norm = body.embed_tokens, body.rotary_emb, body.norm
+        self._layers: Sequence[nn.Module] = list(body.layers)[first:last]
+        self._head = cast(nn.Module, module.get_output_embeddings())
+        self._span: ContextVar[Span | None] = ContextVar("weft_part", default=None)
+        for site in self.sites:
+            module.get_submodule(site.path).register_forward_hook(add_mixture(self._span, site))
+        self._batches = Batches(_factors)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it begins with token ids."""
+        return self.first == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends with logits."""
+        return self.last == self.layers
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states that go from part to part."""
+        return self.module.dtype
+
+    def trim(self) -> None:
+        """Let go of the base's other layers, and of the ends that this part does not need."""
+        layers = cast(Any, self.module.model).layers
+        for place in range(self.layers):
+            if not self.first <= place < self.last:
+                layers[place] = nn.Identity()
+        if not self.is_first and not self.is_last:
+            self.module.set_input_embeddings(nn.Identity())
+            self.module.set_output_embeddings(nn.Identity())
+            self._embed, self._head = nn.Identity(), nn.Identity()
+
+    def new_cache(self) -> RowCache:
+        """A cache of no rows over these layers."""
+        return RowCache(self.last - self.first)
+
+    @torch.no_grad()
+    def embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
+        """Input embeddings, of the first part alone."""
+        return self._embed(ids_BT)
+
+    @torch.no_grad()
+    def step(
+        self, x: Tensor, cache: RowCache, shares: Sequence[Share], counts: Sequence[int], pool: Pool
+    ) -> dict[str, Tensor]:
+        """Read the next tokens of every row: ids [B, T] in the first part, states [B, T, H] in the others.
+
+        `counts[i]` of the T tokens of row i count. Gives "x" [B, T, H], or, in the last part, "logits" [B, V]
+        in float32 and the "hidden" states [B, H] that they follow from. Raises what `Pool.put` raises.
+        """
+        rows, tokens = x.shape[:2]
+        pooled = any(share.adapters for share in shares)
+        batch = self._batches.of(shares, pool if pooled else None, self.device)
+        columns_BT, positions_BT = cache.open(tokens, self.device)
+        span = None
+        if batch.terms:
+            span = Span(batch.terms, {}, rows, tokens, offset=positions_BT[:, 0], plans=batch.plans)
+        x_BTH = self.embed(x) if self.is_first else x
+        # The layers number themselves as in the base; what stands before theirs is never asked.
+        held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
+        mask = decoding.masks(self.module, cache, columns_BT)
+        rotation = self._rotary(x_BTH, position_ids=positions_BT)
+        token = self._span.set(span)
+        try:
+            for layer in self._layers:
+                x_BTH = layer(
+                    x_BTH,
+                    attention_mask=mask,
+                    position_ids=positions_BT,
+                    past_key_values=held,
+                    use_cache=True,
+                    position_embeddings=rotation,
+                )
+        finally:
+            self._span.reset(token)
+        cache.close(counts)
+        if not self.is_last:
+            return {"x": x_BTH}
+        last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
+        hidden_BH = self._norm(x_BTH)[torch.arange(rows, device=self.device), last_B]
+        return {"logits": self._head(hidden_BH[:, None])[:, -1].float(), "hidden": hidden_BH}
+
+
+def _factors(bank: Bank) -> Factors:
+    return {site.path: (bank.a[site], bank.b[site]) for site in bank.a}

@@ -1,0 +1,127 @@
+"""Messages: what was sent arrives, what was damaged is noticed in one line."""
+
+import random
+import struct
+import zlib
+
+import pytest
+import torch
+
+from swarm.faults import parts_of
+from tiny_models import make_llama
+from weft.errors import MessageError
+from weft.swarm import Stage
+from weft.swarm.message import LIMIT, Message, decode, encode, receive
+
+KINDS = ("hello", "step", "join", "leave", "cut", "put", "drop", "embed", "kill")
+
+
+def message():
+    return Message(
+        {"kind": "step", "counts": [1, 2], "deep": {"a": [None, True, 0.1]}},
+        {"x": torch.randn(2, 3, 4), "h": torch.ones(3, dtype=torch.bfloat16), "none": torch.zeros(0, 2)},
+    )
+
+
+def test_a_message_comes_back():
+    sent = message()
+    came = decode(encode(sent))
+    assert came.fields == sent.fields
+    assert came.tensors.keys() == sent.tensors.keys()
+    for name, tensor in sent.tensors.items():
+        assert came.tensors[name].dtype == tensor.dtype
+        assert torch.equal(came.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_thousand_damaged_messages_are_noticed(seed):
+    rng = random.Random(seed)
+    whole = encode(message())
+    for _ in range(500):
+        data = bytearray(whole)
+        match rng.randrange(4):
+            case 0:
+                bit = rng.randrange(8 * len(data))
+                data[bit // 8] ^= 1 << bit % 8
+            case 1:
+                del data[rng.randrange(len(data)) :]
+            case 2:
+                data += rng.randbytes(1 + rng.randrange(40))
+            case 3:
+                at = rng.randrange(len(data))
+                data[at : at + 8] = bytes(255 - byte for byte in data[at : at + 8])
+        with pytest.raises(MessageError) as error:
+            decode(bytes(data))
+        assert "\n" not in str(error.value)
+
+
+def test_nothing_is_allocated_for_what_is_only_announced():
+    def head(length):
+        first = b"WEFT" + struct.pack("<Q16s", length, bytes(16))
+        return first + zlib.crc32(first).to_bytes(4, "little")
+
+    asked = []
+
+    def read(data):
+        rest = [data]
+
+        def some(count):
+            asked.append(count)
+            part, rest[0] = rest[0][:count], rest[0][count:]
+            return part
+
+        return some
+
+    with pytest.raises(MessageError, match="announces"):
+        receive(read(head(LIMIT + 1)))
+    with pytest.raises(MessageError, match="ends after 0 of"):
+        receive(read(head(LIMIT)))
+    assert max(asked) <= 1 << 20
+
+
+def value(rng, depth=0):
+    """Any JSON value, small."""
+    kind = rng.randrange(8 if depth < 2 else 6)
+    if kind < 6:
+        return (None, True, rng.randrange(-2, 5), 2**60, "adapter", rng.random())[kind]
+    inside = [value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    return inside if kind == 6 else {str(i): one for i, one in enumerate(inside)}
+
+
+def test_a_thousand_calls_of_nonsense_are_answered_in_one_line_and_change_no_row():
+    """Whole messages whose values are wrong: the stage answers, and its session goes on as it was."""
+    stage = Stage(parts_of(make_llama(), [0, 1, 2])[0])
+    fence = {"stage": [0, 1], "epoch": 1, "session": 1}
+    begin = Message({"kind": "begin", "stage": [0, 1], "epoch": 1})
+    stage.answer(begin)
+    ids = torch.tensor([[5, 6, 7]])
+    step = {"kind": "step", "counts": [3], "shares": [[]], "starts": [0], "live": [1]}
+    first = stage.answer(Message({**fence, **step, "position": 0}, {"ids": ids}))
+    assert "error" not in first.fields
+    rng = random.Random(0)
+    tensors = (ids, torch.zeros(1, 3, 32), torch.zeros(0, 1), torch.full((1, 2), 99), torch.zeros(4))
+    refused = 0
+    for _ in range(1000):
+        fields = {**fence, **step, "kind": rng.choice(KINDS), "position": rng.choice((0, 1, 2, 1, 1))}
+        fields |= {"row": 7, "rows": [], "count": 3, "other": 2, "key": "x", "name": "n", "sites": []}
+        for name in rng.sample(sorted(fields.keys() - {"epoch"}), rng.randrange(1, 4)):
+            fields[name] = value(rng)
+        if fields["kind"] in ("step", "cut") and rng.random() < 0.5:
+            fields["counts"], fields["count"] = [1, 1], 2**40  # calls of the right form that do not fit
+        given = {name: rng.choice(tensors) for name in rng.sample(("ids", "x", "a0", "b0"), 2)}
+        if fields["session"] == 1 and fields["position"] == 1:
+            given["ids"], fields["stage"] = torch.full((1, 2), 99), fields["stage"]
+        answer = stage.answer(decode(encode(Message(fields, given))))
+        if "error" in answer.fields:
+            refused += 1
+            assert "\n" not in answer.fields["text"]
+            assert answer.fields["error"] != "Failed", answer.fields["text"]
+    assert refused > 700
+    done = stage._sessions[1].done
+    after = {**fence, **step, "position": done, "counts": [1]}
+    said = stage.answer(Message(after, {"ids": torch.tensor([[8]])}))
+    twin = Stage(stage.part)
+    twin.answer(begin)
+    twin.answer(Message({**fence, **step, "position": 0}, {"ids": ids}))
+    want = twin.answer(Message({**after, "position": 1}, {"ids": torch.tensor([[8]])}))
+    assert torch.equal(said.tensors["x"], want.tensors["x"])
