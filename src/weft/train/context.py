@@ -136,7 +136,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
         stages = [(stage.until, _samplers(recipe, train, stage.category_shares)) for stage in plan]
         text = None if recipe.passages is None else encode_texts(host, recipe.passages)
-        first = _lessons(recipe, network, stages[-1][1], text, 0)
+        first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1][1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
         optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
         schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
@@ -229,7 +229,7 @@ def _lessons(
     lessons = [
         lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length)
         for sampler in samplers
-        for draw in sampler.draw(max(step - 1, 0))
+        for draw in sampler.draw(step - 1)
     ]
     if text is not None and recipe.passages is not None:
         config, chance = recipe.passages, random.Random(f"{recipe.run.seed}/{step}")

@@ -61,16 +61,17 @@ class StackRecipe(Config):
     name: str = "stack"
 
 
-def train_stack(recipe: StackRecipe, *, resume: bool = True) -> Path:
+def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns `output_dir/stack`, a hypernetwork that is a stack.
 
+    A `host` that is given takes the place of loading `base`.
     Raises ConfigError for shares that leave no steps, or a first level that is a stack itself.
     """
     torch.manual_seed(recipe.run.seed)
     phases = _phases(recipe)
     train = load_splits(recipe.data)["train"]
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = load_base(
+        host = host or load_base(
             recipe.base,
             dtype="float32",
             device=run.accelerator.device,
@@ -151,7 +152,7 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
     """Last step of every phase, and what learns in it: a level, all, or halting."""
     steps, levels = recipe.run.max_steps, len(recipe.higher)
     left = 1 - levels * recipe.init_share - recipe.halting_share
-    if left < 0:
+    if left < -1e-9:
         raise ConfigError(
             f"{levels} levels at init_share {recipe.init_share} and halting_share {recipe.halting_share} "
             "are more than all steps; lower one"
@@ -191,4 +192,4 @@ def _halting_loss(
         cost_B = cost_B + going_B * stop_B * (loss_B + recipe.price * depth)
         depth_B = depth_B + going_B * stop_B * depth
         going_B = going_B * (1 - stop_B)
-    return cost_B.mean(), {"depth": float(depth_B.mean())}
+    return cost_B.mean(), {"depth": float(depth_B.detach().mean())}
