@@ -6,7 +6,7 @@ from torch import Tensor
 
 from weft.adapters import cosine, inner, site_at
 from weft.embed import cosines, inner_products
-from weft.errors import BaseMismatchError, ShapeError
+from weft.errors import BaseMismatchError, ShapeError, WeightsError
 from weft.types import Adapter, Bank, Factors, Site
 
 Q = site_at("model.layers.0.self_attn.q_proj", 6, 5)
@@ -153,5 +153,5 @@ def test_wrong_libraries_are_refused() -> None:
         cosines([random_adapter(1)], [random_adapter(2, sites=(wide,))])
     broken = random_adapter(3)
     broken.factors[UP].b_OR[0, 0] = torch.nan
-    with pytest.raises(ShapeError, match="up_proj of adapter adapter-3 holds NaN"):
+    with pytest.raises(WeightsError, match="up_proj of adapter adapter-3 holds NaN"):
         cosines([random_adapter(1), broken])

