@@ -143,16 +143,16 @@ def resolve(name: str | os.PathLike[str]) -> Path | None:
     been fetched yet.
     """
     text = os.fspath(name)
-    if text in NAMED and not Path(text).is_dir():
+    if text in NAMED and not os.path.isdir(text):
         folder = kept_in(NAMED[text])
         if not folder.is_dir():
             raise MissingFileError(f"{text} is not on this machine yet; fetch it with: weft pull {text}")
         return folder
-    if text.startswith(_EMBEDDED) and not Path(text).is_dir():
+    if text.startswith(_EMBEDDED) and not os.path.isdir(text):
         parts = text.removeprefix(_EMBEDDED).split("/")
         folder = embedded_folder().joinpath(*parts)
         if not all(map(is_name, parts)) or not folder.is_dir():
             known = sorted([*NAMED, *(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())])
             raise UnknownNameError(f"no model {text}{nearest(text, known)}; there are {', '.join(known)}")
         return folder
-    return Path(text) if Path(text).is_dir() else None
+    return Path(text) if os.path.isdir(text) else None

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,38 @@ def test_dry_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_key(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(recipe), "--max-task", "1"]) == 1
     assert "did you mean max_tasks?" in capsys.readouterr().err
+
+
+def test_an_adapter_on_a_file_of_rows(
+    tiny: Tiny, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from weft.adapters import load
+    from weft.engine import Engine
+    from weft.evaluate import evaluate_rows
+    from weft.host import Host
+    from weft.types import Mixture
+
+    said = Engine(Host.from_pretrained(tiny.base)).generate(
+        ["cab", "dab"], mixture=Mixture.of(load(adapter)), max_new_tokens=8
+    )
+    rows = [Row("cab", said[0]), Row("dab", said[1] + "x")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(json.dumps({"prompt": r.prompt, "completion": r.completion}) + "\n" for r in rows)
+    )
+    kept = tmp_path / "said.jsonl"
+    flags = ["--data", str(file), "--predictions", str(kept), "--max-new-tokens", "8", "--json"]
+    assert main(["eval", adapter, *flags]) == 0
+    told = json.loads(capsys.readouterr().out)
+    engine = Engine(Host.from_pretrained(tiny.base))
+    wanted = evaluate_rows(engine, rows, Mixture.of(load(adapter)), max_new_tokens=8)
+    assert told["loss"] == pytest.approx(wanted.loss)
+    assert told["perplexity"] == pytest.approx(math.exp(wanted.loss))
+    assert told["rows"] == 2
+    assert told["exact_match"] == wanted.exact_match == 0.5
+    alone = evaluate_rows(engine, rows, None, max_new_tokens=8)
+    assert told["loss - base"] == pytest.approx(wanted.loss - alone.loss)
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == [text for _, _, text in wanted.predictions] == said
+    assert main(["eval", tiny.base, "--data", str(file), "--json", "--max-new-tokens", "8"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(alone.loss)

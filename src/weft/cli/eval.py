@@ -1,11 +1,16 @@
 """`weft eval`: one recipe, one report."""
 
+import json as jsonlib
 import shlex
 from pathlib import Path
+from typing import Any
 
 from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.kinds import kind_of
+from weft.cli.shared.model import ModelFlags, load_model
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
-from weft.cli.shared.screen import print_json
+from weft.cli.shared.screen import print_json, print_pairs
+from weft.files import resolve
 from weft.plain import plain
 
 
@@ -13,25 +18,39 @@ def evaluate_recipe(
     recipe: Path,
     /,
     *overrides: Overrides,
+    data: str | None = None,
+    base: str | None = None,
+    predictions: Path | None = None,
+    max_new_tokens: int = 64,
     threads: Threads = None,
     dry_run: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Compare adapters with their control conditions, as a recipe says.
+    """Compare adapters with their control conditions, as a recipe says; or measure one on a file of rows.
 
     Every key of the recipe can be set: --key VALUE, or key=VALUE. With the key
     "output", the report is also written as a page, with JSON beside it. For
     example:
 
         weft eval recipes/letters/eval.yaml --output docs/results/letters.md
+        weft eval out/ --data rows.jsonl --predictions said.jsonl
 
     Args:
-        recipe: The recipe, a YAML file.
+        recipe: The recipe, a YAML file; with --data an adapter, or a base.
+        data: File of rows; gives loss, perplexity and exact match, of the base alone too.
+        base: With --data, the base; what the adapter names unless given.
+        predictions: With --data, a file for what was said to each row.
+        max_new_tokens: With --data, most tokens of an answer.
         overrides: Keys of the recipe and their values.
         threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and evaluate nothing.
         json: Print JSON.
     """
+    if data is not None:
+        set_threads(threads)
+        told = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
+        print_json(told) if json else print_pairs({k: v for k, v in told.items() if k != "without"})
+        return
     from weft.evaluate import EvalRecipe, evaluate, to_dict, to_text, write_report
 
     config = read_recipe(EvalRecipe, recipe, overrides)
@@ -44,3 +63,36 @@ def evaluate_recipe(
     print_json(to_dict(report)) if json else print(plain(to_text(report), keep="\n"), end="")
     if config.output is not None:
         write_report(report, config.output)
+
+
+def _on_rows(
+    what: str, data: str, base: str | None, predictions: Path | None, max_new_tokens: int
+) -> dict[str, Any]:
+    """The measures of an adapter on the rows of a file, and of its base without it."""
+    from weft.engine import Engine
+    from weft.evaluate import evaluate_rows
+    from weft.files import replace_file
+    from weft.tasks.file import read_table
+    from weft.types import Bank, Mixture
+
+    rows = read_table(data)
+    folder = resolve(what)
+    is_adapter = folder is not None and kind_of(folder) == "adapter"
+    flags = ModelFlags(base=base or (None if is_adapter else what), adapter=(what,) if is_adapter else ())
+    host, adapters, share = load_model(flags)
+    fitted = [adapter for adapter, _ in share.adapters]
+    mixture = Mixture.of(Bank.stack(fitted).to(host.device)) if fitted else None
+    engine = Engine(host)
+    report = evaluate_rows(engine, rows, mixture, max_new_tokens=max_new_tokens)
+    if predictions is not None:
+        keys = ("prompt", "reference", "prediction")
+        lines = [jsonlib.dumps(dict(zip(keys, told, strict=True))) + "\n" for told in report.predictions]
+        replace_file(predictions, "".join(lines))
+    measured = {"loss": report.loss, "perplexity": report.perplexity, "exact_match": report.exact_match}
+    told: dict[str, Any] = {"base": host.name, "adapters": [adapter.name for adapter in adapters]}
+    told |= {"rows": report.rows, "left_out": report.left_out, **measured}
+    if mixture is not None:
+        alone = evaluate_rows(engine, rows, None, max_new_tokens=max_new_tokens)
+        told["without"] = {name: getattr(alone, name) for name in measured}
+        told |= {f"{name} - base": value - getattr(alone, name) for name, value in measured.items()}
+    return told

@@ -18,6 +18,7 @@ from weft.evaluate.report import (
     write_report,
 )
 from weft.evaluate.retrieval import ranks, retrieval
+from weft.evaluate.rows import RowsReport, evaluate_rows
 from weft.evaluate.wordings import Wordings, derangement, draw_wordings, gibberish
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Question",
     "Report",
     "Result",
+    "RowsReport",
     "SplitReport",
     "Wordings",
     "answer_questions",
@@ -42,6 +44,7 @@ __all__ = [
     "derangement",
     "draw_wordings",
     "evaluate",
+    "evaluate_rows",
     "exact_match",
     "gibberish",
     "interval",

@@ -53,7 +53,7 @@ def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     if text.endswith(_LINES):
         return read_rows(text)
     kind = _READERS.get(Path(text).suffix.lower())
-    if kind is None and not Path(text).exists() and _HUB.fullmatch(text):
+    if kind is None and not os.path.exists(text) and _HUB.fullmatch(text):
         return to_rows(_table(text, "a data set of the Hub"), text)
     file = check_file(text)
     if kind is None:

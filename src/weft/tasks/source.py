@@ -1,5 +1,6 @@
 """Where a recipe's tasks come from: made worlds, Natural Instructions, or a user's own folders."""
 
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,7 +142,7 @@ def _named(value: Any) -> Any:
     """A bare path: a folder of task folders, or a file of rows."""
     if not isinstance(value, str):
         return value
-    return {"kind": "folder" if Path(value).is_dir() else "file", "path": value}
+    return {"kind": "folder" if os.path.isdir(value) else "file", "path": value}
 
 
 Data = Annotated[Source, Field(discriminator="kind"), BeforeValidator(_named)]
