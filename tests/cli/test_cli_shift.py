@@ -111,3 +111,14 @@ def test_an_activated_adapter_is_run_from_its_invocation_on(run, tmp_path):
         run("generate", "cab", "--adapter", str(tmp_path / "alora"), "--base", "weft/letters", "--trace-json")
     )
     assert told["results"][0]["trace"][0]["acting"] == [{"adapter": "alora", "weight": 1.0}]
+
+
+def test_a_trace_becomes_a_picture(run, fails, shift, tmp_path):
+    (tmp_path / "t.json").write_text(
+        run("generate", "cab", "--shift", shift, "--trace-json", "--max-new-tokens", "4")
+    )
+    run("plot", "trace", str(tmp_path / "t.json"), "-o", str(tmp_path / "t.png"))
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "x.json").write_text('{"results": [{"text": "no trace"}]}')
+    assert "holds no trace" in fails("plot", "trace", str(tmp_path / "x.json"))
+    assert "no number 1" in fails("plot", "trace", str(tmp_path / "t.json"), "--prompt", "1")

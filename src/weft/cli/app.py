@@ -34,6 +34,7 @@ VERBS = {
     "bench": "weft.cli.bench:bench",
     "describe": "weft.cli.describe:describe",
     "map": "weft.cli.map:map_library",
+    "plot": "weft.cli.plot:plot",
     "pull": "weft.cli.pull:pull",
     "push": "weft.cli.push:push",
     "list": "weft.cli.list:list_things",
