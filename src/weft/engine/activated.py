@@ -39,10 +39,6 @@ class Activated(AbstractController):
 
     Raises ConfigError for an adapter without invocation tokens or with some outside the vocabulary, and what
     `weft.host.fitted` raises.
-
-    Example:
-        >>> adapter = weft.load("alora/", activated=True)
-        >>> weft.Engine(host).generate(prompt, controller=Activated(host, adapter))
     """
 
     def __init__(self, host: Host, adapter: Adapter) -> None:

@@ -47,10 +47,7 @@ class SavedShift(Saved):
 class Shifter:
     """A speaker, a shift network, and the library that they were trained with.
 
-    Example:
-        >>> shifter = Shifter.from_pretrained("weft/letters-shift", host=host)
-        >>> controller = shifter.controller(weft.route.load_library(shifter.library_folder).adapters)
-        >>> weft.Engine(host).generate("3Acab\\n4Cdob\\n >", controller=controller, raw=True)
+    `host` needs the sites that the config names, its output head among them; `weft generate --shift` sees to it.
     """
 
     speaker: Speaker
