@@ -47,7 +47,7 @@ class SavedShift(Saved):
 class Shifter:
     """A speaker, a shift network, and the library that they were trained with.
 
-    `host` needs the sites that the config names, its output head among them; `weft generate --shift` sees to it.
+    A host needs the sites that the config names, the output head among them (`weft generate --shift`).
     """
 
     speaker: Speaker
