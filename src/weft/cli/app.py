@@ -24,6 +24,7 @@ VERBS = {
     "compile": "weft.cli.compile:compile_function",
     "generate": "weft.cli.generate:generate",
     "chat": "weft.cli.chat:chat",
+    "serve": "weft.cli.serve:serve",
     "route": "weft.cli.route:route",
     "merge": "weft.cli.merge:merge",
     "fold": "weft.cli.fold:fold",

@@ -24,6 +24,8 @@ def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Row]) -> list[int]:
     for sampling, places in groups.items():
         members = [rows[place] for place in places]
         scores_BV = logits_BV if len(places) == len(rows) else logits_BV[places]
+        if sampling.presence_penalty or sampling.frequency_penalty or sampling.logit_bias:
+            scores_BV = _adjusted(scores_BV, members, sampling)
         warp = processors(sampling)
         if len(warp):
             scores_BV = warp(_seen(members, sampling, scores_BV.device), scores_BV.clone())
@@ -34,6 +36,20 @@ def choose(logits_BV: Float[Tensor, "B V"], rows: Sequence[Row]) -> list[int]:
         for place, token in zip(places, tokens_B.tolist(), strict=True):
             chosen[place] = rows[place].forced.pop(0) if rows[place].forced else token
     return chosen
+
+
+def _adjusted(scores_BV: Tensor, rows: Sequence[Row], sampling: Sampling) -> Tensor:
+    """The logits with what the request adds to single tokens, less what the answer has used up."""
+    scores_BV = scores_BV.clone()
+    for score_V, row in zip(scores_BV, rows, strict=True):
+        for token, bias in sampling.logit_bias:
+            score_V[token] += bias
+        written = torch.tensor(
+            row.ids[len(row.request.prompt_ids) :], dtype=torch.long, device=score_V.device
+        )
+        count_V = torch.bincount(written, minlength=len(score_V)).to(score_V)
+        score_V -= sampling.frequency_penalty * count_V + sampling.presence_penalty * (count_V > 0)
+    return scores_BV
 
 
 def _seen(rows: Sequence[Row], sampling: Sampling, device: torch.device) -> torch.LongTensor:

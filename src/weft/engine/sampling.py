@@ -43,6 +43,12 @@ class Sampling:
     """Draw among tokens at least this likely, relative to the most likely one."""
     repetition_penalty: float = 1.0
     """Above 1 makes tokens that occurred before, prompt included, less likely."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that the answer holds already; OpenAI's, -2 to 2."""
+    frequency_penalty: float = 0.0
+    """The same, times how often it holds the token."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, and what is added to their logits; -100 all but forbids one."""
     seed: int = 0
     """Prompt i of a list is drawn with seed + i."""
     max_new_tokens: int = 64
@@ -63,6 +69,10 @@ class Sampling:
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 (off) to 1")
         _check("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0; 1 is off")
+        _check("presence_penalty", self.presence_penalty, -2 <= self.presence_penalty <= 2, "from -2 to 2")
+        _check("frequency_penalty", self.frequency_penalty, -2 <= self.frequency_penalty <= 2, "from -2 to 2")
+        near = all(-100 <= bias <= 100 for _, bias in self.logit_bias)
+        _check("logit_bias", self.logit_bias, near, "biases from -100 to 100")
         _check("seed", self.seed, 0 <= self.seed < 1 << 63, "from 0 to 2**63 - 1")
         _check(
             "max_new_tokens", self.max_new_tokens, 1 <= self.max_new_tokens < _MOST, "1 or more, below 2**31"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from weft.engine.batch import check_rows
 from weft.host import Host
-from weft.types import Mixture
+from weft.types import Bank, Dense, Mixture, Share, Term
 
 IGNORE = -100
 
@@ -58,3 +60,15 @@ def predict(
     keep = ids_BT.shape[1] - first
     out = host.forward(ids_BT, mixture, mask_BT=mask_BT, states=states, logits_to_keep=keep)
     return out.logits[:, :-1].float(), labels_BT[:, first + 1 :]
+
+
+@torch.no_grad()
+def prompt_logits(host: Host, ids: Sequence[int], share: Share) -> Float[Tensor, "T V"]:
+    """What a host says at every token of a text under a row's share. Raises what `forward` raises."""
+    terms = share.terms
+    if share.adapters:
+        bank = Bank.stack([adapter for adapter, _ in share.adapters]).to(host.device)
+        weight_BK = torch.tensor([[weight for _, weight in share.adapters]], device=host.device)
+        terms = (Term(bank, Dense(weight_BK)), *terms)
+    ids_BT = torch.tensor([list(ids)], device=host.device)
+    return host.forward(ids_BT, Mixture(terms)).logits[0].float()

@@ -1,0 +1,93 @@
+"""`weft serve`: an OpenAI-compatible server over one base and many adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from weft.cli.shared.model import BASE, Dtype, hypernetwork_for, load_adapters, open_host, open_hypernetwork
+from weft.errors import ConfigError, MissingExtraError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    *,
+    base: str = BASE,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    adapter: tuple[str, ...] = (),
+    library: tuple[str, ...] = (),
+    router: str = "nearest",
+    tree: tuple[str, ...] = (),
+    store: tuple[Path, ...] = (),
+    hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
+    api_key_file: Path | None = None,
+    adapter_root: Path | None = None,
+    max_rows: int = 32,
+    max_loras: int = 32,
+    max_lora_rank: int = 64,
+    device: str = "cpu",
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a base and its adapters to OpenAI's clients.
+
+    The model of a request is a name: base, the name of an adapter, store:NAME@REV,
+    gen:TEXT, blend:0.7*A+0.3*B, route:LIBRARY or tree:NAME. For example:
+
+        weft serve --base weft/letters --library weft/letters-adapters
+        curl http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\
+            -d '{"model": "gen:sort the letters", "messages": [{"role": "user", "content": "cab"}]}'
+
+    Args:
+        base: Folder, hub id or embedded name.
+        host: Address to listen on; one that others can reach needs --api-key-file.
+        port: Port to listen on.
+        adapter: Adapter folder, under its own name; may be given several times.
+        library: Folder of adapter folders: route:NAME chooses from it, and each adapter has its name.
+        router: What chooses from the libraries.
+        tree: Folder of a tree, as tree:NAME.
+        store: Folder of an adapter store, for store:NAME@REV.
+        hypernetwork: The hypernetwork of gen: names; one for the base that ships with Weft unless given.
+        api_key_file: YAML list of keys with name, role (user, maker, admin), adapters and limits.
+        adapter_root: Folder below which /v1/load_lora_adapter may load.
+        max_rows: Texts that are written at a time; others wait.
+        max_loras: Adapters that act at a time.
+        max_lora_rank: Largest rank of an adapter.
+        device: Where the base runs.
+        dtype: Number type of the base.
+    """
+    try:
+        import uvicorn
+
+        from weft.serve import Keys, Scheduler, Shelf, build_app
+    except ImportError as error:
+        raise MissingExtraError(
+            f"weft serve needs the extra serve: pip install 'weft[serve]' ({error})"
+        ) from None
+    from weft.engine.request import Chooser, planted
+    from weft.route import load_library, load_tree
+
+    if host not in _LOOPBACK and api_key_file is None:
+        raise ConfigError(f"{host} can be reached by others; give --api-key-file, or listen on 127.0.0.1")
+    keys = Keys() if api_key_file is None else Keys.read(api_key_file)
+    adapters = load_adapters(adapter, [])[0]
+    libraries = {Path(name).name: load_library(name) for name in library}
+    held = [a for one in libraries.values() for a in one.adapters]
+    model = open_host(base, device=device, dtype=dtype, adapters=[*adapters, *held])
+    named = hypernetwork or hypernetwork_for(model)
+    shelf = Shelf(
+        model,
+        hypernetwork=open_hypernetwork(named, host=model) if named else None,
+        stores={path.resolve().name: path for path in store},
+        choosers={name: Chooser.over(model, one, router) for name, one in libraries.items()},
+        trees={Path(name).name: planted(load_tree(name), model) for name in tree},
+    )
+    for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:
+        shelf.put(one.name, one)
+    scheduler = Scheduler(model, max_rows=max_rows, slots=max_loras, r=max_lora_rank)
+    app = build_app(scheduler, shelf, keys, adapter_root=adapter_root)
+    print(f"{base} with {len(shelf.names)} names on http://{host}:{port}/v1", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False)

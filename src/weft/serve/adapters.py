@@ -1,0 +1,139 @@
+"""Routes that list, make, load and remove adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from weft.adapters import load, save
+from weft.errors import CueError
+from weft.files import resolve
+from weft.host.pool import content
+from weft.serve.schema import LoadRequest, MakeRequest
+from weft.serve.service import Refused, account_of, service_of
+from weft.types import Adapter, Description, Examples
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The base and all adapters that this key may use, in OpenAI's form, with vLLM's `root` and `parent`."""
+    service, account = service_of(request), account_of(request)
+    names = [name for name in service.shelf.names if account.may_use(name)]
+    common = {"object": "model", "created": 0, "owned_by": "weft"}
+    listed = [{"id": name, **common, "root": name, "parent": service.base} for name in names]
+    return {"object": "list", "data": [{"id": service.base, **common, "root": service.base}, *listed]}
+
+
+@router.get("/v1/adapters")
+async def adapters(request: Request) -> dict[str, Any]:
+    """Cards of all adapters on the shelf that this key may use."""
+    service, account = service_of(request), account_of(request)
+    names = [n for n in service.shelf.names if ":" not in n and account.may_use(n)]
+    return {"data": [_card(name, service.shelf.get(name)) for name in names]}
+
+
+@router.post("/v1/adapters", status_code=201)
+async def make(body: MakeRequest, request: Request) -> dict[str, Any]:
+    """Make an adapter from a description or examples, and put it on the shelf."""
+    service, account = service_of(request), account_of(request, "maker")
+    if not account.may_use(body.name):
+        raise Refused(403, f"this key may not use {body.name}", "forbidden")
+    if body.name in service.shelf.names and not account.may("admin"):
+        raise Refused(409, f"there is an adapter {body.name} already; choose another name", "exists")
+    if not body.description and not body.examples:
+        raise CueError("give a description or examples to make an adapter from")
+    account.make()
+    pairs = tuple(body.examples)
+    cue = Examples(pairs, body.description) if pairs else Description(body.description)
+    adapter = await asyncio.to_thread(service.shelf.make, cue)
+    return _card(body.name, service.shelf.put(body.name, adapter))
+
+
+@router.get("/v1/adapters/{name}")
+async def show(name: str, request: Request, download: bool = False) -> Any:
+    """One adapter's card, or with ?download=true its PEFT folder as a zip file."""
+    service, account = service_of(request), account_of(request)
+    if not account.may_use(name):
+        raise Refused(403, f"this key may not use {name}", "forbidden")
+    adapter = service.shelf.get(name)
+    if not download:
+        return _card(name, adapter)
+    data = await asyncio.to_thread(_zipped, adapter)
+    kind = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
+    return Response(data, media_type="application/zip", headers=kind)
+
+
+@router.delete("/v1/adapters/{name}")
+async def remove(name: str, request: Request) -> dict[str, Any]:
+    """Take an adapter off the shelf; rows that have it go on."""
+    service, _ = service_of(request), account_of(request, "admin")
+    service.shelf.remove(name)
+    return {"name": name, "deleted": True}
+
+
+@router.post("/v1/load_lora_adapter")
+async def load_lora(body: LoadRequest, request: Request) -> Response:
+    """Load a folder inside the adapter root, or an adapter that ships with Weft."""
+    service, _ = service_of(request), account_of(request, "admin")
+    folder = _inside(body.lora_path, request.app.state.adapter_root)
+    adapter = await asyncio.to_thread(load, folder)
+    service.shelf.put(body.lora_name, adapter)
+    return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.", media_type="text/plain")
+
+
+@router.post("/v1/unload_lora_adapter")
+async def unload_lora(body: LoadRequest, request: Request) -> Response:
+    """Take an adapter off the shelf, as vLLM does."""
+    service, _ = service_of(request), account_of(request, "admin")
+    service.shelf.remove(body.lora_name)
+    return Response(
+        f"Success: LoRA adapter '{body.lora_name}' removed successfully.", media_type="text/plain"
+    )
+
+
+def _inside(path: str, root: Path | None) -> Path:
+    if path.startswith("weft/"):
+        found = resolve(path)
+        if found is not None and not Path(path).is_dir():
+            return found
+    if root is None:
+        raise Refused(403, "this server loads no folders; start it with --adapter-root DIR", "forbidden")
+    if "\0" in path:
+        raise Refused(403, "a path holds no NUL", "forbidden")
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise Refused(403, "the folder lies outside the adapter root", "forbidden")
+    return folder
+
+
+def _card(name: str, adapter: Adapter) -> dict[str, Any]:
+    told = {key: str(value) for key, value in adapter.provenance.items() if key in _TOLD}
+    return {
+        "name": name,
+        "rank": adapter.rank,
+        "sites": len(adapter.sites),
+        "sha256": content(adapter),
+        **told,
+    }
+
+
+_TOLD = ("description", "hypernetwork", "base_model", "seed")
+
+
+def _zipped(adapter: Adapter) -> bytes:
+    with TemporaryDirectory(prefix="weft-serve-") as folder:
+        save(adapter, Path(folder) / "adapter")
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for file in sorted((Path(folder) / "adapter").iterdir()):
+                archive.write(file, file.name)
+        return out.getvalue()

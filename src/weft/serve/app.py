@@ -1,0 +1,156 @@
+"""The application: routes together, errors in OpenAI's form, and the thread that writes."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from weft.engine import Engine
+from weft.errors import WeftError
+from weft.plain import one_line
+from weft.serve import adapters, completions
+from weft.serve.body import WholeBody
+from weft.serve.keys import Keys, TooMuchError
+from weft.serve.scheduler import BusyError, Scheduler, StoppedError
+from weft.serve.service import Service, account_of, refusal, service_of
+from weft.serve.shelf import Shelf
+
+log = logging.getLogger("weft.serve")
+router = APIRouter()
+
+
+def build_app(
+    scheduler: Scheduler,
+    shelf: Shelf,
+    keys: Keys | None = None,
+    *,
+    adapter_root: Path | None = None,
+    max_body: int = 4 << 20,
+) -> FastAPI:
+    """A server over one host; its scheduler starts and ends with it.
+
+    `adapter_root` holds the folders that an admin may load. Raises ConfigError for a host without tokenizer.
+    """
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        scheduler.start()
+        yield
+        scheduler.close()
+
+    app = FastAPI(title="Weft", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys or Keys())
+    app.state.adapter_root = adapter_root
+    for part in (router, completions.router, adapters.router):
+        app.include_router(part)
+    for kind in (WeftError, TooMuchError, BusyError, StoppedError):
+        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.middleware("http")(_watched)
+    app.add_middleware(WholeBody, limit=max_body)
+    return app
+
+
+class TokenizeRequest(BaseModel):
+    """POST /tokenize."""
+
+    prompt: str
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(BaseModel):
+    """POST /detokenize."""
+
+    tokens: list[int]
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    """200 while texts are written, 503 after the scheduler has failed."""
+    return Response(status_code=200 if service_of(request).scheduler.alive else 503)
+
+
+@router.post("/restart")
+async def restart(request: Request) -> Response:
+    """Begin anew after a failure."""
+    account_of(request, "admin")
+    service_of(request).scheduler.start()
+    return Response(status_code=200)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    account_of(request)
+    service = service_of(request)
+    at = service.scheduler
+    text = service.metrics.text(open=at.open, active=at.active, resident=at.resident)
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
+    """Text to token ids."""
+    account_of(request)
+    service = service_of(request)
+    tokens = service.engine.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+    return {"tokens": tokens, "count": len(tokens), "max_model_len": service.shelf.host.window}
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, Any]:
+    """Token ids to text."""
+    account_of(request)
+    service = service_of(request)
+    known = [token for token in body.tokens if 0 <= token < len(service.engine.tokenizer)]
+    if len(known) < len(body.tokens):
+        raise HTTPException(400, "a token id is outside the vocabulary")
+    return {"prompt": service.engine.tokenizer.decode(known)}
+
+
+async def _watched(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Count every answer, and give what nobody expected an id that is in the log too."""
+    try:
+        response = await answer(request)
+    except Exception:
+        id = uuid.uuid4().hex
+        log.exception("request %s failed", id)
+        response = _error(500, f"something went wrong here; the log knows it as {id}", "internal_error")
+    route = getattr(request.scope.get("route"), "path", "none")
+    request.app.state.service.metrics.requests.labels(route, response.status_code).inc()
+    return response
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    return await _http(_, refusal(error))
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    told = _error(error.status_code, str(error.detail), getattr(error, "code", None))
+    told.headers.update(error.headers or {})
+    return told
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _error(400, f"{where}: {first['msg']}", "invalid_request")
+
+
+def _error(status: int, message: str, code: str | None) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    told = {"message": one_line(message), "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": told}, status_code=status)

@@ -1,0 +1,133 @@
+"""Texts in the form that OpenAI's clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weft.serve.scheduler import Told
+from weft.serve.writing import Likely
+
+
+class Choice:
+    """One text of an answer, as it grows."""
+
+    def __init__(
+        self,
+        index: int,
+        tokenizer: Any,
+        prompt_ids: list[int],
+        *,
+        chat: bool,
+        echo: bool,
+        logprobs: int | None,
+    ) -> None:
+        self.index, self.chat, self.logprobs = index, chat, logprobs
+        self._tokenizer = tokenizer
+        self.text = tokenizer.decode(prompt_ids, skip_special_tokens=True) if echo else ""
+        self.tokens = 0
+        self.reason: str | None = None
+        self.likely: list[Likely] = []
+        self._shown = self._told = 0
+        self._opened = self._closed = False
+
+    def take(self, told: Told) -> bool:
+        """Take in what the scheduler tells; whether it was a token."""
+        if isinstance(told, list):
+            self.likely += told
+            return False
+        assert not isinstance(told, Exception)
+        self.text += told.text
+        self.reason = told.reason
+        if told.likely is not None:
+            self.likely.append(told.likely)
+        self.tokens += told.token_id is not None
+        return told.token_id is not None
+
+    def news(self) -> dict[str, Any] | None:
+        """What a stream has not told yet; None for nothing."""
+        text, likely = self.text[self._shown :], self.likely[self._told :]
+        ends = self.reason is not None and not self._closed
+        if not (text or likely or ends):
+            return None
+        offset = self._shown
+        self._shown, self._told, self._closed = len(self.text), len(self.likely), ends
+        told: dict[str, Any] = {"index": self.index, "finish_reason": self.reason}
+        if self.logprobs is not None:
+            told["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
+        else:
+            told["logprobs"] = None
+        if self.chat:
+            role = {} if self._opened else {"role": "assistant"}
+            self._opened = True
+            return {**told, "delta": {**role, "content": text}}
+        return {**told, "text": text}
+
+    def whole(self) -> dict[str, Any]:
+        """The finished choice."""
+        told: dict[str, Any] = {"index": self.index, "finish_reason": self.reason, "logprobs": None}
+        if self.logprobs is not None:
+            told["logprobs"] = (
+                self._chat_likely(self.likely) if self.chat else self._text_likely(self.likely, 0)
+            )
+        if self.chat:
+            return {**told, "message": {"role": "assistant", "content": self.text, "refusal": None}}
+        return {**told, "text": self.text}
+
+    def _token(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id])
+
+    def _text_likely(self, likely: Sequence[Likely], offset: int) -> dict[str, Any]:
+        tokens, offsets = [], []
+        for one in likely:
+            tokens.append(self._token(one.token_id))
+            offsets.append(offset)
+            offset += len(tokens[-1])
+        top = [
+            None
+            if one.logprob is None
+            else {self._token(token): logprob for token, logprob in reversed(one.top)}
+            for one in likely
+        ]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.logprob for one in likely],
+            "top_logprobs": top if self.logprobs else None,
+            "text_offset": offsets,
+        }
+
+    def _chat_likely(self, likely: Sequence[Likely]) -> dict[str, Any]:
+        def told(token_id: int, logprob: float | None) -> dict[str, Any]:
+            text = self._token(token_id)
+            return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+        content = [
+            {**told(one.token_id, one.logprob), "top_logprobs": [told(*pair) for pair in one.top]}
+            for one in likely
+        ]
+        return {"content": content, "refusal": None}
+
+
+def usage(prompts: Sequence[Sequence[int]], choices: Sequence[Choice]) -> dict[str, int]:
+    """Tokens read and written."""
+    read, wrote = sum(map(len, prompts)), sum(choice.tokens for choice in choices)
+    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+
+
+def chat_reply(head: dict[str, Any], choices: Sequence[Choice]) -> dict[str, Any]:
+    """A whole answer to a chat."""
+    return {**head, "object": "chat.completion", "choices": [choice.whole() for choice in choices]}
+
+
+def text_reply(head: dict[str, Any], choices: Sequence[Choice]) -> dict[str, Any]:
+    """A whole continuation."""
+    return {**head, "object": "text_completion", "choices": [choice.whole() for choice in choices]}
+
+
+def chunk(
+    head: dict[str, Any], news: dict[str, Any] | None, *, chat: bool, usage_key: bool
+) -> dict[str, Any]:
+    """One event of a stream."""
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    rest = {"usage": None} if usage_key else {}
+    return {**head, "object": kind, "choices": [] if news is None else [news], **rest}

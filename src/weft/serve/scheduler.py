@@ -1,0 +1,198 @@
+"""The thread that owns the tensors: requests come in through a queue, pieces of text go out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from weft.engine import Loop, Sampling
+from weft.engine.score import prompt_logits
+from weft.errors import PoolFullError, PromptTooLongError, WeftError
+from weft.host import Host, Pool
+from weft.serve.writing import Likely, Piece, Writing, likely_prompt
+from weft.types import Request
+
+Told = Piece | list[Likely] | Exception
+"""A piece, the likelihoods of the prompt before the first one, or why nothing follows."""
+
+log = logging.getLogger("weft.serve")
+
+
+class StoppedError(RuntimeError):
+    """The thread has ended, and the request with it."""
+
+
+class BusyError(RuntimeError):
+    """Too many requests wait."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One text to write."""
+
+    request: Request
+    sampling: Sampling
+    writing: Writing
+    tell: Callable[[Told], None]
+    """Called by the scheduler's thread."""
+    stop_ids: frozenset[int]
+    prompt_top: int | None = None
+    """How many likely tokens to tell at every place of the prompt; None tells nothing of it."""
+    only_prompt: bool = False
+    """Tell of the prompt, and write nothing."""
+
+
+class Scheduler:
+    """Writes jobs over a host in a thread of its own: rows join and leave between steps.
+
+    `slots` adapters of rank `r` or less act at a time; a row for which there is no room waits. At most
+    `max_waiting` jobs wait. When a step fails, every open job is told so and the thread ends; `start` begins
+    anew.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        max_rows: int = 32,
+        max_waiting: int = 256,
+        chunk: int | None = 256,
+        slots: int = 32,
+        r: int = 64,
+    ) -> None:
+        self.host = host
+        self.slots, self.r = slots, r
+        self.max_waiting = max_waiting
+        self._sizes = {"max_rows": max_rows, "chunk": chunk}
+        self._inbox: SimpleQueue[Job | str | None] = SimpleQueue()
+        self._open: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loop = Loop(host, max_rows=max_rows, chunk=chunk)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are served."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def open(self) -> int:
+        """How many jobs wait or are written."""
+        return len(self._open)
+
+    @property
+    def active(self) -> int:
+        """How many rows are read or written."""
+        return self._loop.active
+
+    @property
+    def resident(self) -> int:
+        """How many adapters have a slot."""
+        return len(self.host.pool)
+
+    def start(self) -> None:
+        """Begin, with an empty pool; nothing where the thread runs."""
+        if self.alive:
+            return
+        host = self.host
+        host.pool = Pool(host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device)
+        self._loop = Loop(host, **self._sizes)
+        self._inbox = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="weft-scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Let a job wait for its turn. Raises StoppedError where the thread has ended, BusyError."""
+        with self._lock:
+            if not self.alive:
+                raise StoppedError("the scheduler has stopped; restart it")
+            if len(self._open) >= self.max_waiting + self._sizes["max_rows"]:
+                raise BusyError(f"{len(self._open)} requests are open")
+            self._open[job.request.id] = job
+        self._inbox.put(job)
+
+    def cancel(self, id: str) -> None:
+        """Drop a job, wherever it is; nothing for one that has ended."""
+        if id in self._open:
+            self._inbox.put(id)
+
+    def close(self) -> None:
+        """End the thread; open jobs are told so."""
+        if self._thread is not None and self._thread.is_alive():
+            self._inbox.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        error: Exception = StoppedError("the server is stopping")
+        try:
+            while self._hear():
+                if self._loop.busy:
+                    for spoken in self._loop.step():
+                        job = self._open[spoken.id]
+                        piece = job.writing.piece(spoken)
+                        if piece.reason is not None:
+                            self._forget(spoken.id)
+                        job.tell(piece)
+        except Exception as failed:  # every open request has to hear of it
+            log.exception("the scheduler has failed")
+            error = StoppedError(f"the scheduler has failed: {type(failed).__name__}")
+        with self._lock:
+            left, self._open = list(self._open.values()), {}
+            self._thread = None
+        for job in left:
+            job.tell(error)
+
+    def _hear(self) -> bool:
+        """Take in what has come, waiting where there is nothing else to do; whether to go on."""
+        wait = not self._loop.busy
+        while True:
+            try:
+                heard = self._inbox.get(block=wait)
+            except Empty:
+                return True
+            wait = False
+            if heard is None:
+                return False
+            if isinstance(heard, str):
+                self._loop.cancel(heard)
+                self._forget(heard)
+            else:
+                self._begin(heard)
+
+    def _begin(self, job: Job) -> None:
+        """Hand a job to the loop; what is wrong with it is told to it alone."""
+        share = job.request.share
+        try:
+            if len({self.host.pool.key(adapter) for adapter, _ in share.adapters}) > self.slots:
+                raise PoolFullError(
+                    f"{len(share.adapters)} adapters at once, this server has {self.slots} slots"
+                )
+            try:
+                self.host.hold(
+                    share
+                )  # an adapter that cannot act is refused here, before others share its step
+                self.host.release(share)
+            except PoolFullError:
+                pass  # it waits for a slot
+            if job.prompt_top is not None:
+                ids = job.request.prompt_ids
+                if self.host.window is not None and len(ids) > self.host.window:
+                    raise PromptTooLongError(f"{len(ids)} tokens, the window has {self.host.window}")
+                job.tell(likely_prompt(prompt_logits(self.host, ids, share), ids, job.prompt_top))
+            if job.only_prompt:
+                self._forget(job.request.id)
+                job.tell(Piece("", None, None, "length"))
+                return
+            self._loop.submit(
+                job.request, sampling=job.sampling, stop_ids=job.stop_ids, ends=job.writing.ends
+            )
+        except WeftError as error:
+            self._forget(job.request.id)
+            job.tell(error)
+
+    def _forget(self, id: str) -> None:
+        with self._lock:
+            self._open.pop(id, None)

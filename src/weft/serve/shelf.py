@@ -1,0 +1,175 @@
+"""The adapters that requests may name, and what acts on a row under a name."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, TypeVar
+
+from weft.adapters import load
+from weft.engine.request import Chooser, under
+from weft.errors import ConfigError, UnknownNameError
+from weft.files import is_name, nearest
+from weft.host import Host, fitted
+from weft.hyper import HyperNetwork
+from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Spec, Stored
+from weft.store import Store
+from weft.types import Adapter, Cue, Description, Share
+
+V = TypeVar("V")
+
+_KEPT = 256
+"""Most adapters from descriptions and stores that are remembered; the least recently used one goes."""
+
+
+class Acting(NamedTuple):
+    """What acts on a row, and by what names."""
+
+    share: Share
+    adapters: tuple[tuple[str, float], ...]
+    """Names and weights, for people; a tree or a gate has weight 1."""
+
+
+class Shelf:
+    """Adapters by name, fitted to one host. An adapter that is replaced goes on under the rows that have it.
+
+    Its methods may be called from any thread. `stores` are folders by name, `choosers` libraries by name,
+    `trees` what their leaves do to a row.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        hypernetwork: HyperNetwork | None = None,
+        stores: Mapping[str, Path] | None = None,
+        choosers: Mapping[str, Chooser] | None = None,
+        trees: Mapping[str, Share] | None = None,
+    ) -> None:
+        self.host = host
+        self.hypernetwork = hypernetwork
+        self.stores = dict(stores or {})
+        self.choosers = dict(choosers or {})
+        self.trees = dict(trees or {})
+        self._adapters: dict[str, Adapter] = {}
+        self._kept: OrderedDict[object, Adapter] = OrderedDict()
+        self._lock = threading.Lock()
+        self._networks = threading.Lock()  # one at a time: encoders and hypernetworks are modules with modes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `/v1/models` lists, beside the base."""
+        with self._lock:
+            own = sorted(self._adapters)
+        return (*own, *(f"route:{name}" for name in self.choosers), *(f"tree:{name}" for name in self.trees))
+
+    def put(self, name: str, adapter: Adapter) -> Adapter:
+        """Take an adapter in under a name, in place of the one that had it; the adapter as it fits the host.
+
+        Raises ConfigError for what is no name, and what `fitted` raises.
+        """
+        if not is_name(name) or name == "base":
+            raise ConfigError(f"{name!r:.80} cannot name an adapter; use letters, digits and . _ - +")
+        adapter = fitted(adapter, self.host)
+        with self._lock:
+            self._adapters[name] = adapter
+        return adapter
+
+    def get(self, name: str) -> Adapter:
+        """The adapter of a name. Raises UnknownNameError."""
+        with self._lock:
+            if name not in self._adapters:
+                raise UnknownNameError(
+                    f"no adapter {name!r:.80}{nearest(name, self._adapters)}; GET /v1/models lists all"
+                )
+            return self._adapters[name]
+
+    def remove(self, name: str) -> None:
+        """Take an adapter off the shelf; rows that have it go on. Raises UnknownNameError."""
+        self.get(name)
+        with self._lock:
+            self._adapters.pop(name, None)
+
+    def make(self, cue: Cue) -> Adapter:
+        """An adapter from a cue. Raises ConfigError without a hypernetwork, and what `adapt` raises."""
+        if self.hypernetwork is None:
+            raise ConfigError("this server makes no adapters; start it with a hypernetwork (--with NAME)")
+        with self._networks:
+            return fitted(self.hypernetwork.adapt(cue), self.host)
+
+    def acting(self, spec: Spec, request: str) -> Acting:
+        """What acts on a row under a name; `request` is the text that libraries are routed by.
+
+        Raises UnknownNameError for what is not there, and what making and loading raise.
+        """
+        match spec:
+            case Base():
+                return Acting(Share(), ())
+            case Named() | Stored():
+                name, adapter = self._one(spec)
+                return Acting(under(self.host, [adapter]), ((name, 1.0),))
+            case Made(text):
+                adapter = self._remember(spec, lambda: self.make_from(text))
+                return Acting(under(self.host, [adapter]), ((f"gen:{text}", 1.0),))
+            case Blend(parts):
+                named = [self._one(part) for part, _ in parts]
+                weights = [weight for _, weight in parts]
+                share = under(self.host, [adapter for _, adapter in named], weights)
+                return Acting(share, tuple((name, w) for (name, _), w in zip(named, weights, strict=True)))
+            case Routed(library):
+                chooser = _known("library", library, self.choosers)
+                with self._networks:
+                    share = chooser.share(request)
+                chosen = tuple((adapter.name, weight) for adapter, weight in share.adapters)
+                return Acting(share, chosen or ((f"route:{library}", 1.0),) if share.terms else chosen)
+            case Planted(tree):
+                return Acting(_known("tree", tree, self.trees), ((f"tree:{tree}", 1.0),))
+
+    def make_from(self, text: str) -> Adapter:
+        """An adapter from a description. Raises what `make` raises."""
+        return self.make(Description(text))
+
+    def _one(self, spec: Named | Stored) -> tuple[str, Adapter]:
+        if isinstance(spec, Named):
+            return spec.name, self.get(spec.name)
+        if not spec.store and len(self.stores) > 1:
+            raise UnknownNameError(f"several stores are open; name one: store:{next(iter(self.stores))}/...")
+        store = spec.store or next(iter(self.stores), "")
+        folder = _known("store", store, self.stores)
+        with Store(folder) as opened:
+            commit = opened.show(spec.name, rev=spec.revision).commit
+            key = Stored(store, spec.name, commit)
+            adapter = self._remember(key, lambda: self._checked_out(opened, key))
+        return f"store:{store}/{spec.name}@{commit}", adapter
+
+    def _checked_out(self, store: Store, spec: Stored) -> Adapter:
+        with TemporaryDirectory(prefix="weft-serve-") as folder:
+            store.checkout(spec.name, Path(folder) / spec.name, rev=spec.revision)
+            return fitted(load(Path(folder) / spec.name), self.host)
+
+    def _remember(self, key: object, make: Callable[[], Adapter]) -> Adapter:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        adapter = make()
+        with self._lock:
+            self._kept[key] = adapter
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return adapter
+
+
+def _known(kind: str, name: str, there: Mapping[str, V]) -> V:
+    if name not in there:
+        raise UnknownNameError(
+            f"no {kind} {name!r:.80} here{nearest(name, there)}; {_listed(kind, list(there))}"
+        )
+    return there[name]
+
+
+def _listed(kind: str, names: Sequence[str]) -> str:
+    return f"there are {', '.join(names)}" if names else f"the server was started without --{kind}"
