@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit quick fuzz docs fuzz bench train-letters clean
+.PHONY: help demo serve test lint types imports unit quick fuzz docs fuzz bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## a sentence in, an adapter out, answers before and after
 	$(BIN)/weft demo
+
+serve: $(READY)  ## an OpenAI-compatible server over the letters, on port 8000
+	$(BIN)/weft serve --library weft/letters-adapters
 
 test: lint types imports unit  ## lint, types, import contracts, tests
 

@@ -93,7 +93,10 @@ class Account:
 
 
 class Keys:
-    """All keys; without any, everyone is an admin, which is for one person on their own machine."""
+    """All keys; without any, everyone is an admin, which is for one person on their own machine.
+
+    Raises ConfigError for a key that is given twice.
+    """
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         if len({key.key for key in keys}) < len(keys):
