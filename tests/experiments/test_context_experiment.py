@@ -79,7 +79,7 @@ def test_what_is_measured_of_an_untrained_network(tmp_path):
 
 
 def test_rank_correlation_is_spearman_s():
-    assert rank_correlation([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 3], [5, 5, 5]) == 0
-    assert rank_correlation([1, 1, 2, 2], [0, 1, 1, 1]) == pytest.approx(0.5773502692)
+    assert rank_correlation([1.0, 2.0, 3.0], [10.0, 20.0, 90.0]) == pytest.approx(1)
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
+    assert rank_correlation([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == 0
+    assert rank_correlation([1.0, 1.0, 2.0, 2.0], [0.0, 1.0, 1.0, 1.0]) == pytest.approx(0.5773502692)
