@@ -42,7 +42,7 @@ def served(host):
     for adapter in library.adapters:
         shelf.put(adapter.name, adapter)
     scheduler = Scheduler(host, max_rows=8, slots=6, r=8)
-    app = build_app(scheduler, shelf, KEYS, max_body=100_000)
+    app = build_app(scheduler, shelf, KEYS, max_body=100_000, hosts=["127.0.0.1"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -170,6 +170,7 @@ def test_what_is_missing_or_wrong_fails_loudly(client, http):
         client.completions.create(model="base", prompt="a", max_tokens=10**5)
     assert http.post("/v1/completions", content=b"x" * 200_000).status_code == 413
     assert http.post("/v1/completions", content=b"[" * 50_000).status_code == 400
+    assert http.get("/health", headers={"Host": "evil.example"}).status_code == 400
     assert http.get("/v1/../../etc/passwd").status_code == 404
 
 

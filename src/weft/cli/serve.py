@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from weft.cli.shared.model import BASE, Dtype, hypernetwork_for, load_adapters, open_host, open_hypernetwork
 from weft.errors import ConfigError, MissingExtraError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def serve(
@@ -88,6 +88,7 @@ def serve(
     for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:
         shelf.put(one.name, one)
     scheduler = Scheduler(model, max_rows=max_rows, slots=max_loras, r=max_lora_rank)
-    app = build_app(scheduler, shelf, keys, adapter_root=adapter_root)
+    hosts = ("127.0.0.1", "localhost") if host in _LOOPBACK else ("*",)
+    app = build_app(scheduler, shelf, keys, adapter_root=adapter_root, hosts=hosts)
     print(f"{base} with {len(shelf.names)} names on http://{host}:{port}/v1", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False)

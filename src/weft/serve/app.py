@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from weft.engine import Engine
 from weft.errors import WeftError
@@ -36,10 +37,14 @@ def build_app(
     *,
     adapter_root: Path | None = None,
     max_body: int = 4 << 20,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """A server over one host; its scheduler starts and ends with it.
 
-    `adapter_root` holds the folders that an admin may load. Raises ConfigError for a host without tokenizer.
+    `adapter_root` holds the folders that an admin may load. `hosts` are the names that requests may call it
+    by: on a loopback address its own, so that no web page reaches it by another.
+
+    Raises ConfigError for a host without tokenizer.
     """
 
     @asynccontextmanager
@@ -59,6 +64,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.middleware("http")(_watched)
     app.add_middleware(WholeBody, limit=max_body)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
 
 
