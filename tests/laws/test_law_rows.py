@@ -261,3 +261,16 @@ def test_a_step_says_what_does_not_fit(pico_host):
         pico_host.step(torch.tensor([[3], [4]]), cache, [Share(), Share()])
     with pytest.raises(ShapeError, match="cannot cut 2 tokens"):
         cache.cut(0, 2)
+
+
+def test_a_row_that_is_refused_takes_no_other_with_it(pico_host, pico_bank):
+    bank = pico_bank(1, 4)
+    wild = Adapter({s: Factors(f.a_RI, f.b_OR, 1e308) for s, f in bank[0].factors.items()}, name="wild")
+    loop = Loop(pico_host)
+    good = Share.of(bank[0])
+    for id, share in (("a", good), ("wild", Share.of(wild)), ("b", good)):
+        loop.submit(Request(id, prompt(0, 5), share), sampling=Sampling(max_new_tokens=3))
+    with pytest.raises(ShapeError, match="wild holds"):
+        loop.step()
+    tokens, _ = write(loop, ["a", "b"])
+    assert tokens["a"] == tokens["b"]

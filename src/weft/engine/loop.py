@@ -170,6 +170,14 @@ class Loop:
     def _admit(self) -> None:
         """Begin waiting rows, together, while there is room."""
         begun: list[Row] = []
+        try:
+            self._begin(begun)
+        finally:  # a row that is refused takes no other with it
+            if begun:
+                decide(self.host, begun)
+                self._reading.append(_Reading(begun, self.host.new_cache()))
+
+    def _begin(self, begun: list[Row]) -> None:
         while self.waiting and self.active + len(begun) < self.max_rows:
             row = self.waiting[0]
             if row.controller is not None and not row.started:
@@ -187,9 +195,6 @@ class Loop:
                 self.waiting.popleft()
                 raise
             begun.append(self.waiting.popleft())
-        if begun:
-            decide(self.host, begun)
-            self._reading.append(_Reading(begun, self.host.new_cache()))
 
     def _write(self) -> tuple[Tensor, Tensor | None]:
         """One decode step of all rows."""
