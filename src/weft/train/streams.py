@@ -100,6 +100,7 @@ def read_streams(
         shift_B = torch.tensor(
             [0 < step < len(p.pieces) and p.shifts[step - 1] for p in batch], device=device
         )
+        shifts += int(shift_B.sum())
         if step and network is not None and acting is not None and hidden_BH is not None:
             shifted = network(network.vector(hidden_BH), acting)
             acting = Acting(
@@ -122,7 +123,6 @@ def read_streams(
                     shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum"
                 )
             mixture = _mixture(always, acting, library, deltas)
-            shifts += int(shift_B.sum())
         elif step and library is not None:
             index_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
             mixture = always + Mixture(
