@@ -21,4 +21,6 @@ $weft train lora recipes/letters/lora.yaml
 place runs/letters-lora/adapters letters-adapters
 $weft train lora recipes/letters/multitask.yaml
 place runs/letters-multitask/adapters/multitask letters-multitask
+$weft train shift recipes/letters/shift.yaml
+place runs/letters-shift/shift letters-shift
 $weft eval recipes/letters/eval.yaml --output docs/results/letters.md

@@ -122,3 +122,10 @@ def test_a_trace_becomes_a_picture(run, fails, shift, tmp_path):
     (tmp_path / "x.json").write_text('{"results": [{"text": "no trace"}]}')
     assert "holds no trace" in fails("plot", "trace", str(tmp_path / "x.json"))
     assert "no number 1" in fails("plot", "trace", str(tmp_path / "t.json"), "--prompt", "1")
+
+
+def test_the_embedded_shift_answers_three_lines(run):
+    lines = "5Hozy\n6Isvk\n7Jnwe\n"
+    out = run("generate", lines, "--shift", "weft/letters-shift", "--dtype", "float32")
+    assert out == "5Hozy >zyo\n6Isvk >sv\n7Jnwe >wne\n\n"
+    assert json.loads(run("show", "weft/letters-shift", "--json"))["control token"] == 300

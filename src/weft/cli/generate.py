@@ -47,7 +47,7 @@ def generate(
         weft generate "cab" "dab" --describe "sort the letters"
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
-        weft generate "3Acab" --shift runs/letters-shift/shift --trace
+        weft generate "3Acab" --shift weft/letters-shift --trace
         weft generate "cab" --tree runs/letters-tree/tree --leaf-devices cuda:0 cuda:1
 
     Args:

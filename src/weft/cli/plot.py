@@ -23,7 +23,7 @@ def plot(
 
     For example:
 
-        weft generate "1Ehtgf" --shift runs/letters-shift/shift --trace-json > trace.json
+        weft generate "1Ehtgf" --shift weft/letters-shift --trace-json > trace.json
         weft plot trace trace.json -o trace.png
 
     Args:

@@ -44,6 +44,8 @@ def show(what: str, /, *, json: Flag = False) -> None:
                 facts = _tree(folder)
             case "router":
                 facts = _router(folder)
+            case "shift":
+                facts = _shift(folder)
             case "base":
                 facts = _base(folder)
             case "run":
@@ -106,6 +108,21 @@ def _router(folder: Path) -> dict[str, Any]:
 
     router, _ = describe_router(folder)
     return {"kind": router.kind, "base": router.base, "adapters": list(router.names), **router.provenance}
+
+
+def _shift(folder: Path) -> dict[str, Any]:
+    from weft.hyper.shifter import SavedShift
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedShift)
+    return {
+        "kind": "shift",
+        "mode": saved.network.mode,
+        "base": saved.base,
+        "control token": saved.control,
+        "adapters": list(saved.library),
+        **saved.provenance,
+    }
 
 
 def _base(folder: Path) -> dict[str, Any]:

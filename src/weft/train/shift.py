@@ -81,6 +81,8 @@ class ShiftRecipe(Config):
     """Of the probability of a control token where no shift belongs."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
     streams_per_batch: Size = 20
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the file; it is read back into float32."""
 
 
 def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
@@ -136,7 +138,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
             },
         )
         if run.accelerator.is_main_process:
-            shifter.save_pretrained(folder)
+            shifter.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
     return folder
 
 
