@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from weft.engine import Loop, Sampling
 from weft.host import Host, Pool
-from weft.types import Adapter, Factors, Request, Share
+from weft.rows import Request, Share
+from weft.types import Adapter, Factors
 
 ROWS, PROMPT, NEW, RANK, ADAPTERS = 16, 24, 32, 8, 16
 TARGETS = ("q_proj", "v_proj")

@@ -12,7 +12,7 @@ import torch
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.host import Host
-from weft.types import Request, Share
+from weft.rows import Request, Share
 
 
 def resident() -> int:

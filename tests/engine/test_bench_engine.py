@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from weft.host import Host
-from weft.types import Share
+from weft.rows import Share
 
 # PEFT asks for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")

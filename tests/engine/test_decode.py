@@ -7,7 +7,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from weft.engine import Sampling, decode
 from weft.errors import PromptTooLongError, ShapeError
 from weft.host import Host
-from weft.types import AbstractController, Event, Mixture, Share
+from weft.rows import AbstractController, Event, Share
+from weft.types import Mixture
 
 LENGTHS = (5, 9, 1, 7)
 EOS = 2

@@ -6,8 +6,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from weft.engine import Engine, Sampling, decode, take_rows
 from weft.errors import ConfigError, PromptTooLongError, ShapeError
 from weft.host import Host
+from weft.rows import AbstractController, Share
 from weft.tasks import Encoded
-from weft.types import AbstractController, Bank, Dense, Mixture, Share, Term, Tokens, TopK
+from weft.types import Bank, Dense, Mixture, Term, Tokens, TopK
 
 PROMPTS = ["cab >", "a much longer prompt, to be padded around >", "é", "one two", "漢字 🙂 >"]
 BROKEN = "\N{REPLACEMENT CHARACTER}"

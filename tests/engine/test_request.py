@@ -9,7 +9,8 @@ from weft.engine.request import Chooser, named_base, under
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host.share import join
 from weft.route import load_library
-from weft.types import Adapter, Mixture, Share, Term
+from weft.rows import Share
+from weft.types import Adapter, Mixture, Term
 
 LIBRARY = "weft/letters-adapters"
 

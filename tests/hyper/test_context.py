@@ -10,7 +10,8 @@ from weft.engine import Loop, Sampling
 from weft.errors import BaseMismatchError, ConfigError, CueError, ShapeError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
-from weft.types import Dense, Description, Document, Mixture, Request, Term
+from weft.rows import Request
+from weft.types import Dense, Description, Document, Mixture, Term
 
 CLOSE = {"atol": 3e-4, "rtol": 1e-3}
 READERS = {

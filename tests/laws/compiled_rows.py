@@ -9,7 +9,7 @@ import torch._dynamo.utils
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.host import Host, Pool
-from weft.types import Request, Share
+from weft.rows import Request, Share
 
 ROUNDS = [[0, 1, None, 2], [3, 3, 4], [2, None, 0, 4]]
 """Which adapter each row has; three slots, so that they are swapped."""

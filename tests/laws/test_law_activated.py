@@ -9,7 +9,7 @@ from weft.adapters import load
 from weft.engine import Activated, Loop, Sampling
 from weft.errors import AdapterFormatError, ConfigError, UnsupportedAdapterError
 from weft.host import Host
-from weft.types import Request
+from weft.rows import Request
 
 NEW = 10
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -6,17 +6,8 @@ import torch
 from gate_once import Once
 from weft.engine import Sampling, decode
 from weft.engine.batch import shares_of
-from weft.types import (
-    AbstractController,
-    AbstractGate,
-    Change,
-    Dense,
-    Mixture,
-    Rows,
-    Term,
-    Tokens,
-    TopK,
-)
+from weft.rows import AbstractController, Change
+from weft.types import AbstractGate, Dense, Mixture, Rows, Term, Tokens, TopK
 
 K, NEW = 3, 8
 LENGTHS = (6, 3, 9)

@@ -8,7 +8,8 @@ from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.engine.decode import decode
 from weft.host import Host
-from weft.types import AbstractController, Change, Dense, Mixture, Request, Share, Term
+from weft.rows import AbstractController, Change, Request, Share
+from weft.types import Dense, Mixture, Term
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 NEW = 8

@@ -8,17 +8,8 @@ from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.errors import ConfigError, PoolFullError, ShapeError
 from weft.host import Host, Pool
-from weft.types import (
-    AbstractController,
-    Adapter,
-    Change,
-    Dense,
-    Factors,
-    Mixture,
-    Request,
-    Share,
-    Term,
-)
+from weft.rows import AbstractController, Change, Request, Share
+from weft.types import Adapter, Dense, Factors, Mixture, Term
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 NEW = 12

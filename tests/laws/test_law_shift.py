@@ -14,7 +14,8 @@ from weft.hyper.shift_controller import ShiftController
 from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
 from weft.hyper.t2l import HeadLConfig, HeadZConfig, T2LConfig
-from weft.types import Bank, Change, Dense, Mixture, Request, Share, Term
+from weft.rows import Change, Request, Share
+from weft.types import Bank, Dense, Mixture, Term
 
 NEW = 14
 CONTROL = 7

@@ -11,8 +11,8 @@ import pytest
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.host import Host
+from weft.rows import Request, Share
 from weft.swarm import SwarmHost, TcpLink
-from weft.types import Request, Share
 
 WORKER = Path(__file__).with_name("worker_process.py")
 

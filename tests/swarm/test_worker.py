@@ -14,8 +14,9 @@ from tiny_models import make_llama
 from weft.engine import Loop, Sampling
 from weft.errors import ConfigError, ShapeError, WorkerError
 from weft.host import Host, Pool
+from weft.rows import Request, Share
 from weft.swarm import LocalLink, Stage, SwarmHost, TcpLink, listen, serve
-from weft.types import Adapter, Factors, Request, Share, Term
+from weft.types import Adapter, Factors, Term
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from weft.engine import Engine
     from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.types import Adapter, Share
+    from weft.rows import Share
+    from weft.types import Adapter
 
 _COMMANDS = {
     "/describe": "/describe TEXT  make an adapter from a description and use it",

@@ -22,7 +22,8 @@ from weft.errors import ConfigError
 if TYPE_CHECKING:
     from weft.engine.request import Chooser
     from weft.host import Host
-    from weft.types import Adapter, Share
+    from weft.rows import Share
+    from weft.types import Adapter
 
 
 def generate(

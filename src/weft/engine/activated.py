@@ -16,17 +16,8 @@ import torch
 
 from weft.errors import ConfigError
 from weft.host import Host, fitted
-from weft.types import (
-    AbstractController,
-    Adapter,
-    Bank,
-    Change,
-    Event,
-    Request,
-    Share,
-    Term,
-    Tokens,
-)
+from weft.rows import AbstractController, Change, Event, Request, Share
+from weft.types import Adapter, Bank, Term, Tokens
 
 
 def invocation_of(adapter: Adapter) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError
 from weft.host.share import take_assignment
-from weft.types import AbstractGate, Assignment, Dense, Mixture, Rows, Share, Term, Tokens, TopK
+from weft.rows import Share
+from weft.types import AbstractGate, Assignment, Dense, Mixture, Rows, Term, Tokens, TopK
 
 
 def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from weft.engine.row import Row
 from weft.errors import ShapeError
 from weft.host.share import take_state
-from weft.types import AbstractCache, AbstractController, AbstractGate, AbstractHost, Change, Event, Share
+from weft.rows import AbstractCache, AbstractController, AbstractHost, Change, Event, Share
+from weft.types import AbstractGate
 
 
 def decide(host: AbstractHost, rows: Sequence[Row], *, whole: bool = False) -> None:

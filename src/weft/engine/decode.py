@@ -13,7 +13,8 @@ from weft.engine.batch import shares_of
 from weft.engine.loop import Loop
 from weft.engine.sampling import Sampling
 from weft.errors import ShapeError
-from weft.types import AbstractController, AbstractHost, Mixture, Request
+from weft.rows import AbstractController, AbstractHost, Request
+from weft.types import Mixture
 
 Ends = Callable[[int, int], bool]
 """(row, token id) -> whether the row ends with this token."""

@@ -21,10 +21,11 @@ from weft.engine.trace import Traced, trace
 from weft.errors import ConfigError, ShapeError
 from weft.host import Host
 from weft.reading import check_text
+from weft.rows import AbstractController, Request, Share
 from weft.tasks import Encoded, collate, render_prompt
 from weft.tasks.chat import plain_ids, stop_ids
 from weft.tasks.rows import turn_of
-from weft.types import AbstractController, Mixture, Request, Share
+from weft.types import Mixture
 
 Prompt = str | list[dict[str, str]] | list[int]
 """A question, or a chat of `role` and `content`, both written by the tokenizer's template; or token ids."""

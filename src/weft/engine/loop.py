@@ -21,7 +21,7 @@ from weft.engine.controllers import apply, consult, decide
 from weft.engine.row import Ends, Reason, Row
 from weft.engine.sampling import Sampling
 from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
-from weft.types import AbstractCache, AbstractController, AbstractHost, Request, Share
+from weft.rows import AbstractCache, AbstractController, AbstractHost, Request, Share
 
 
 class Spoken(NamedTuple):

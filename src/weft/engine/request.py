@@ -21,7 +21,8 @@ from weft.reading import read_json
 from weft.route import Library, Tree, place_leaves
 from weft.route.load import Router
 from weft.route.named import check_router, explained, named_router
-from weft.types import Adapter, Bank, Mixture, Share, Term
+from weft.rows import Share
+from weft.types import Adapter, Bank, Mixture, Term
 
 
 def named_base(adapters: Sequence[Adapter], hypernetwork: str | None = None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from weft.engine.sampling import Sampling
-from weft.types import AbstractController, Request, Share
+from weft.rows import AbstractController, Request, Share
 
 Ends = Callable[[int], bool]
 """Token id -> whether the text ends with this token."""

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from weft.engine.batch import check_rows
 from weft.host import Host
-from weft.types import Bank, Dense, Mixture, Share, Term
+from weft.rows import Share
+from weft.types import Bank, Dense, Mixture, Term
 
 IGNORE = -100
 

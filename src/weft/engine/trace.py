@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
-from weft.types import AbstractController, AbstractGate, AbstractHost, Request, Share
+from weft.rows import AbstractController, AbstractHost, Request, Share
+from weft.types import AbstractGate
 
 Acting = tuple[tuple[str, float], ...]
 """Names and weights of adapters."""

@@ -11,7 +11,8 @@ import torch
 from weft.host.pool import Pool
 from weft.host.share import join
 from weft.host.span import Acting, Factors, Plans
-from weft.types import AbstractGate, Bank, Share, State
+from weft.rows import Share
+from weft.types import AbstractGate, Bank, State
 
 _KEPT = 4
 """How many groups of rows step side by side before their shares are put together anew."""

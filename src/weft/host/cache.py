@@ -18,7 +18,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from weft.errors import ShapeError
-from weft.types import AbstractCache
+from weft.rows import AbstractCache
 
 _COLUMNS = 64
 """Blocks grow to the next multiple of so many tokens, and by half of what they are."""

@@ -25,7 +25,8 @@ from weft.errors import ConfigError
 from weft.host.cache import RowCache
 from weft.host.kernels import side_by_side
 from weft.host.pool import Pool
-from weft.types import Share, Site
+from weft.rows import Share
+from weft.types import Site
 
 _COLUMNS = 64
 """Least bucket of columns; the others are its doubles."""

@@ -35,17 +35,8 @@ from weft.host.load import load_model
 from weft.host.pool import Pool
 from weft.host.sites import ALL_LINEAR, sites_of
 from weft.host.span import Acting, Factors, Span, add_mixture
-from weft.types import (
-    AbstractCache,
-    AbstractGate,
-    AbstractHost,
-    Adapter,
-    Bank,
-    Mixture,
-    Share,
-    State,
-    Stepped,
-)
+from weft.rows import AbstractCache, AbstractHost, Share, Stepped
+from weft.types import AbstractGate, Adapter, Bank, Mixture, State
 
 States = Mapping[AbstractGate, State]
 """What gates decided once, by gate."""

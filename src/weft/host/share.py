@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from weft.host.pool import Pool
+from weft.rows import Share
 from weft.types import (
     UNDECIDED,
     AbstractGate,
@@ -23,7 +24,6 @@ from weft.types import (
     Decision,
     Dense,
     Rows,
-    Share,
     State,
     Term,
     Tokens,

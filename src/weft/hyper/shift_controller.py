@@ -11,7 +11,8 @@ from torch import Tensor
 from weft.adapters import concat, truncate
 from weft.errors import ConfigError, ShapeError
 from weft.hyper.shift import Acting, Shift, Shifted
-from weft.types import AbstractController, Adapter, Change, Event, Factors, Request, Share
+from weft.rows import AbstractController, Change, Event, Request, Share
+from weft.types import Adapter, Factors
 
 NEGLIGIBLE = 0.01
 """A delta of less weight than this is dropped, so that old ones do not pile up."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from weft.errors import ConfigError
 from weft.hyper.context import ContextNetwork, batched
-from weft.types import AbstractController, Adapter, Change, Event, Request, Share
+from weft.rows import AbstractController, Change, Event, Request, Share
+from weft.types import Adapter
 
 _TOGETHER = 16
 """Chunks of a prompt that are pressed in one forward."""

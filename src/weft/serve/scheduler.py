@@ -12,8 +12,8 @@ from weft.engine import Loop, Sampling
 from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
 from weft.host import Host, Pool
+from weft.rows import Request
 from weft.serve.writing import Likely, Piece, Writing, likely_prompt
-from weft.types import Request
 
 Told = Piece | list[Likely] | Exception
 """A piece, the likelihoods of the prompt before the first one, or why nothing follows."""

@@ -14,13 +14,13 @@ from fastapi import HTTPException, Request
 
 from weft.engine import Engine, Sampling
 from weft.errors import UnknownNameError, WeftError
+from weft.rows import Request as RowRequest
 from weft.serve.keys import Account, Keys, Role, TooMuchError
 from weft.serve.metrics import Metrics
 from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Spec, Stored, parse
 from weft.serve.scheduler import BusyError, Job, Scheduler, StoppedError, Told
 from weft.serve.shelf import Acting, Shelf
 from weft.serve.writing import Writing
-from weft.types import Request as RowRequest
 
 
 class Refused(HTTPException):

@@ -15,9 +15,10 @@ from weft.errors import ConfigError, UnknownNameError
 from weft.files import is_name, nearest
 from weft.host import Host, fitted
 from weft.hyper import HyperNetwork
+from weft.rows import Share
 from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Spec, Stored
 from weft.store import Store
-from weft.types import Adapter, Cue, Description, Share
+from weft.types import Adapter, Cue, Description
 
 V = TypeVar("V")
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from weft.adapters import check_fits, site_at
 from weft.errors import ConfigError, MessageError, PoolFullError, ShapeError, WeftError, WorkerError
+from weft.rows import AbstractCache, AbstractHost, Share, Stepped
 from weft.swarm.journal import RowJournal, Weighed, replay
 from weft.swarm.seat import Call, Connect, Seat
 from weft.swarm.shares import Shares
 from weft.swarm.stage import ADAPTERS
-from weft.types import AbstractCache, AbstractHost, Adapter, Mixture, Share, Stepped
+from weft.types import Adapter, Mixture
 
 _SPARE = 16
 """Adapters that act on no row and stay with the stages all the same."""

@@ -22,7 +22,8 @@ from weft.host.batches import Batches
 from weft.host.cache import RowCache
 from weft.host.sites import ALL_LINEAR
 from weft.host.span import Factors, Span, add_mixture
-from weft.types import Bank, Share
+from weft.rows import Share
+from weft.types import Bank
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types of Hugging Face whose forward is: embed, rotate, layers, norm, head."""

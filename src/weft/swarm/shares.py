@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 from weft.errors import ConfigError
 from weft.host.pool import content
+from weft.rows import Share
 from weft.swarm.journal import Weighed
-from weft.types import Adapter, Bank, Dense, Rows, Share, Site, Term
+from weft.types import Adapter, Bank, Dense, Rows, Site, Term
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,10 @@ from weft.errors import MessageError, ShapeError, WeftError
 from weft.host import Pool
 from weft.host.cache import RowCache
 from weft.host.pool import content
+from weft.rows import Share
 from weft.swarm.message import Message
 from weft.swarm.part import Part
-from weft.types import Adapter, Factors, Share
+from weft.types import Adapter, Factors
 
 ADAPTERS = 0
 """The session of the calls that bring and drop adapters."""

@@ -11,7 +11,8 @@ from weft.files import read_json, resolve
 
 if TYPE_CHECKING:
     from weft.host import Host
-    from weft.types import AbstractController, Adapter, Share
+    from weft.rows import AbstractController, Share
+    from weft.types import Adapter
 
 
 def controlled(model: ModelFlags, shift: str | None) -> bool:
@@ -34,8 +35,8 @@ def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, 
     from weft.host import Host
     from weft.hyper.shifter import SavedShift, Shifter
     from weft.route import load_library
+    from weft.rows import Share
     from weft.saved import describe
-    from weft.types import Share
 
     saved, _ = describe(folder, SavedShift)
     base = model.base or saved.provenance.get("base_model") or BASE
@@ -52,7 +53,7 @@ def _activated(model: ModelFlags) -> tuple[Host, list[Adapter], Share, AbstractC
     from weft.cli.shared.model import BASE, open_host
     from weft.engine import Activated
     from weft.engine.request import named_base
-    from weft.types import Share
+    from weft.rows import Share
 
     adapter = load(model.adapter[0], activated=True)
     name = model.base or named_base([adapter]) or BASE

@@ -20,7 +20,8 @@ from weft.registry import NAMED
 if TYPE_CHECKING:
     from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.types import Adapter, Share
+    from weft.rows import Share
+    from weft.types import Adapter
 
 BASE = "weft/letters"
 HYPERNETWORK = "weft/letters-t2l"

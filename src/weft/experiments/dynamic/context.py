@@ -17,11 +17,12 @@ from weft.engine import Loop, Sampling
 from weft.experiments.dynamic.table import Line, line_of
 from weft.host import Host
 from weft.hyper import ContextNetwork, WindowController
+from weft.rows import Request
 from weft.tasks import Encoded, Row, Task, render
 from weft.tasks.facts.documents import document_task
 from weft.train.answers import answer, pad_id
 from weft.train.packing import pack
-from weft.types import Adapter, Bank, Mixture, Request
+from weft.types import Adapter, Bank, Mixture
 
 _SINKS = 4
 """Tokens of the front that attention sinks keep."""

@@ -32,12 +32,13 @@ from weft.experiments.dynamic.tokens import TokenSwitch
 from weft.host import Host
 from weft.hyper import Shifter, Speaker
 from weft.route import load_library
+from weft.rows import AbstractController
 from weft.tasks.streams import Stream, answers_of
 from weft.train.answers import load_base
 from weft.train.run import Run
 from weft.train.shift import ShiftRecipe, fit, split_head, train_shift
 from weft.train.streams import encode_stream, read_streams
-from weft.types import AbstractController, Adapter, Bank, Mixture
+from weft.types import Adapter, Bank, Mixture
 
 Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "retrieval", "static"]
 

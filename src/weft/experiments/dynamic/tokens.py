@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from weft.hyper import Speaker
-from weft.types import AbstractController, Adapter, Change, Event, Request, Share
+from weft.rows import AbstractController, Change, Event, Request, Share
+from weft.types import Adapter
 
 
 class TokenSwitch(AbstractController):
