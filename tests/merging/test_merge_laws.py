@@ -103,7 +103,8 @@ def test_one_adapter_gives_the_logits_that_peft_gives(
             continue
         merged = merge(method, [adapter], weights=[1.0], **lossless_for(method, [adapter]))
         logits = pico_host(ids(), Mixture.of(merged)).logits
-        assert float((logits - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), method
+        close = 2e-5 if method == "knots" else 1e-5  # its factors are turned, so they round elsewhere
+        assert float((logits - expected).abs().max()) <= close * float(expected.abs().max()), method
 
 
 def test_a_merged_folder_gives_the_same_logits_in_peft(
