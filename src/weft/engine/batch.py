@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -99,17 +99,7 @@ def _skip(term: Term, columns: int) -> Term:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:, min(columns, tensor.shape[1] - 1) :]
 
-    if not columns:
-        return term
-    match term.gate:
-        case Tokens(index):
-            return replace(term, gate=Tokens(cut(index)))
-        case TopK(index, weight):
-            return replace(term, gate=TopK(cut(index), cut(weight)))
-        case Dense(weight) if weight.dim() == 3:
-            return replace(term, gate=Dense(cut(weight)))
-        case _:
-            return term
+    return _with_tokens(term, cut) if columns else term
 
 
 def _shift_term(term: Term, padding_B: Sequence[int]) -> Term:
@@ -121,12 +111,17 @@ def _shift_term(term: Term, padding_B: Sequence[int]) -> Term:
         rows_B1 = rows_B1 if tensor.shape[0] > 1 else torch.zeros_like(rows_B1)
         return tensor[rows_B1, (columns_T - padding_B1).clamp(0, last)]
 
+    return _with_tokens(term, shift)
+
+
+def _with_tokens(term: Term, change: Callable[[Tensor], Tensor]) -> Term:
+    """A term whose per-token assignment has every tensor changed; another term as it is."""
     match term.gate:
         case Tokens(index):
-            return replace(term, gate=Tokens(shift(index)))
+            return replace(term, gate=Tokens(change(index)))
         case TopK(index, weight):
-            return replace(term, gate=TopK(shift(index), shift(weight)))
+            return replace(term, gate=TopK(change(index), change(weight)))
         case Dense(weight) if weight.dim() == 3:
-            return replace(term, gate=Dense(shift(weight)))
+            return replace(term, gate=Dense(change(weight)))
         case _:
             return term

@@ -25,6 +25,7 @@ from weft.errors import ConfigError
 from weft.host.cache import RowCache
 from weft.host.kernels import side_by_side
 from weft.host.pool import Pool
+from weft.host.share import weighed_slots
 from weft.rows import Share
 from weft.types import Site
 
@@ -106,13 +107,8 @@ class CompiledStep:
 
     def _weights(self, shares: Sequence[Share]) -> Float[Tensor, "B M"]:
         """Every row's weight of every slot, once per rank; rows that fill the bucket have none."""
-        # Pinned while they are put in, so that none pushes another one out.
-        slots = [[(self.pool.pin(adapter), weight) for adapter, weight in s.adapters] for s in shares]
-        for share in shares:
-            for adapter, _ in share.adapters:
-                self.pool.unpin(adapter)
         weight_BK = torch.zeros(_bucket(len(shares), 1), self.pool.slots)
-        for row, weighed in enumerate(slots):
+        for row, weighed in enumerate(weighed_slots(shares, self.pool)):
             for slot, weight in weighed:
                 weight_BK[row, slot] += weight
         like = next(iter(self.pool.bank.a.values()))

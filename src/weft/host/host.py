@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.adapters import fingerprint
-from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError, WeftError
+from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import decoding
 from weft.host.batches import Batches
@@ -36,7 +36,7 @@ from weft.host.pool import Pool
 from weft.host.sites import ALL_LINEAR, sites_of
 from weft.host.span import Acting, Factors, Span, add_mixture
 from weft.rows import AbstractCache, AbstractHost, Share, Stepped
-from weft.types import AbstractGate, Adapter, Bank, Mixture, State
+from weft.types import AbstractGate, Bank, Mixture, State
 
 States = Mapping[AbstractGate, State]
 """What gates decided once, by gate."""
@@ -237,20 +237,11 @@ class Host(AbstractHost):
 
     def hold(self, share: Share) -> None:
         """Keep the adapters of a share in the pool until it is released. Raises what `Pool.pin` raises."""
-        held: list[Adapter] = []
-        try:
-            for adapter, _ in share.adapters:
-                self.pool.pin(adapter)
-                held.append(adapter)
-        except WeftError:
-            for adapter in held:
-                self.pool.unpin(adapter)
-            raise
+        self.pool.pin_all([adapter for adapter, _ in share.adapters])
 
     def release(self, share: Share) -> None:
         """Let the adapters of a share be evicted again."""
-        for adapter, _ in share.adapters:
-            self.pool.unpin(adapter)
+        self.pool.unpin_all([adapter for adapter, _ in share.adapters])
 
     @torch.no_grad()
     def step(

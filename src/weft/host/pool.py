@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from weft.adapters import check_fits
-from weft.errors import ConfigError, PoolFullError, ShapeError
+from weft.errors import ConfigError, PoolFullError, ShapeError, WeftError
 from weft.types import Adapter, Bank, Site
 
 
@@ -119,6 +119,28 @@ class Pool:
         self._pins[key] -= 1
         if not self._pins[key]:
             del self._pins[key]
+
+    def pin_all(self, adapters: Sequence[Adapter]) -> list[int]:
+        """Pin several adapters, or none of them. Raises what `put` raises."""
+        slots: list[int] = []
+        try:
+            for adapter in adapters:
+                slots.append(self.pin(adapter))
+        except WeftError:
+            self.unpin_all(adapters[: len(slots)])
+            raise
+        return slots
+
+    def unpin_all(self, adapters: Sequence[Adapter]) -> None:
+        """Take back one `pin_all`."""
+        for adapter in adapters:
+            self.unpin(adapter)
+
+    def put_all(self, adapters: Sequence[Adapter]) -> list[int]:
+        """The places of several adapters, none of which pushes another one out. Raises what `put` raises."""
+        slots = self.pin_all(adapters)
+        self.unpin_all(adapters)
+        return slots
 
     def pinned(self, adapter: Adapter) -> bool:
         """Whether an adapter is kept in its place."""

@@ -83,11 +83,7 @@ def join(shares: Sequence[Share], pool: Pool | None, device: torch.device) -> tu
 
 def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Joined:
     """The adapters of the pool that any row uses, and every row's weights of them."""
-    # Pinned while they are put in, so that none pushes another one out.
-    slots = [[(pool.pin(adapter), weight) for adapter, weight in share.adapters] for share in shares]
-    for share in shares:
-        for adapter, _ in share.adapters:
-            pool.unpin(adapter)
+    slots = weighed_slots(shares, pool)
     used = sorted({slot for row in slots for slot, _ in row})
     paths = {site.path for share in shares for adapter, _ in share.adapters for site in adapter.factors}
     sites = [site for site in pool.bank.a if site.path in paths]
@@ -109,6 +105,12 @@ def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Joined
     else:
         alone, term = None, Term(bank, Dense(weight_BK))
     return Joined(term, decode=_side_by_side(bank, weight_BK, rank, alone))
+
+
+def weighed_slots(shares: Sequence[Share], pool: Pool) -> list[list[tuple[int, float]]]:
+    """For every row the slots of its adapters and their weights; raises what `Pool.put` raises."""
+    slots = iter(pool.put_all([adapter for share in shares for adapter, _ in share.adapters]))
+    return [[(next(slots), weight) for _, weight in share.adapters] for share in shares]
 
 
 def _side_by_side(bank: Bank, weight_BK: Tensor, rank: int, alone: int | None) -> SideBySide | None:
