@@ -265,3 +265,42 @@ def test_a_row_that_is_refused_takes_no_other_with_it(pico_host, pico_bank):
         loop.step()
     tokens, _ = write(loop, ["a", "b"])
     assert tokens["a"] == tokens["b"]
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_change_from_outside_equals_a_controllers(pico_host, pico_bank, chunk):
+    bank = pico_bank(3, 4)
+    twin = Loop(pico_host)
+    submit(twin, "shift", bank, 3)
+    want, want_logits = write(twin, ["shift-3"])
+    loop = Loop(pico_host, chunk=chunk)
+    loop.submit(Request("outside", prompt(3, 7), Share.of(bank[0])), sampling=Sampling(max_new_tokens=NEW))
+    loop.submit(Request("mate", prompt(8, 5), Share.of(bank[1])), sampling=Sampling(max_new_tokens=NEW))
+    said = []
+    while loop.busy:
+        said += [spoken for spoken in loop.step() if spoken.id == "outside"]
+        for written, share in ((3, Share.of(bank[1])), (7, Share.of(bank[2], bank[0]))):
+            if len(said) == written:
+                assert loop.change("outside", share) == written
+    assert [spoken.token_id for spoken in said] == want["shift-3"]
+    torch.testing.assert_close(
+        torch.stack([spoken.logits_V for spoken in said]), want_logits["shift-3"], **CLOSE
+    )
+    assert loop.change("outside", Share()) is None
+    assert not any(pico_host.pool.pinned(bank_adapter) for bank_adapter in (bank[0], bank[1], bank[2]))
+
+
+def test_a_row_that_waits_or_is_read_can_be_changed_and_a_controllers_row_cannot(pico_host, pico_bank):
+    bank = pico_bank(3, 4)
+    old, new = Share.of(bank[0]), Share.of(bank[1])
+    loop = Loop(pico_host, chunk=3, max_rows=1)
+    for id in ("read", "waits"):
+        loop.submit(Request(id, prompt(3, 7), old), sampling=Sampling(max_new_tokens=2))
+    loop.step()
+    assert [loop.change(id, new) for id in ("read", "waits")] == [0, 0]
+    said = [spoken for _ in range(12) for spoken in loop.step()]
+    assert [spoken.id for spoken in said] == ["read", "read", "waits", "waits"]
+    assert all(spoken.share.adapters == new.adapters for spoken in said)
+    submit(loop, "shift", bank, 3)
+    with pytest.raises(ConfigError, match="controller alone"):
+        loop.change("shift-3", Share())

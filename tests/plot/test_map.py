@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weft.embed import LibraryMap, lay_out, plan_to_dict
 from weft.errors import ShapeError
-from weft.plot import LibraryMap, draw_map, lay_out, to_dict
+from weft.plot import draw_map
 
 COSINES = np.array([[1.0, 0.9, 0.1, 0.2], [0.9, 1.0, 0.3, 0.0], [0.1, 0.3, 1.0, -0.5], [0.2, 0.0, -0.5, 1.0]])
 
@@ -45,7 +46,7 @@ def test_neighbours_and_centres_by_hand() -> None:
     assert found.neighbours == ((1, 3, 2), (0, 2, 3), (1, 0, 3), (0, 1, 2))
     assert found.centres == (1, 3)
     assert found.kept == 1.0
-    told = to_dict(found)
+    told = plan_to_dict(found)
     assert told["clusters"] == [
         {"cluster": 0, "centre": "b", "size": 3},
         {"cluster": 1, "centre": "d", "size": 1},
@@ -124,7 +125,7 @@ def test_an_adapter_that_is_like_no_others_is_in_no_cluster(tmp_path: Path) -> N
     np.fill_diagonal(cosine_KK, 1.0)
     found = lay_out(list("abcdefg"), cosine_KK)
     assert found.cluster_K.tolist() == [0, 0, 0, 1, 1, 1, -1]
-    told = to_dict(found)
+    told = plan_to_dict(found)
     assert [cluster["size"] for cluster in told["clusters"]] == [3, 3]
     assert told["adapters"][6]["cluster"] == -1
     draw_map(found, tmp_path / "map.png", title="seven")

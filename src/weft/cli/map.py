@@ -53,8 +53,8 @@ def map_library(
 
     from weft.adapters import load_each
     from weft.adapters.card import base_model
-    from weft.embed import cosines
-    from weft.plot import draw_map, lay_out, to_dict
+    from weft.embed import cosines, lay_out, plan_to_dict
+    from weft.plot import draw_map
 
     adapters = list(load_each(folders, strict=strict).values())
     cosine_KK = cosines(adapters) if by == "adapter" else _described(adapters)
@@ -62,7 +62,7 @@ def map_library(
     base = base_model(adapters[0]) or adapters[0].base
     what = "what they change" if by == "adapter" else "their descriptions"
     title = f"{len(adapters)} adapters{f' of {base}' if base else ''}, by {what}"
-    facts = {"library": library, "base": base, "by": by, **to_dict(laid)}
+    facts = {"library": library, "base": base, "by": by, **plan_to_dict(laid)}
     draw_map(laid, output, title=title)
     replace_file(output.with_suffix(".json"), to_json(facts))
     if json:

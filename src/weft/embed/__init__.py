@@ -8,17 +8,20 @@ from weft.embed.learned import Learned
 from weft.embed.load import EncoderConfig, build_encoder
 from weft.embed.onehot import OneHot
 from weft.embed.parts import Parts
+from weft.embed.plan import NEAREST, LibraryMap, lay_out, plan_to_dict
 from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates
 from weft.embed.task2vec import Task2Vec, distances, task2vec
 
 __all__ = [
+    "NEAREST",
     "Cached",
     "EncoderConfig",
     "HostStates",
     "InputEmbedding",
     "Joined",
     "Learned",
+    "LibraryMap",
     "OneHot",
     "Parts",
     "SentenceEncoder",
@@ -27,5 +30,7 @@ __all__ = [
     "cosines",
     "distances",
     "inner_products",
+    "lay_out",
+    "plan_to_dict",
     "task2vec",
 ]

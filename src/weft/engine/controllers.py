@@ -75,10 +75,7 @@ def apply(host: AbstractHost, row: Row, change: Change, cache: AbstractCache, pl
     if not 0 <= change.evict < cache.lengths[place]:
         raise ShapeError(f"cannot evict {change.evict} of {cache.lengths[place]} tokens in the cache")
     if change.share is not None and change.share is not row.share:
-        host.hold(change.share)
-        host.release(row.share)
-        row.share = change.share
-        decide(host, [row], whole=change.reread)
+        swap(host, row, change.share, whole=change.reread)
     if change.evict:
         cache.cut(place, change.evict)
         row.start += change.evict
@@ -86,3 +83,11 @@ def apply(host: AbstractHost, row: Row, change: Change, cache: AbstractCache, pl
     if change.reread:
         row.unread = row.start
     return change.reread
+
+
+def swap(host: AbstractHost, row: Row, share: Share, *, whole: bool = False) -> None:
+    """Let a row whose share is held go on under another one; `whole` as in `decide`. Raises PoolFullError."""
+    host.hold(share)
+    host.release(row.share)
+    row.share = share
+    decide(host, [row], whole=whole)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from weft.engine.choose import choose
-from weft.engine.controllers import apply, consult, decide
+from weft.engine.controllers import apply, consult, decide, swap
 from weft.engine.row import Ends, Reason, Row
 from weft.engine.sampling import Sampling
 from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
@@ -140,6 +140,26 @@ class Loop:
                 self._leave(self.rows, self._cache, place)
                 return True
         return False
+
+    @torch.no_grad()
+    def change(self, id: str, share: Share) -> int | None:
+        """Let a request go on under another share, wherever it is: what was read before stays as it is.
+
+        Returns how many tokens it had written, so the index of the first one under the new share; None where
+        there is no such request. Raises ConfigError for a request that a controller changes, PoolFullError
+        where the share finds no place; the row is then as it was.
+        """
+        held = [*self.rows, *(row for group in self._reading for row in group.rows)]
+        row = next((row for row in [*held, *self.waiting] if row.request.id == id), None)
+        if row is None:
+            return None
+        if row.controller is not None:
+            raise ConfigError(f"request {id} is changed by its controller alone")
+        if row in held:
+            swap(self.host, row, share)
+        else:
+            row.share = share
+        return row.written
 
     @torch.no_grad()
     def step(self) -> list[Spoken]:

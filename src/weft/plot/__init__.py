@@ -1,5 +1,5 @@
 """Pictures of libraries and results."""
 
-from weft.plot.map import LibraryMap, draw_map, lay_out, to_dict
+from weft.plot.map import draw_map
 
-__all__ = ["LibraryMap", "draw_map", "lay_out", "to_dict"]
+__all__ = ["draw_map"]

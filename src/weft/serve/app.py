@@ -19,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from weft.engine import Engine
 from weft.errors import WeftError
 from weft.plain import one_line
-from weft.serve import adapters, completions
+from weft.serve import adapters, completions, plan, web
 from weft.serve.body import WholeBody
 from weft.serve.keys import Keys, TooMuchError
 from weft.serve.scheduler import BusyError, Scheduler, StoppedError
@@ -56,7 +56,7 @@ def build_app(
     app = FastAPI(title="Weft", lifespan=life, docs_url=None, redoc_url=None)
     app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys or Keys())
     app.state.adapter_root = adapter_root
-    for part in (router, completions.router, adapters.router):
+    for part in (router, *(room.router for room in (completions, adapters, plan, web))):
         app.include_router(part)
     for kind in (WeftError, TooMuchError, BusyError, StoppedError):
         app.add_exception_handler(kind, _refused)
