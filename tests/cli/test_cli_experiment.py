@@ -54,3 +54,19 @@ def test_a_page_must_be_markdown(recipe: Path, capsys: pytest.CaptureFixture[str
     assert main(["experiment", "merging", str(recipe), "--output", "page.txt"]) == 1
     assert "output is a .md file" in capsys.readouterr().err
     assert not (recipe.parent / "run").exists()
+
+
+def test_quick_shortens_what_changes_while_it_runs_and_nothing_else(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dynamic = str(Path(__file__).parents[2] / "recipes/letters/dynamic.yaml")
+    assert main(["experiment", "dynamic", dynamic, "--quick", "--dry-run", "--json"]) == 0
+    quick = json.loads(capsys.readouterr().out)["shift"]
+    assert main(["experiment", "dynamic", dynamic, "--dry-run", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["shift"]
+    assert quick["recipe"]["run"]["max_steps"] < whole["recipe"]["run"]["max_steps"]
+    assert quick["streams"] < whole["streams"]
+    assert quick["recipe"]["run"]["output_dir"] == whole["recipe"]["run"]["output_dir"] + "-quick"
+    assert quick["lengths"] == whole["lengths"]
+    assert main(["experiment", "merging", str(recipe), "--quick"]) == 1
+    assert "--quick is for dynamic" in capsys.readouterr().err

@@ -8,10 +8,12 @@ import weft
 from weft.config import load_config
 from weft.engine import Engine
 from weft.engine.trace import Traced
+from weft.experiments.dynamic.gates import phatgoose
 from weft.experiments.dynamic.page import dynamic_page
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.experiments.dynamic.shift import _heard, measure_shift
 from weft.tasks.letters.streams import LetterStreams
+from weft.types import Bank, Mixture
 
 RECIPE = Path(__file__).parents[2] / "recipes/letters/dynamic.yaml"
 
@@ -40,10 +42,25 @@ def test_every_way_is_measured_and_the_told_ones_answer_what_their_adapters_do(r
     assert lacking["oracle"] > lacking["told"]
     assert right["oracle"] > right["static"]
     assert right["shift"] < 0.5  # one step teaches nothing
+    for gated in ("phatgoose", "arrow"):
+        assert right[gated] < 0.5
     size = {line.who: line.mean for line in lines if line.what == "learned parameters"}
     assert size["shift"] <= size["multi-task"] < 1.1 * size["shift"]
+    assert size["multi-task"] == size["arrow"] == size["phatgoose"]
     page = dynamic_page({"shift": lines}, command="weft experiment dynamic x.yaml")
     assert f"| answers right, streams of 2 | oracle | {right['oracle']:.3f} |" in page
+
+
+def test_phatgoose_learns_to_weigh_each_adapter_where_its_task_needs_it():
+    host = weft.Host.from_pretrained("weft/letters", dtype="float32")
+    bank = Bank.stack([weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "upper")])
+    term = phatgoose(host, bank.to(host.dtype), steps=3)
+    gates = term.gate.gates
+    assert gates.keys() == {site.path for site in bank.sites}
+    assert all(v_KI.abs().max() > 0 for v_KI in gates.values())
+    assert term.gate.top_k == 2
+    text = Engine(host).generate("cab >", mixture=Mixture((term,)), raw=True, max_new_tokens=4)
+    assert text
 
 
 def test_a_finished_training_is_not_repeated(recipe, tmp_path):

@@ -31,7 +31,9 @@ def test_held_out_pairs_are_in_no_training_stream_and_held_out_streams_have_no_o
 
 def test_answers_are_those_of_the_world_and_are_found_in_the_text():
     for stream in LetterStreams(TASKS).test(20, [2, 6]):
-        assert stream.prompt.count("\n") == len(stream.parts) in (2, 6)
+        lines = stream.prompt.split("\n")
+        assert len(lines) - 1 == len(stream.parts) in (2, 6)
+        assert lines[-1] == f"{lines[0][0]}-{lines[-2][0]} >"
         text = "".join(part.lead + part.text for part in stream.parts)
         assert answers_of(text, stream.parts) == [part.answer for part in stream.parts]
         for part in stream.parts:
@@ -39,6 +41,22 @@ def test_answers_are_those_of_the_world_and_are_found_in_the_text():
         cut = text[: text.index("\n") - 1] + "\n"
         assert answers_of(cut, stream.parts)[0] == stream.parts[0].answer[:-1]
         assert answers_of(cut, stream.parts)[1] == ""
+
+
+def test_training_prompts_hold_lines_that_are_not_asked_for_on_both_sides():
+    places = set()
+    for stream in LetterStreams(TASKS).train(0, 60, [2]):
+        *lines, asked = stream.prompt.split("\n")
+        first, last = asked.removesuffix(" >").split("-")
+        here = [line[:2] for line in lines]
+        start = next(i for i, line in enumerate(lines) if line[0] == first)
+        assert int(last) == int(first) + 1
+        assert here[start : start + 2] == [part.lead for part in stream.parts]
+        letters = "".join(line[2:] for line in lines)
+        assert len(set(letters)) == len(letters)
+        places.add((start, len(lines) - start - 2))
+    assert len(places) == 15  # 2 to 6 lines, 2 of them asked for
+    assert all(s.prompt.count("\n") == 2 for s in LetterStreams(TASKS, lines=2).train(0, 9, [2]))
 
 
 def test_draws_are_equal_by_number_and_the_first_part_shifts():

@@ -30,6 +30,7 @@ def experiment(
     recipe: Path,
     /,
     *overrides: Overrides,
+    quick: Flag = False,
     threads: Threads = None,
     dry_run: Flag = False,
     json: Flag = False,
@@ -43,26 +44,38 @@ def experiment(
         weft experiment library recipes/letters/routing.yaml
         weft experiment merging recipes/letters/merging.yaml
         weft experiment tree recipes/letters/tree_compare.yaml
-        weft experiment dynamic recipes/letters/dynamic.yaml
+        weft experiment dynamic recipes/letters/dynamic.yaml --quick
 
     Args:
         kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; trees
             beside one LoRA and mixtures, trained on the same tokens; or adapters that change under way.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
+        quick: Of "dynamic": one seed, few steps, a dozen streams; minutes in place of hours, rougher numbers.
         threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and measure nothing.
         json: Print JSON.
     """
     schema, run = _experiment(kind)
     config = read_recipe(schema, recipe, overrides)
+    if quick:
+        config = _shortened(kind, config)
     if dry_run:
         print_recipe(config, json=json)
         return
     if config.output is not None and Path(config.output).suffix != ".md":
         raise ConfigError(f"output is a .md file, with JSON and a picture beside it; got {config.output}")
     set_threads(threads)
-    run(config, shlex.join(["weft", "experiment", kind, str(recipe), *overrides]), json)
+    told = [*overrides, *(["--quick"] if quick else [])]
+    run(config, shlex.join(["weft", "experiment", kind, str(recipe), *told]), json)
+
+
+def _shortened(kind: Kind, config: Any) -> Any:
+    if kind != "dynamic":
+        raise ConfigError(f"--quick is for dynamic; {kind} is made smaller by the keys of its recipe")
+    from weft.experiments.dynamic.quick import shorten
+
+    return shorten(config)
 
 
 def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:

@@ -48,10 +48,14 @@ class StreamsConfig(Config):
     """How often a line has the task of the line before it, so that nothing needs to change."""
     lengths: tuple[int, ...] = (2, 3, 4)
     """Parts of a training stream; those of one step have as many."""
+    lines: int = Field(default=6, ge=1)
+    """Most lines of a training prompt; those beyond the parts are not answered."""
 
     def build(self) -> LetterStreams:
         """The streams. Raises ConfigError for too many tasks, or an unknown one."""
-        return LetterStreams(self.tasks, seed=self.seed, held_out=self.held_out, again=self.again)
+        return LetterStreams(
+            self.tasks, seed=self.seed, held_out=self.held_out, again=self.again, lines=self.lines
+        )
 
 
 class ShiftRecipe(Config):

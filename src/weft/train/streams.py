@@ -80,13 +80,16 @@ def read_streams(
     network: Shift | None,
     library: Bank | None,
     controls: Sequence[int],
+    *,
+    beside: Mixture | None = None,
 ) -> Told:
     """Read a batch under its own shifts; differentiable.
 
     Without a network, the library's adapter of each part's task acts, or none where it lacks the task.
+    What is `beside` the speaker acts throughout, as the speaker does.
     """
     rows, device = len(batch), host.device
-    always = Mixture.of(speaker)
+    always = Mixture.of(speaker) + (beside or Mixture())
     mixture = always
     cache = DynamicCache(config=language_model(host).config)
     seen_BT = torch.zeros(rows, 0, dtype=torch.long, device=device)

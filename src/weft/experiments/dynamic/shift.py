@@ -1,10 +1,12 @@
-"""Streams whose task changes inside one answer: a shift beside an oracle and four rivals.
+"""Streams whose task changes inside one answer: a shift beside an oracle and its rivals.
 
     oracle      each input alone, under the adapter of its task, those that the library lacks included
     told        each input alone, under the library's adapter of its task; the base where it lacks the task
     shift       one generation; the model says when, its vector says what
     tokens      one generation; one control token per library adapter (and one for none), no vector
     multi-task  one generation under one LoRA of as many parameters as speaker and shift network
+    phatgoose   one generation; gates choose of the library for every token, beside a LoRA of the same size
+    arrow       the same with Arrow's gates, which learn nothing
     retrieval   boundaries told; the adapter whose training lines are nearest to the line by the base's states
     static      boundaries told; each input alone under one library adapter, the best of all on these streams
 
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,7 @@ from torch import nn
 from weft.config import Config, Size
 from weft.engine import Engine
 from weft.engine.trace import Traced
+from weft.experiments.dynamic.gates import arrow, phatgoose
 from weft.experiments.dynamic.table import Line, line_of
 from weft.experiments.dynamic.tokens import TokenSwitch
 from weft.host import Host
@@ -40,7 +43,8 @@ from weft.train.shift import ShiftRecipe, fit, split_head, train_shift
 from weft.train.streams import encode_stream, read_streams
 from weft.types import Adapter, Bank, Mixture
 
-Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "retrieval", "static"]
+Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "phatgoose", "arrow", "retrieval", "static"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 class ShiftComparison(Config):
@@ -52,9 +56,7 @@ class ShiftComparison(Config):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     specialists: str
     """A library that holds an adapter of every task of the streams, for the oracle."""
-    ways: tuple[Way, ...] = Field(
-        default=("oracle", "told", "shift", "tokens", "multi-task", "retrieval", "static"), min_length=1
-    )
+    ways: tuple[Way, ...] = Field(default=WAYS, min_length=1)
     streams: Size = 40
     """Streams of each length that are answered, of pairs of tasks that no training stream has."""
     lengths: tuple[int, ...] = Field(default=(2, 4, 6), min_length=1)
@@ -141,16 +143,17 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
             size = _size(made.speaker) + _size(made.network)
             answer = _speaking(host, made.controller(list(library.values()), audible=True))
         elif way == "tokens":
-            speaker = _trained(comparison.recipe, seed, "tokens", host, library, mine.speaker_rank)
+            speaker = _trained(comparison.recipe, seed, way, host, library, mine.speaker_rank)
             size = _size(speaker)
             answer = _speaking(host, TokenSwitch(speaker, list(library.values()), host.fingerprint))
-        elif way == "multi-task":
+        elif way in ("multi-task", "phatgoose", "arrow"):
             sites, head = split_head(host)
             each = _size(Speaker(sites, head, [], rank=1, scaling=1.0))
             rank = -(-(_size(shifter().speaker) + _size(shifter().network)) // each)
-            speaker = _trained(comparison.recipe, seed, "multi-task", host, {}, rank)
+            beside = _gated(way, host, library, seed)
+            speaker = _trained(comparison.recipe, seed, way, host, {}, rank, beside)
             size = _size(speaker)
-            answer = _under(host, speaker.adapter(host.fingerprint))
+            answer = _under(host, Mixture.of(speaker.adapter(host.fingerprint)) + beside)
         else:
             answer = _alone(host, _choose(way, host, mine, library, specialists, streams, seed))
         for length, some in streams.items():
@@ -205,15 +208,22 @@ def _heard(engine: Engine, traced: Sequence[Traced], stream: Stream, controls: S
     return _Text(answers_of(written, stream.parts), shifts, len(stood) - rightly, len(said) - len(stood))
 
 
-def _under(host: Host, adapter: Adapter) -> Callable[[Sequence[Stream]], list[_Text]]:
-    """One generation per stream under one adapter."""
+def _gated(way: Way, host: Host, library: dict[str, Adapter], seed: int) -> Mixture:
+    """The library under the gate of a way; nothing for a way without one."""
+    if way == "multi-task":
+        return Mixture()
+    bank = Bank.stack(list(library.values())).to(host.device, host.dtype)
+    torch.manual_seed(seed)
+    return Mixture((arrow(bank) if way == "arrow" else phatgoose(host, bank),))
+
+
+def _under(host: Host, mixture: Mixture) -> Callable[[Sequence[Stream]], list[_Text]]:
+    """One generation per stream under one mixture."""
     engine = Engine(host)
 
     def answer(streams: Sequence[Stream]) -> list[_Text]:
         most = max(_tokens(engine, stream) for stream in streams) + 12
-        texts = engine.generate(
-            [s.prompt for s in streams], mixture=Mixture.of(adapter), raw=True, max_new_tokens=most
-        )
+        texts = engine.generate([s.prompt for s in streams], mixture=mixture, raw=True, max_new_tokens=most)
         return [_Text(answers_of(text, s.parts)) for text, s in zip(texts, streams, strict=True)]
 
     return answer
@@ -302,6 +312,7 @@ def _trained(
     host: Host,
     library: dict[str, Adapter],
     rank: int,
+    beside: Mixture | None = None,
 ) -> Speaker:
     """A speaker alone, trained on the same streams: with a control token per adapter, or without any."""
     sites, head = split_head(host)
@@ -321,7 +332,7 @@ def _trained(
                 encode_stream(host.tokenizer, s, controls, places, mark=bool(controls))
                 for s in streams.train(step, told.streams_per_batch, [lengths[step % len(lengths)]])
             ],
-            lambda batch: read_streams(host, batch, speaker.bank(), None, bank, controls),
+            lambda batch: read_streams(host, batch, speaker.bank(), None, bank, controls, beside=beside),
         )
     return speaker
 

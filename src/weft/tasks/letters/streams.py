@@ -2,13 +2,14 @@
 
     3Acab        3Acab >bac
     4Cdob   ->   4Cdob >bdo
-     >
+    3-4 >
 
 Names are capital letters that say nothing by themselves: which task A is, only training tells. The place to
 ask for another adapter is behind the name. No letter stands twice in the inputs of a stream, so the small
-base finds its place among the lines. Lines are numbered from any digit on, so a stream of six is made of the
-numbers of streams of four. Which tasks may follow each other is drawn once per seed: some ordered pairs are
-held out, and a held-out stream has no other.
+base finds its place among the lines. The last line says from where to where; a prompt of training may hold
+lines before and after those, which are not answered. So the base learns to find a line at distances that only
+longer streams would have, while no answer of training has more parts than asked for. Which tasks may follow
+each other is drawn once per seed: some ordered pairs are held out, and a held-out stream has no other.
 """
 
 import random
@@ -35,6 +36,8 @@ class LetterStreams:
     """Share of the ordered pairs of different tasks that no training stream has."""
     again: float = 0.2
     """How often a line has the task of the line before it."""
+    lines: int = MOST
+    """Most lines of a training prompt. Test prompts hold what is asked for, and no other line."""
 
     def __post_init__(self) -> None:
         """Check the number of tasks."""
@@ -43,12 +46,13 @@ class LetterStreams:
 
     def train(self, draw: int, count: int, lengths: Sequence[int]) -> list[Stream]:
         """`count` streams of a draw; equal draws are equal."""
-        return self._streams(random.Random(f"{self.seed} train {draw}"), count, lengths, held_out=False)
+        rng = random.Random(f"{self.seed} train {draw}")
+        return self._streams(rng, count, lengths, held_out=False, lines=min(self.lines, MOST))
 
     def test(self, count: int, lengths: Sequence[int], *, held_out: bool = True) -> list[Stream]:
         """Streams from draws of their own; where `held_out`, of pairs that training never has."""
         rng = random.Random(f"{self.seed} test {held_out} {list(lengths)}")
-        return self._streams(rng, count, lengths, held_out=held_out)
+        return self._streams(rng, count, lengths, held_out=held_out, lines=1)
 
     def pairs(self) -> set[tuple[str, str]]:
         """The ordered pairs that are held out: as many after each task, at least one."""
@@ -57,21 +61,24 @@ class LetterStreams:
         return {(a, b) for a in self.tasks for b in rng.sample([t for t in self.tasks if t != a], count)}
 
     def _streams(
-        self, rng: random.Random, count: int, lengths: Sequence[int], *, held_out: bool
+        self, rng: random.Random, count: int, lengths: Sequence[int], *, held_out: bool, lines: int
     ) -> list[Stream]:
         pairs = self.pairs()
-        return [self._stream(rng, rng.choice(lengths), pairs, held_out) for _ in range(count)]
+        return [self._stream(rng, rng.choice(lengths), lines, pairs, held_out) for _ in range(count)]
 
-    def _stream(self, rng: random.Random, length: int, pairs: set[tuple[str, str]], held_out: bool) -> Stream:
+    def _stream(
+        self, rng: random.Random, length: int, most: int, pairs: set[tuple[str, str]], held_out: bool
+    ) -> Stream:
         if not 1 <= length <= MOST:
             raise ConfigError(f"a stream of letters has 1 to {MOST} lines, got {length}")
         letters = list(ALPHABET)
         rng.shuffle(letters)
         world = World()
-        first = rng.randint(0, 10 - length)
+        total = rng.randint(length, max(length, most))
+        number = rng.randint(0, 10 - total)
         parts: list[Part] = []
         lines: list[str] = []
-        for i in range(length):
+        for i in range(total):
             before = parts[-1].task if parts else None
             if before is not None and rng.random() < self.again:
                 task = before
@@ -83,10 +90,12 @@ class LetterStreams:
                 ]
                 task = rng.choice(choices)
             text, answer = _example(rng, world, task, letters)
-            lead = f"{first + i}{NAMES[self.tasks.index(task)]}"
+            lead = f"{number + i}{NAMES[self.tasks.index(task)]}"
             parts.append(Part(task, lead, f"{text} >{answer}\n", f"{text} >", answer))
             lines.append(f"{lead}{text}\n")
-        return Stream("".join(lines) + " >", tuple(parts))
+        first = rng.randint(0, total - length)
+        asked = f"{number + first}-{number + first + length - 1} >"
+        return Stream("".join(lines) + asked, tuple(parts[first : first + length]))
 
 
 def _example(rng: random.Random, world: World, task: str, letters: list[str]) -> tuple[str, str]:

@@ -1,0 +1,44 @@
+"""`--quick`: the same comparison in minutes, with fewer steps, streams and seeds; its numbers are rougher."""
+
+from pathlib import Path
+
+from weft.experiments.dynamic.recipe import DynamicRecipe
+from weft.train.shift import ShiftRecipe
+
+_STEPS = 120
+_STREAMS, _DOCUMENTS, _TASKS = 12, 6, 12
+
+
+def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
+    """One seed, at most 120 training steps, a dozen of everything; runs go into folders of their own."""
+    changed = {}
+    if recipe.shift is not None:
+        shift = recipe.shift
+        changed["shift"] = shift.model_copy(
+            update={
+                "recipe": _shorten_run(shift.recipe),
+                "seeds": shift.seeds[:1],
+                "streams": min(shift.streams, _STREAMS),
+            }
+        )
+    if recipe.context is not None:
+        networks = {name: folders[:1] for name, folders in recipe.context.networks.items()}
+        documents = min(recipe.context.documents, _DOCUMENTS)
+        changed["context"] = recipe.context.model_copy(update={"networks": networks, "documents": documents})
+    if recipe.stack is not None:
+        stack = recipe.stack
+        changed["stack"] = stack.model_copy(
+            update={"stacks": stack.stacks[:1], "flat": stack.flat[:1], "tasks": min(stack.tasks, _TASKS)}
+        )
+    return recipe.model_copy(update=changed)
+
+
+def _shorten_run(recipe: ShiftRecipe) -> ShiftRecipe:
+    folder = Path(recipe.run.output_dir)
+    run = recipe.run.model_copy(
+        update={
+            "output_dir": str(folder.with_name(f"{folder.name}-quick")),
+            "max_steps": min(recipe.run.max_steps, _STEPS),
+        }
+    )
+    return recipe.model_copy(update={"run": run})
