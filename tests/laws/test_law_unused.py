@@ -114,3 +114,16 @@ def test_a_narrower_type_makes_no_infinities(pico_bank):
     assert torch.isfinite(large.to(torch.bfloat16).b[site]).all()
     with pytest.raises(WeightsError, match=r"holds NaN or infinity after scaling, in torch.float16"):
         large.to(torch.float16)
+
+
+@pytest.mark.parametrize("part", ["a", "b"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bank_made_by_hand_is_refused_before_it_reaches_a_row(host, pico_bank, part, value):
+    bank = pico_bank(2, 3)
+    site = bank.sites[-1]
+    spoilt = {**getattr(bank, part), site: getattr(bank, part)[site].clone()}
+    spoilt[site][1, 0, 0] = value
+    bad = Bank(bank.names, spoilt if part == "a" else bank.a, spoilt if part == "b" else bank.b, bank.base)
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(WeightsError, match="the bank of adapter-0, adapter-1 holds NaN or infinity"):
+        host(ids, Mixture.rows(bad, [0, None]))

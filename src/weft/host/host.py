@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,13 +24,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from weft.adapters import fingerprint
-from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
+from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError, WeightsError
 from weft.files import nearest
 from weft.host import decoding
 from weft.host.batches import Batches
 from weft.host.cache import RowCache
 from weft.host.compiled import CompiledStep
 from weft.host.decoding import Last, pick_last
+from weft.host.dropout import Dropout
 from weft.host.load import load_model
 from weft.host.pool import Pool
 from weft.host.sites import ALL_LINEAR, sites_of
@@ -145,6 +146,7 @@ class Host(AbstractHost):
         mask_BT: Int[Tensor, "B PT"] | Bool[Tensor, "B PT"] | None = None,
         cache: Any = None,
         states: States | None = None,
+        dropout: Dropout | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """Run a language model under a mixture; returns Hugging Face's output with `.logits` [B, T, V].
@@ -155,10 +157,11 @@ class Host(AbstractHost):
 
         A gate with `prepare` decides when a cache begins (or, without one, in every forward), and its
         decision stays with the cache; one that joins later decides on what the cache began with. `states`,
-        from `prepare`, take the place of these decisions.
+        from `prepare`, take the place of these decisions. `dropout` is for training.
 
         Raises ShapeError for a mask or an assignment of another size, BaseMismatchError for a bank of another
-        base, UnknownNameError for a bank that changes modules which are no sites of this host.
+        base, UnknownNameError for a bank that changes modules which are no sites of this host, WeightsError
+        for one that holds NaN or infinity.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
         columns = past + ids_BT.shape[1]
@@ -182,6 +185,8 @@ class Host(AbstractHost):
                 raise ShapeError("this host did not begin this cache; pass states=host.prepare(prompt, ...)")
             states = self._decide(mixture, self._prompts[cache] if past else prompt)
         span = self._span_of(mixture, states, ids_BT.shape[0], ids_BT.shape[1], past)
+        if span is not None and dropout is not None:
+            span = replace(span, dropout=dropout)
         with self._during(span):
             out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
         out.states = {} if span is None else span.states
@@ -378,6 +383,7 @@ class Host(AbstractHost):
                     )
                 if sites[site.path] != site:
                     raise ShapeError(f"the bank changes {site}, this host has {sites[site.path]}")
+            _check_finite(bank)
             self._factors[bank] = {site.path: (bank.a[site], bank.b[site]) for site in bank.a}
         return self._factors[bank]
 
@@ -389,6 +395,21 @@ class Host(AbstractHost):
             for gate in new:
                 prompt.states[gate] = gate.prepare(embeddings_BTH, seen_BT.bool())
         return prompt.states
+
+
+def _check_finite(bank: Bank) -> None:
+    """Raise WeightsError for NaN or infinity, which would reach other rows: 0 times NaN is NaN.
+
+    A bank that is learned is left alone: its training looks at every loss.
+    """
+    tensors = [*bank.a.values(), *bank.b.values()]
+    if any(tensor.requires_grad for tensor in tensors):
+        return
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor.isfinite().all())
+    if not all(bool(torch.stack(finite).all()) for finite in found.values()):  # waits once for each device
+        raise WeightsError(f"the bank of {', '.join(bank.names[:3])} holds NaN or infinity; take it out")
 
 
 def _deciding(mixture: Mixture) -> list[AbstractGate]:

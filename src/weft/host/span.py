@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import ShapeError
+from weft.host.dropout import Dropout
 from weft.host.kernels import side_by_side
 from weft.host.placed import Placed, Trip, add_back, make_trip, send
 from weft.host.plan import Plan, contribution, make_plan
@@ -51,6 +52,8 @@ class Span:
     """Tokens that were read before, of all rows alike or of each: [B]."""
     plans: Plans = field(default_factory=dict)
     """Of assignments per row; they serve other forwards of the same rows too."""
+    dropout: Dropout | None = None
+    """What training drops of the inputs of A."""
     _token_plans: Plans = field(default_factory=dict)
     _trips: dict[tuple[Term, Assignment, int, int], Trip] = field(default_factory=dict)
     """To parts of banks: one serves all sites that follow one decision."""
@@ -72,6 +75,8 @@ class Span:
             if acting.rows_N is not None:
                 x_BTI = x_BTI.index_select(0, acting.rows_N)
             assignment, plan = self._asked(term, site, x_BTI, asked)
+            if self.dropout is not None:
+                x_BTI = self.dropout.drop(x_BTI, site)
             dtype = _compute_dtype(a_KRI)
             trip = None
             if isinstance(term, Placed):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weft.errors import ConfigError
-from weft.host import Host
+from weft.host import Dropout, Host
 from weft.tasks import Encoded
 from weft.train.packing import Packed, pack
 from weft.types import Mixture
@@ -62,7 +62,7 @@ def split_rows(rows: Sequence[Sequence[Encoded]], *, tokens: int, pad_id: int) -
         yield _forward(lines, adapters, pad_id)
 
 
-def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
+def answer(host: Host, mixture: Mixture | None, packed: Packed, *, dropout: Dropout | None = None) -> Answers:
     """Run packed rows under a mixture whose batch rows are the lines; differentiable.
 
     The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
@@ -75,10 +75,10 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed) -> Answers:
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else host.dtype
     inputs = {"attention_mask": packed.mask_B1TT.to(dtype), "position_ids": packed.positions_BT}
     if any(host.module.get_submodule(site.path) is head for site in host.sites):
-        logits_NV = host(packed.ids_BT, mixture, **inputs).logits[chosen_BT]
+        logits_NV = host(packed.ids_BT, mixture, dropout=dropout, **inputs).logits[chosen_BT]
     else:
         with _reading(head, chosen_BT):
-            logits_NV = host(packed.ids_BT, mixture, **inputs).logits[0]
+            logits_NV = host(packed.ids_BT, mixture, dropout=dropout, **inputs).logits[0]
     return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
 
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weft.host import Host
+from weft.host import Dropout, Host
 from weft.tasks import Encoded
 from weft.train.answers import answer, pad_id, split_rows, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
@@ -79,6 +79,7 @@ def backward(
     *,
     tokens: int,
     accelerator: Accelerator,
+    dropout: Dropout | None = None,
 ) -> Float[Tensor, " K"]:
     """Add to each adapter the gradient of its own mean loss; returns the K losses, in nats per answer token.
 
@@ -87,9 +88,13 @@ def backward(
     asked = [sum(len(row.completion_ids) - (not row.prompt_ids) for row in of_one) for of_one in rows]
     asked_K = sum_over_processes(torch.tensor(asked, device=host.device), accelerator).clamp(min=1)
     loss_K = torch.zeros(len(rows), device=host.device)
-    for packed, start, end, index_B in split_rows(rows, tokens=tokens, pad_id=pad_id(host)):
+    for number, forward in enumerate(split_rows(rows, tokens=tokens, pad_id=pad_id(host))):
+        packed, start, end, index_B = forward
+        mixture = Mixture.rows(bank.part(start, end), index_B)
         with accelerator.autocast():
-            logits_NV, targets_N, line_N = answer(host, Mixture.rows(bank.part(start, end), index_B), packed)
+            logits_NV, targets_N, line_N = answer(
+                host, mixture, packed, dropout=dropout and dropout.part(number)
+            )
         adapter_N = index_B.to(host.device)[line_N] + start
         loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none") / asked_K[adapter_N]
         accelerator.backward(loss_N.sum())

@@ -8,7 +8,9 @@ Each step draws rows of all K tasks and packs them into lines of one task each, 
 adapters. The loss is the mean over a task's answer tokens, summed over tasks; Adam works number by number and
 gradients are clipped per adapter, so each adapter becomes what it would become if it were trained alone.
 
-Departs from the paper in: A starts uniform, as in PEFT, not Gaussian; no dropout.
+With `lora_dropout` each forward has masks of its own, so an adapter among others meets other ones than alone.
+
+Departs from the paper in: A starts uniform, as in PEFT, not Gaussian.
 """
 
 import math
@@ -25,7 +27,7 @@ from accelerate import PartialState
 from weft.adapters import save
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
-from weft.host import Host, short_names
+from weft.host import Dropout, Host, short_names
 from weft.reading import shown
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
 from weft.tasks.chat import every_answer
@@ -113,7 +115,15 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
             for visit in sampler.draw(draw):
                 mine = rows[visit.task_index if per_task else 0]
                 mine += [encode(row, visit.description) for row in visit.rows]
-            loss_K = backward(host, bank, rows, tokens=_tokens(host, recipe), accelerator=run.accelerator)
+            masks = Dropout(recipe.lora_dropout, f"{config.seed}/{draw}")
+            loss_K = backward(
+                host,
+                bank,
+                rows,
+                tokens=_tokens(host, recipe),
+                accelerator=run.accelerator,
+                dropout=masks if masks.p else None,
+            )
             if not loss_K.isfinite().all():
                 run.check_finite(done, loss_K, _where(host, bank, rows, loss_K, _tokens(host, recipe)))
             norm_K = bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)

@@ -30,10 +30,15 @@ class LoraRecipe(Config):
     every_answer: bool = False
     """Take the loss on every assistant turn of a chat, not on its last one alone."""
     r: Rank = 8
+    """Rank of the adapters."""
     lora_alpha: float = Field(default=16, gt=0, le=1e6)
+    """What the adapter adds is scaled by alpha / r."""
+    lora_dropout: float = Field(default=0, ge=0, lt=1)
+    """Share of the numbers before A that a training step drops."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) in place of alpha / r."""
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     describe: bool = False
     """Whether prompts begin with a description of the task."""
     optimizer: OptimizerConfig = OptimizerConfig()
