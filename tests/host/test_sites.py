@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -116,3 +118,17 @@ def test_attention_of_torch_never_calls_its_out_proj():
     assert [site.path for site in sites_of(layer)] == ["linear1", "linear2"]
     with pytest.raises(UnknownNameError):
         sites_of(layer, ["out_proj"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(?:(?=(.*))(?:.|..|...)*)*[^a-z]{2}", "takes too long to match"),
+        ("q" * 5000, "5000 characters, at most 4096"),
+    ],
+)
+def test_a_pattern_that_would_never_end(pattern, said):
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=said):
+        sites_of(make_llama(), pattern)
+    assert time.process_time() - start < 8

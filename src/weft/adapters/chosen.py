@@ -18,7 +18,7 @@ from weft.errors import AdapterFormatError
 from weft.reading import shown
 
 _MOST_PATTERNS, _LONGEST_PATTERN, _SECONDS = 4096, 1000, 2.0
-_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
+_LAYER = r".*?\.[^.]*\.(?P<idx>\d{1,9})\."
 
 
 class Chooser:
@@ -34,7 +34,7 @@ class Chooser:
         self._exclude = self._rule(config.exclude_modules, "exclude_modules")
         layers = config.layers_pattern or []
         names = [layers] if isinstance(layers, str) else list(layers)
-        rules = [rf"(?:^|.*?\.)(?:{name})\.(?P<idx>\d+)\." for name in names] or [_LAYER]
+        rules = [rf"(?:^|.*?\.)(?:{name})\.(?P<idx>\d{{1,9}})\." for name in names] or [_LAYER]
         self._layers = self._compile(rules, "layers_pattern")
 
     def takes(self, path: str) -> bool:

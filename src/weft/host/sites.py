@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Sequence
 
+import regex
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -13,9 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from weft.adapters import site_at
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
+from weft.reading import shown
 from weft.types import Site
 
 ALL_LINEAR = "all-linear"
+_LONGEST_PATTERN, _SECONDS = 4096, 2.0
 
 
 def sites_of(
@@ -76,13 +79,20 @@ def _linears(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _matching(pattern: str, found: dict[str, tuple[int, int]]) -> list[str]:
+    told = f"target_modules {shown(pattern)}"
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ConfigError(f"{told} has {len(pattern)} characters, at most {_LONGEST_PATTERN} are read")
+    end = time.monotonic() + _SECONDS
     try:
-        chosen = [path for path in found if re.fullmatch(pattern, path)]
-    except re.error as error:
-        raise ConfigError(f"target_modules {pattern!r} is not a regular expression: {error}") from error
+        rule = regex.compile(pattern)
+        chosen = [p for p in found if rule.fullmatch(p, timeout=max(end - time.monotonic(), 1e-3))]
+    except TimeoutError as error:
+        raise ConfigError(f"{told} takes too long to match; write a simpler pattern") from error
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ConfigError(f"{told} is not a regular expression: {error}") from error
     if not chosen:
         raise UnknownNameError(
-            f"target_modules {pattern!r} matches no linear module's path{nearest(pattern, _names(found))}; "
+            f"{told} matches no linear module's path{nearest(pattern, _names(found))}; "
             f"there are {', '.join(sorted(_endings(found)))}"
         )
     return chosen
