@@ -83,3 +83,13 @@ def test_folder_of_folders(tmp_path):
     save_task(Task("a", ("again",), test=(Row("a", "b"),)), tmp_path / "z")
     with pytest.raises(ConfigError, match=r"another task .* is called a"):
         load_tasks(tmp_path)
+
+
+def test_a_task_without_a_name_has_that_of_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "iso-date"
+    folder.mkdir()
+    (folder / "task.yaml").write_text("descriptions: [b]\n")
+    (folder / "test.jsonl").write_text('{"text": "x"}\n')
+    assert load_task(folder).name == "iso-date"
+    monkeypatch.chdir(folder)
+    assert load_task(".").name == "iso-date"

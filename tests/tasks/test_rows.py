@@ -41,7 +41,10 @@ def test_reads_each_format(tmp_path):
         ({"prompt": "x", "completion": 3}, "line 2: completion should be a string"),
         ({"prompt": "", "completion": ""}, "line 2: .*both are empty"),
         ({"prompt": "x", "completion": "y", "references": "y"}, "line 2: references should be a list"),
-        ({"prompt": "x", "completion": "y", "references": [1]}, "line 2: a reference should be a string"),
+        (
+            {"prompt": "x", "completion": "y", "references": [1]},
+            "line 2: one of the references should be a string",
+        ),
     ],
 )
 def test_errors_name_the_file_and_the_line(tmp_path, line, message):

@@ -37,7 +37,8 @@ def evaluate_recipe(
 
     Args:
         recipe: The recipe, a YAML file; with --data an adapter, or a base.
-        data: File of rows; gives loss, perplexity and exact match, of the base alone too.
+        data: File of rows; gives loss, perplexity and exact match, and for rows with choices the accuracy
+            of choosing the likeliest; of the base alone too.
         base: With --data, the base; what the adapter names unless given.
         predictions: With --data, a file for what was said to each row.
         max_new_tokens: With --data, most tokens of an answer.
@@ -88,7 +89,8 @@ def _on_rows(
         keys = ("prompt", "reference", "prediction")
         lines = [jsonlib.dumps(dict(zip(keys, told, strict=True))) + "\n" for told in report.predictions]
         replace_file(predictions, "".join(lines))
-    measured = {"loss": report.loss, "perplexity": report.perplexity, "exact_match": report.exact_match}
+    names = ("loss", "perplexity", "exact_match", "accuracy", "accuracy_norm")
+    measured = {name: getattr(report, name) for name in names if getattr(report, name) is not None}
     told: dict[str, Any] = {"base": host.name, "adapters": [adapter.name for adapter in adapters]}
     told |= {"rows": report.rows, "left_out": report.left_out, **measured}
     if mixture is not None:

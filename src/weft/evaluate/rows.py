@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from weft.engine import Engine
 from weft.errors import ConfigError
 from weft.evaluate.answer import answer_questions, ask
+from weft.evaluate.choices import choose
 from weft.evaluate.metrics import exact_match
-from weft.tasks import Row
+from weft.tasks import Row, render
 from weft.types import Mixture
 
 
@@ -27,6 +28,10 @@ class RowsReport:
     perplexity: float
     exact_match: float
     """Share of answers that are one of the accepted ones; white space around them is left out."""
+    accuracy: float | None
+    """Share of the rows with choices whose completion is the likeliest of them; None without such rows."""
+    accuracy_norm: float | None
+    """The same by the likelihood per character."""
     predictions: tuple[tuple[str, str, str], ...]
     """(prompt, reference, prediction) of every row measured."""
 
@@ -50,7 +55,10 @@ def evaluate_rows(
         if row.is_text:
             raise ConfigError("a plain text asks nothing; give rows with a prompt and a completion")
         question = ask(engine.tokenizer, row, None)
-        if max(len(question.encoded.ids), len(question.prompt_ids) + max_new_tokens) <= window:
+        offers = [replace(row, completion=choice, choices=()) for choice in row.choices]
+        wholes = [question.encoded, *(render(engine.tokenizer, offer) for offer in offers)]
+        asked = len(question.prompt_ids) + max_new_tokens
+        if max(asked, *(len(whole.ids) for whole in wholes)) <= window:
             kept.append((row, question))
     if not kept:
         raise ConfigError(f"none of {len(rows)} rows fits the window with {max_new_tokens} new tokens")
@@ -61,6 +69,8 @@ def evaluate_rows(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
+    offered = [row for row, _ in kept if row.choices]
+    choice = choose(engine, offered, mixture, batch_size=batch_size) if offered else None
     loss = sum(said.nll for said in answers) / sum(said.tokens for said in answers)
     told = [(row, said.text) for (row, _), said in zip(kept, answers, strict=True)]
     return RowsReport(
@@ -69,5 +79,7 @@ def evaluate_rows(
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),
         exact_match=fmean(exact_match(text, row.answers) for row, text in told),
+        accuracy=choice and choice.accuracy,
+        accuracy_norm=choice and choice.accuracy_norm,
         predictions=tuple((row.question[-1][1], row.completion, text) for row, text in told),
     )

@@ -17,7 +17,8 @@ _ABOUT = "task.yaml"
 
 
 class _About(Config):
-    name: str
+    name: str = ""
+    """That of the folder unless given."""
     descriptions: tuple[str, ...]
     unseen_descriptions: tuple[str, ...] = ()
     category: str = ""
@@ -40,7 +41,8 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
     train_rows = read_rows(train) if train.is_file() else ()
     test_rows = read_rows(test) if test.is_file() else ()
     try:
-        return Task(**about.model_dump(), train=train_rows, test=test_rows)
+        told = about.model_dump() | {"name": about.name or folder.resolve().name}
+        return Task(**told, train=train_rows, test=test_rows)
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error
 

@@ -4,12 +4,13 @@
     {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}      ShareGPT
     {"instruction": "...", "input": "...", "output": "..."}                                      Alpaca
     {"prompt": "...", "completion": "..."}      or both as lists of messages
+    {"question": "...", "choices": ["...", "..."], "answer": 0}      MMLU; the number of the right choice
     {"text": "..."}
 
 A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
 Hermes models write, and each result as a `tool` turn. Where a set has a chat and other columns beside it, the
-chat is read. `references`, a list of all accepted answers, may stand beside any of them; other keys are left
-alone.
+chat is read. `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen,
+may stand beside any of them; other keys are left alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weft.errors import ConfigError
@@ -29,12 +31,14 @@ _FORMATS = {
     "conversations": {"conversations"},
     "instruction": {"instruction", "output"},
     "prompt": {"prompt"},
+    "question": {"question", "choices", "answer"},
     "text": {"text"},
 }
 """Keys by which a row is known; a row of an earlier format may hold those of a later one too."""
 _SHAPES = (
     '{"messages": [...]}, {"conversations": [...]}, {"instruction": ..., "output": ...}, '
-    '{"prompt": ..., "completion": ...} or {"text": "..."}'
+    '{"prompt": ..., "completion": ...}, {"question": ..., "choices": [...], "answer": ...} '
+    'or {"text": "..."}'
 )
 _ROLES = {
     "human": "user",
@@ -105,6 +109,8 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     for value, row in zip(values, rows, strict=True):
         if row.references:
             value["references"] = list(row.references)
+        if row.choices:
+            value["choices"] = list(row.choices)
     replace_file(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
@@ -115,11 +121,29 @@ def _format(value: dict[str, Any]) -> str | None:
 
 
 def _parse(value: dict[str, Any], found: str) -> Row:
-    given = value.get("references", [])
+    row = _row(value, found, _strings(value, "references"))
+    choices = _strings(value, "choices")
+    return replace(row, choices=choices) if choices else row
+
+
+def _strings(value: dict[str, Any], key: str) -> tuple[str, ...]:
+    given = value.get(key)
+    if given is None:
+        return ()
     if not isinstance(given, list | tuple):
-        raise ConfigError(f"references should be a list of strings, got {shown(given)}")
-    references = tuple(_string(answer, "a reference") for answer in given)
+        raise ConfigError(f"{key} should be a list of strings, got {shown(given)}")
+    return tuple(_string(part, f"one of the {key}") for part in given)
+
+
+def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
     match found:
+        case "question":
+            choices, answer = _strings(value, "choices"), value["answer"]
+            if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+                answer = choices[answer]
+            if answer not in choices:
+                raise ConfigError(f"answer should be the number or the text of a choice, got {shown(answer)}")
+            return Row(_string(value["question"], "question"), answer, references)
         case "text":
             return Row("", _string(value["text"], "text"), references)
         case "messages" | "conversations":

@@ -21,7 +21,8 @@ class Row:
     """One example: a question with its answer, the end of a chat, or a plain text.
 
     The three are one value. A chat keeps the turns before its last question in `history`; a plain text has
-    no prompt, all of it is completion. Raises ConfigError for a row without any text or a role unknown.
+    no prompt, all of it is completion. Raises ConfigError for a row without any text, a role
+    unknown, or choices without the completion.
 
     Example:
         >>> from weft.tasks import Row
@@ -37,10 +38,17 @@ class Row:
     """All accepted answers; empty means the completion alone."""
     history: tuple[tuple[str, str], ...] = ()
     """The (role, content) turns before the prompt."""
+    choices: tuple[str, ...] = ()
+    """All answers that may be chosen, the completion among them; empty where an answer is free."""
 
     def __post_init__(self) -> None:
         if not (self.prompt or self.completion or self.history):
             raise ConfigError("a row needs a prompt or a completion, both are empty")
+        if self.choices and (self.completion not in self.choices or len(self.choices) < 2):
+            raise ConfigError(
+                f"the completion {shown(self.completion)} should be one of two or more choices, got "
+                f"{shown(self.choices)}"
+            )
         for role, _ in self.history:
             if role not in ROLES:
                 raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {shown(role)}")
@@ -120,11 +128,16 @@ class Task:
             "category": self.category,
             "labels": self.labels,
             "licence": self.licence,
-            "train": [(r.prompt, r.completion, r.references, r.history) for r in self.train],
-            "test": [(r.prompt, r.completion, r.references, r.history) for r in self.test],
+            "train": [_content(row) for row in self.train],
+            "test": [_content(row) for row in self.test],
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(row: Row) -> tuple[object, ...]:
+    plain = (row.prompt, row.completion, row.references, row.history)
+    return (*plain, row.choices) if row.choices else plain
 
 
 def hash_tasks(tasks: Sequence[Task]) -> str:
