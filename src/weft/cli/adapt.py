@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, OutputFolder
 from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork, told_reach
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
@@ -24,7 +24,7 @@ def adapt(
     /,
     *,
     document: Path | None = None,
-    output_dir: Annotated[Path, Parameter(alias="-o")],
+    output_dir: OutputFolder,
     hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
     levels: int | None = None,
     name: str | None = None,

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import BaseMismatch, Flag, Threads, set_threads
+from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Threads, set_threads
 from weft.cli.shared.model import (
     Dtype,
     hypernetwork_for,
@@ -44,7 +43,7 @@ def compile_function(
     description: str,
     /,
     *,
-    output_dir: Annotated[Path, Parameter(alias="-o")],
+    output_dir: OutputFolder,
     examples: str | None = None,
     base: str | None = None,
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,

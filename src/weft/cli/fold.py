@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import BaseMismatch, Flag
+from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder
 from weft.cli.shared.model import load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
@@ -26,7 +26,7 @@ NOTE = "weft_fold.json"
 
 def fold(
     *folders: str,
-    output_dir: Annotated[Path, Parameter(alias="-o")],
+    output_dir: OutputFolder,
     weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
     unfold: Path | None = None,
     base_mismatch: BaseMismatch = "refuse",

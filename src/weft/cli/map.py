@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Parameter
-
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Output
 from weft.cli.shared.kinds import adapters_in
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
@@ -24,7 +22,7 @@ def map_library(
     library: str,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")] = Path("map.png"),
+    output: Output = Path("map.png"),
     by: Literal["adapter", "description"] = "adapter",
     strict: Flag = False,
     json: Flag = False,

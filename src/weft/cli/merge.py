@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import BaseMismatch, Flag
+from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder
 from weft.cli.shared.model import BASE, open_host
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
@@ -55,7 +55,7 @@ def merge(
     method: str,
     /,
     *adapters: str,
-    output_dir: Annotated[Path, Parameter(alias="-o")],
+    output_dir: OutputFolder,
     weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
     options: MethodFlags = MethodFlags(),
     data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),

@@ -1,39 +1,59 @@
-"""`weft plot`: a picture of what another verb printed as JSON."""
+"""`weft plot`: a picture of a training, or of what another verb printed as JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
+from weft.cli.shared.flags import Output
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json
+from weft.reading import read_json_lines
 
 
 def plot(
-    kind: Literal["trace"],
+    kind: Literal["run", "trace"],
     file: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")] = Path("trace.png"),
+    output: Output | None = None,
     prompt: int = 0,
 ) -> None:
-    """Draw what "weft generate --trace-json" printed: which adapters acted on which token.
+    """Draw a training, or which adapters acted on which token.
 
     For example:
 
+        weft plot run runs/letters-t2l -o loss.png
         weft generate "1Ehtgf" --shift weft/letters-shift --trace-json > trace.json
         weft plot trace trace.json -o trace.png
 
     Args:
-        kind: What the file holds: a trace.
-        file: The JSON.
-        output: Picture to write, a PNG.
-        prompt: Which of its prompts, counted from 0.
+        kind: What to draw: the run in a folder, or a trace.
+        file: The folder of the run; or the JSON that "weft generate --trace-json" printed.
+        output: Picture to write, a PNG; run.png or trace.png unless given.
+        prompt: Which prompt of a trace, counted from 0.
     """
+    output = output or Path(f"{kind}.png")
     if output.suffix != ".png":
         raise ConfigError(f"the picture is a PNG, {output} should end in .png")
+    _draw_run(file, output) if kind == "run" else _draw_trace(file, output, prompt)
+    print(output)
+
+
+def _draw_run(folder: Path, output: Path) -> None:
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        raise MissingFileError(f"{folder} holds no run: there is no metrics.jsonl in it")
+    logged = [line for _, line in read_json_lines(log)]
+    if not all(isinstance(line.get("step"), int | float) for line in logged):
+        raise ConfigError(f"{log} is no log of a run: a line has no step")
+
+    from weft.plot.run import draw_run
+
+    draw_run(logged, output, title=str(folder))
+
+
+def _draw_trace(file: Path, output: Path, prompt: int) -> None:
     if not file.is_file():
         raise MissingFileError(f"no such file: {file}")
     values = read_json(file)
@@ -46,7 +66,6 @@ def plot(
     from weft.plot.trace import draw_trace
 
     draw_trace(results[prompt]["trace"], output)
-    print(output)
 
 
 def _is_traced(one: Any) -> bool:

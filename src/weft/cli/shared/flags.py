@@ -1,5 +1,6 @@
 """Flags that several verbs have."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -7,6 +8,12 @@ from cyclopts.validators import Number
 
 Flag = Annotated[bool, Parameter(negative=())]
 """A switch that is off unless named; it has no `--no-` form."""
+
+Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+"""The file that a verb writes."""
+
+OutputFolder = Annotated[Path, Parameter(name=("--output", "-o", "--output-dir"))]
+"""The folder that a verb writes; Hugging Face calls it output_dir."""
 
 BaseMismatch = Literal["refuse", "warn", "allow"]
 """What to do with an adapter that was made for another base; `weft.adapters.OnMismatch`, without torch."""

@@ -34,7 +34,7 @@ Place = Annotated[str, Parameter(name="--store")]
 """A folder in the store."""
 Message = Annotated[str | None, Parameter(name=("--message", "-m"))]
 Name = Annotated[str, Parameter(name=("--name", "-n"))]
-Out = Annotated[str, Parameter(name=("--out", "-o"))]
+Out = Annotated[str, Parameter(name=("--output", "-o", "--output-dir"))]
 Revision = Annotated[str, Parameter(name="--rev")]
 
 

@@ -1,12 +1,9 @@
 """`weft store export`: an adapter for the hub, or for a registry."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
-from weft.cli.store import Place, Revision, say
+from weft.cli.store import Out, Place, Revision, say
 from weft.errors import ConfigError
 from weft.store import Store
 
@@ -15,7 +12,7 @@ def export(
     name: str,
     /,
     *,
-    out: Annotated[str | None, Parameter(name=("--out", "-o"))] = None,
+    out: Out | None = None,
     oci: str | None = None,
     rev: Revision = "HEAD",
     store: Place = ".",
@@ -38,7 +35,7 @@ def export(
         json: Print JSON.
     """
     if (out is None) == (oci is None):
-        raise ConfigError("say where to: --out FOLDER for the hub, or --oci FOLDER for a registry")
+        raise ConfigError("say where to: --output FOLDER for the hub, or --oci FOLDER for a registry")
     if oci is not None:
         with Store(store) as opened:
             digest = opened.export_oci(name, oci, rev=rev)
