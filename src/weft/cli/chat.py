@@ -59,6 +59,7 @@ def chat(
     engine = Engine(host)
     system = [] if model.system is None else [{"role": "system", "content": model.system}]
     turns = list(system)
+    options = sampling.options(host)
     room = None if host.window is None else host.window - sampling.max_new_tokens
     _say(f"{host.name} {_under(adapters)}. A line that begins with / is a command; /help lists them.")
     for line in _lines():
@@ -75,7 +76,7 @@ def chat(
                 continue
             asked = _fitting([*turns, {"role": "user", "content": line}], len(system), engine, room)
             answer = ""
-            for piece in engine.stream(asked, share=share, **sampling.options()):
+            for piece in engine.stream(asked, share=share, **options):
                 print(piece, end="", flush=True)
                 answer += piece
             print()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weft.cli.route import LibraryFlags
 from weft.cli.shared.controlled import controlled, load_controlled
 from weft.cli.shared.flags import Flag
-from weft.cli.shared.lines import stdin_lines
+from weft.cli.shared.lines import Turns, read_prompts, stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json
 from weft.cli.shared.traced import print_trace, trace_values
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 def generate(
     *prompts: str,
+    file: Path | None = None,
     model: ModelFlags = ModelFlags(),  # noqa: B008
     choice: LibraryFlags = LibraryFlags(),  # noqa: B008
     leaves: TreeFlags = TreeFlags(),  # noqa: B008
@@ -46,6 +47,7 @@ def generate(
 
         weft generate "cab" --adapter out/
         weft generate "cab" "dab" --describe "sort the letters"
+        weft generate --file questions.txt --adapter out/ --json
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
         weft generate "3Acab" --shift weft/letters-shift --trace
@@ -53,6 +55,7 @@ def generate(
 
     Args:
         prompts: What to answer; without any, every line of standard input is one.
+        file: File of prompts: one a line, or JSON Lines with a "prompt" or the "messages" of a chat in each.
         model: Which base, under which adapters.
         choice: A library to choose adapters from.
         leaves: A tree of adapters.
@@ -71,7 +74,10 @@ def generate(
     if opened is not None:
         model = replace(model, base=model.base or opened[1])
     _refuse_stray(prompts, model)
-    asked = list(prompts) or _lines()
+    if prompts and file is not None:
+        raise ConfigError("give prompts or --file, not both")
+    asked: list[str | Turns] = [*prompts] if file is None else read_prompts(file)
+    asked = asked or _lines()
     chooser = None
     controller = None
     if (trace and trace_json) or ((trace or trace_json) and (stream or json)):
@@ -92,11 +98,11 @@ def generate(
 
     if opened is not None:
         share = planted(opened[0], host, leaves.leaf_devices) + share
-    requests = [model.describe or prompt for prompt in asked]
+    requests = [model.describe or _question(prompt) for prompt in asked]
     shares = [share if chooser is None else share + chooser.share(request) for request in requests]
     engine = Engine(host)
     chats = [_turns(model.system, prompt) for prompt in asked]
-    options = sampling.options()
+    options = sampling.options(host)
     if stream:
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i
@@ -112,7 +118,7 @@ def generate(
             print_json({"base": host.name, "results": [{"prompt": p, "trace": v} for p, v in pairs]})
             return
         for prompt, one in zip(asked, traced, strict=True):
-            print_trace(engine.tokenizer, prompt, one)
+            print_trace(engine.tokenizer, _question(prompt), one)
         return
     begun = time.perf_counter()
     said = engine.complete(chats, shares=shares, controller=controller, **options)
@@ -186,13 +192,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _lines() -> list[str]:
-    prompts = [] if sys.stdin.isatty() else list(stdin_lines())
+def _lines() -> list[str | Turns]:
+    prompts: list[str | Turns] = [] if sys.stdin.isatty() else list(stdin_lines())
     if not prompts:
         raise ConfigError("there is no prompt; give one, or write one per line to standard input")
     return prompts
 
 
-def _turns(system: str | None, prompt: str) -> list[dict[str, str]]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": prompt}]
+def _turns(system: str | None, prompt: str | Turns) -> Turns:
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if system is None or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _question(prompt: str | Turns) -> str:
+    """What a prompt asks last."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]

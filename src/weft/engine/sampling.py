@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
+    GenerationMixin,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -24,6 +26,8 @@ from weft.reading import shown
 _LEAST = 1e-4
 """Colder than this, logits over temperature leave the range of float32."""
 _MOST = 1 << 31
+_HF_TOP_K = 50
+"""Of a config that samples and does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,28 @@ class Sampling:
         _check(
             "max_new_tokens", self.max_new_tokens, 1 <= self.max_new_tokens < _MOST, "1 or more, below 2**31"
         )
+
+
+def own_sampling(module: nn.Module) -> dict[str, Any]:
+    """What a model's generation_config says of drawing, as fields of `Sampling`; nothing where it is greedy.
+
+    As Hugging Face's `generate`: what a config that samples leaves open is 50 for `top_k` and neutral for the
+    rest. Departs from it in: `max_new_tokens` stays Weft's own. Raises ConfigError for a value out of range.
+    """
+    config = module.generation_config if isinstance(module, GenerationMixin) else None
+    if config is None:
+        return {}
+    own: dict[str, Any] = {"repetition_penalty": config.repetition_penalty}
+    if config.do_sample:
+        own |= {"temperature": 1.0 if config.temperature is None else config.temperature}
+        own |= {"top_k": _HF_TOP_K if config.top_k is None else config.top_k}
+        own |= {"top_p": config.top_p, "min_p": config.min_p}
+    own = {name: value for name, value in own.items() if value is not None}
+    try:
+        Sampling(**own)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"the model's generation_config: {error}") from error
+    return {name: value for name, value in own.items() if value != getattr(Sampling(), name)}
 
 
 def _check(name: str, value: object, good: bool, want: str) -> None:

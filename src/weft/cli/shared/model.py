@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -57,26 +58,45 @@ class ModelFlags:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
-    """How the answer is drawn, in the words of Hugging Face's GenerationConfig."""
+    """How the answer is drawn, in the words of Hugging Face's GenerationConfig.
+
+    What is not given, the model's own generation_config says; without one the most likely token is taken.
+    """
 
     max_new_tokens: int = 64
     """Most tokens of an answer."""
-    temperature: float = 0.0
-    """0 takes the most likely token."""
-    top_k: int = 0
-    """Draw among the k most likely tokens; 0 is all of them."""
-    top_p: float = 1.0
-    """Draw among the most likely tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that occurred before become less likely."""
+    temperature: float | None = None
+    """0 takes the most likely token; the model's own value, or 0, unless given."""
+    top_k: int | None = None
+    """Draw among the k most likely tokens, 0 is all of them; the model's own, or all, unless given."""
+    top_p: float | None = None
+    """Draw among the most likely tokens that together have this probability; the model's own, or 1, unless
+    given."""
+    min_p: float | None = None
+    """Draw among tokens at least this likely, relative to the most likely one; the model's own, or 0, unless
+    given."""
+    repetition_penalty: float | None = None
+    """Above 1, tokens that occurred before become less likely; the model's own, or 1, unless given."""
     seed: int = 0
     """Seed of the first prompt's draws; each further prompt adds one."""
     stop: tuple[str, ...] = ()
     """String that ends an answer and is no part of it."""
 
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of `Engine.generate`."""
-        return asdict(self)
+    def options(self, host: Host) -> dict[str, Any]:
+        """The keyword arguments of `Engine.generate` on a base, which may draw in a way of its own.
+
+        What is taken from the base is said on standard error. Raises ConfigError.
+        """
+        from weft.engine.sampling import own_sampling
+
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        own = {name: value for name, value in own_sampling(host.module).items() if name not in given}
+        if given.get("temperature") == 0:
+            own = {name: value for name, value in own.items() if name == "repetition_penalty"}
+        if own:
+            told = ", ".join(f"{name} {value:g}" for name, value in own.items())
+            print(f"weft: drawn as the model's generation_config says: {told}", file=sys.stderr)
+        return own | given
 
 
 def load_model(flags: ModelFlags, library: Sequence[Adapter] = ()) -> tuple[Host, list[Adapter], Share]:
