@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types imports unit quick fuzz docs fuzz bench train-letters clean
+.PHONY: help demo serve test lint types imports unit quick docs walk fuzz bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,14 +40,16 @@ unit: $(READY)
 quick: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
-fuzz: $(READY)  ## read 10,000 damaged folders of adapters, hypernetworks, routers and trees
-	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=1250 $(BIN)/pytest -n 2 tests/fuzz
-
-docs: $(READY)  ## write docs/cli from --help
+docs: $(READY)  ## write docs/cli from --help and docs/recipes.md from the schemas
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_recipes.py
+
+walk: $(READY)  ## run docs/walk.md again, with a real model, and keep what it prints (ten minutes)
+	OMP_NUM_THREADS=2 $(BIN)/python docs/make_walk.py
 
 fuzz: $(READY)  ## 10,000 damaged inputs: each is taken or ends in one clear line
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzer.py --cases 10000
+	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=1250 $(BIN)/pytest -n 2 tests/fuzz/test_damaged_folders.py
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
 	$(BIN)/weft bench kernels train-many merge --write

@@ -1,5 +1,6 @@
 """Recipes: strict YAML into frozen pydantic models, with dotted overrides."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -7,12 +8,35 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weft.errors import ConfigError
-from weft.files import nearest
 from weft.plain import plain
 from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
 
 _MOST = 3
 """Wrong keys that one message names."""
+_ELSEWHERE = {
+    "alpha": "lora_alpha",
+    "base_model": "base",
+    "batch_size": "rows_per_task",
+    "beta2": "adam_beta2",
+    "dataset": "data",
+    "dropout": "lora_dropout",
+    "epochs": "num_train_epochs",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "lr": "learning_rate",
+    "max_seq_length": "max_length",
+    "model": "base",
+    "model_name": "base",
+    "model_name_or_path": "base",
+    "modules": "target_modules",
+    "per_device_train_batch_size": "rows_per_task",
+    "rank": "r",
+    "scheduler": "lr_scheduler_type",
+    "steps": "max_steps",
+    "torch_dtype": "dtype",
+    "train_file": "data",
+}
+"""What other projects, and people in a hurry, call a key."""
 _LARGEST = 1 << 53
 """Whole numbers of a recipe stay below this, so that JSON and every number type hold them."""
 
@@ -27,7 +51,7 @@ Steps = Annotated[int, Field(gt=0, le=10**9)]
 class Config(BaseModel):
     """Base of every recipe section: frozen, finite, and a key that is not known is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="after")
     def _holds_what_can_be_written(self) -> "Config":
@@ -86,20 +110,37 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
 def _explain(kind: type[Config], error: Any, source: str) -> str:
     where = plain(".".join(str(part)[:60] for part in error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{source}: unknown key {where}{nearest(str(error['loc'][-1]), _keys(kind))}"
+        return f"{source}: unknown key {where}{_meant(kind, error['loc'])}"
     said = plain(error["msg"])
     said = said if len(said) <= 200 else f"{said[:197]}..."
     return f"{source}: {where}: {said}, got {shown(error['input'])}"
 
 
-def _keys(kind: type[BaseModel]) -> set[str]:
-    keys: set[str] = set()
+def _meant(kind: type[BaseModel], loc: Sequence[int | str]) -> str:
+    """` (did you mean section.key?)`: a key of another section, what others call one, or a like one."""
+    keys: dict[str, str] = {}
+    for key, path in _keys(kind):
+        keys.setdefault(key, path)
+    name = str(loc[-1])
+    wanted = _ELSEWHERE.get(name, name)
+    here = ".".join(str(part) for part in loc if part in keys)  # without the kinds of sections
+    if wanted in keys and keys[wanted] != here:
+        return f" (did you mean {keys[wanted]}?)"
+    # One letter is like any short word, and a key of another kind of this section is known here already.
+    like = difflib.get_close_matches(name[:100], [key for key in keys if len(key) > 1 and key != name], n=1)
+    return f" (did you mean {keys[like[0]]}?)" if like else ""
+
+
+def _keys(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, str]]:
+    """Every key that a recipe may have, and its path from the top; sections last."""
+    sections = []
     for name, info in kind.model_fields.items():
-        keys.add(name)
+        yield name, before + name
         for part in (info.annotation, *get_args(info.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                keys |= _keys(part)
-    return keys
+                sections.append((part, f"{before}{name}."))
+    for part, inside in sections:
+        yield from _keys(part, inside)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

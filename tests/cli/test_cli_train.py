@@ -83,7 +83,7 @@ def test_dry_run_prints_the_whole_recipe(recipe: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("change", "hint"),
     [
-        ("run.max_stepz=3", "did you mean max_steps?"),
+        ("run.max_stepz=3", "did you mean run.max_steps?"),
         ("run.max_steps=many", "run.max_steps"),
         ("run.max_steps", "key=value"),
     ],

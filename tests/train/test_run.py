@@ -110,7 +110,7 @@ def test_an_unknown_key_offers_the_nearest(tasks: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(base_recipe(tasks, tmp_path).model_dump(mode="json")))
     assert load_config(BaseRecipe, recipe, ["run.max-steps=7"]).run.max_steps == 7
-    with pytest.raises(ConfigError, match=r"unknown key run\.max_step \(did you mean max_steps\?\)"):
+    with pytest.raises(ConfigError, match=r"unknown key run\.max_step \(did you mean run\.max_steps\?\)"):
         load_config(BaseRecipe, recipe, ["run.max_step=7"])
 
 

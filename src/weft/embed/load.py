@@ -37,8 +37,11 @@ class HostStatesConfig(Config):
     base: str = ""
     """The base to load when no host is given."""
     layers: list[int] | None = None
+    """Layers whose states are joined; the middle and the last one unless given."""
     pool: Pool = "mean+last"
+    """How the states of a text's tokens become one vector."""
     template: Template = "plain"
+    """Whether the text is read as it stands, or as a question of a chat."""
 
 
 class InputsConfig(Config):
@@ -56,7 +59,9 @@ class Task2VecConfig(Config):
     base: str = ""
     """The base to load when no host is given."""
     samples: PositiveInt = 1
+    """Answers drawn at each place; more make it less noisy."""
     seed: int = 0
+    """Of those draws."""
 
 
 class OneHotConfig(Config):
@@ -64,6 +69,7 @@ class OneHotConfig(Config):
 
     kind: Literal["onehot"]
     names: list[str]
+    """What it knows, in the order of its numbers."""
 
 
 class LearnedConfig(Config):
@@ -71,7 +77,9 @@ class LearnedConfig(Config):
 
     kind: Literal["learned"]
     names: list[str]
+    """What it knows."""
     dim: PositiveInt
+    """Length of its vectors."""
 
     @model_validator(mode="after")
     def _holds(self) -> "LearnedConfig":
@@ -85,6 +93,7 @@ class JoinedConfig(Config):
 
     kind: Literal["joined"]
     encoders: "list[EncoderConfig]"
+    """They are put side by side in this order."""
 
 
 class PartsConfig(Config):
@@ -92,6 +101,7 @@ class PartsConfig(Config):
 
     kind: Literal["parts"]
     encoder: "EncoderConfig"
+    """It reads the descriptions and the examples."""
 
 
 EncoderConfig = Annotated[

@@ -25,7 +25,9 @@ class EvalRecipe(Config):
     base: str
     """Embedded name, folder or hub id of the frozen base."""
     device: str = "cpu"
+    """Where the base runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base."""
     hypernetworks: tuple[str, ...] = ()
     """One for all seeds, or one per seed, trained with different ones."""
     multitask: str | None = None
@@ -36,11 +38,17 @@ class EvalRecipe(Config):
     splits: tuple[str, ...] = ()
     """Which splits of the data; all of them unless given."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Each draws wordings and rows of its own."""
     max_tasks: PositiveInt | None = None
+    """Tasks of a split, at most; all unless given."""
     rows_per_task: PositiveInt = 24
+    """Test rows of a task, at most."""
     max_new_tokens: PositiveInt = 32
+    """Most tokens of an answer."""
     batch_size: PositiveInt = 128
+    """Rows that are answered side by side."""
     bootstrap_samples: PositiveInt = 2000
+    """Draws behind the confidence intervals."""
     output: str | None = None
     """Where `write_report` should put the Markdown page."""
 

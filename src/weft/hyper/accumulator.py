@@ -39,7 +39,9 @@ class AccumulatorConfig(Config):
     rank: PositiveInt = 64
     """M, the size of the state: so many keys can be told apart."""
     scaling: float = Field(default=2.0, gt=0)
+    """Of the adapter that it makes."""
     latent: int = Field(default=128, ge=16, multiple_of=4)
+    """Width of the network."""
 
 
 class Accumulator(nn.Module):

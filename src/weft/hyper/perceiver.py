@@ -46,9 +46,13 @@ class PerceiverConfig(Config):
     rank: PositiveInt = 8
     """R, queries per site and chunk."""
     scaling: float = Field(default=2.0, gt=0)
+    """Of the adapters that it makes."""
     latent: int = Field(default=128, ge=16, multiple_of=4)
+    """Width of the network."""
     heads: PositiveInt = 4
+    """Of its attention."""
     blocks: PositiveInt = 1
+    """Layers of attention."""
     norm: float = Field(default=2.0, gt=0)
     """c, the L2 norm of the latents that the heads read."""
 

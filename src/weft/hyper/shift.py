@@ -39,6 +39,7 @@ class ShiftConfig(Config):
     vector: Size = 64
     """Length of the signal vector."""
     hidden: Size = 128
+    """Width of its hidden layer."""
     network: T2LConfig = T2LConfig(
         head=HeadZConfig(kind="Z"), rank=4, latent=64, head_in=64, dropout=0.0, trunk_norm=2.0
     )

@@ -58,6 +58,7 @@ class HeadZConfig(Config):
 
     kind: Literal["Z"]
     core: Literal["diagonal", "full"] = "diagonal"
+    """What it makes between the shared A and B: one number for each rank, or a whole matrix."""
 
 
 class HeadPConfig(Config):
@@ -76,6 +77,7 @@ class T2LConfig(Config):
         default=HeadLConfig(kind="L"), discriminator="kind"
     )
     rank: Rank = 8
+    """Rank of the adapters that it makes."""
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """LoRA alpha; 2 * rank unless given."""
     use_rslora: bool = False
@@ -85,6 +87,7 @@ class T2LConfig(Config):
     head_in: int = Field(default=512, ge=1, le=1 << 16)
     """Width of the latents that the heads read."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the trunk's numbers that a training step drops."""
     trunk_norm: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """L2 norm of the latents that the heads read."""
 

@@ -39,11 +39,15 @@ class LettersSource(Config):
 
     kind: Literal["letters"]
     seed: int = 0
+    """Of the tasks and their rows."""
     train_tasks: int = Field(default=1000, gt=0, le=100_000)
+    """Tasks to train on."""
     validation_tasks: int = Field(default=64, ge=0, le=100_000)
     """Compositions that follow the training tasks in the world's order."""
     train_rows: int = Field(default=64, gt=0, le=100_000)
+    """Train rows of each."""
     test_rows: int = Field(default=24, gt=0, le=100_000)
+    """Test rows of each."""
     more_wordings: int = Field(default=0, ge=0, le=10_000)
     """Descriptions per training task beside the 16 of every recipe, with more phrases per operation."""
 
@@ -53,11 +57,15 @@ class FunctionsSource(Config):
 
     kind: Literal["functions"]
     seed: int = 0
+    """Of the functions and their rows."""
     train_tasks: int = Field(default=1500, gt=0)
+    """Functions to train on."""
     validation_tasks: int = Field(default=64, ge=0)
     """Compositions that follow the training functions in the world's order."""
     train_rows: int = Field(default=40, gt=0)
+    """Train rows of each."""
     test_rows: int = Field(default=12, gt=0)
+    """Test rows of each."""
     wordings: int = Field(default=16, gt=0)
     """Descriptions per training function; a quarter as many again are kept unseen."""
     reads: tuple[str, ...] = ()
@@ -66,6 +74,7 @@ class FunctionsSource(Config):
     texts: tuple[str, ...] = ()
     """Plain text files (.txt or .txt.gz) for the base."""
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+    """Of the tokenizer of a base that is trained on it."""
 
 
 class NaturalInstructionsSource(Config):
@@ -73,18 +82,23 @@ class NaturalInstructionsSource(Config):
 
     kind: Literal["natural_instructions"]
     path: str
+    """The folder with `tasks` and `splits`."""
     descriptions: str | None = None
     """File of further descriptions per task."""
     core: bool = False
+    """Only tasks that a small model can learn."""
     min_descriptions: int = Field(default=1, gt=0)
     """Leave out training tasks with fewer wordings, seen and unseen together."""
     max_description_words: int = Field(default=200, gt=0)
     """Leave out tasks with a longer one."""
     max_tasks: int | None = None
+    """Tasks of each split, at most; all unless given."""
     max_test_rows: int | None = None
+    """Test rows of a task, at most; all unless given."""
     texts: tuple[str, ...] = ()
     """Plain text files (.txt or .txt.gz) for the base."""
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+    """Of the tokenizer of a base that is trained on it."""
 
 
 class FolderSource(Config):
@@ -92,8 +106,11 @@ class FolderSource(Config):
 
     kind: Literal["folder"]
     path: str
+    """Folder of task folders."""
     texts: tuple[str, ...] = ()
+    """Plain text files (.txt or .txt.gz) for the base."""
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+    """Of the tokenizer of a base that is trained on it."""
 
 
 class FileSource(Config):
@@ -104,6 +121,7 @@ class FileSource(Config):
 
     kind: Literal["file"]
     path: str
+    """The file, or the id of a data set of the Hub."""
     test: str | None = None
     """Another file, with the rows to measure on."""
     test_ratio: float = Field(default=0.1, ge=0, lt=1)
@@ -113,7 +131,9 @@ class FileSource(Config):
     descriptions: tuple[str, ...] = ()
     """Wordings of what to do; the name unless given."""
     texts: tuple[str, ...] = ()
+    """Plain text files (.txt or .txt.gz) for the base."""
     vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+    """Of the tokenizer of a base that is trained on it."""
 
 
 class FactsSource(Config):
@@ -121,6 +141,7 @@ class FactsSource(Config):
 
     kind: Literal["facts"]
     seed: int = 0
+    """Of the documents and their questions."""
     pairs: tuple[int, ...] = (1, 2, 4, 8)
     """Facts per document; as many documents of each."""
     links: tuple[int, ...] = ()

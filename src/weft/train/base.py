@@ -33,11 +33,17 @@ class ModelConfig(Config):
     """Shape of the base; names as in transformers' LlamaConfig."""
 
     hidden_size: int = Field(default=192, gt=0, le=1 << 16)
+    """As in transformers' LlamaConfig."""
     num_hidden_layers: int = Field(default=6, gt=0, le=1024)
+    """As in transformers' LlamaConfig."""
     num_attention_heads: int = Field(default=6, gt=0, le=1024)
+    """As in transformers' LlamaConfig."""
     num_key_value_heads: int = Field(default=6, gt=0, le=1024)
+    """As in transformers' LlamaConfig."""
     intermediate_size: int = Field(default=512, gt=0, le=1 << 18)
+    """As in transformers' LlamaConfig."""
     max_position_embeddings: int = Field(default=256, gt=0, le=1 << 24)
+    """As in transformers' LlamaConfig."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
@@ -57,7 +63,9 @@ class BaseRecipe(Config):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: Size = 32
+    """How many tasks a step meets."""
     rows_per_task: Size = 8
+    """Rows of a task in one step."""
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     bare_ratio: float = Field(default=0.05, ge=0, le=1)
@@ -65,6 +73,7 @@ class BaseRecipe(Config):
     text_rows: int = Field(default=0, ge=0, le=1 << 20)
     """Rows of plain text per step; 0 for a source without text."""
     text_length: int = Field(default=128, gt=1, le=1 << 20)
+    """Tokens of each of them."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the file. The saved config asks for float32 all the same, so that is what the model runs in."""
 

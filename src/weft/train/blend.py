@@ -43,6 +43,7 @@ class BlendRecipe(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base and the library; the network is trained in float32."""
     attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    """On a CPU, short rows under bf16 take a third less time with eager."""
     library: str
     """A folder of adapter folders, or one that ships with Weft; every card needs a description."""
     labels: Literal["card", "wordings"] = "card"
@@ -58,19 +59,24 @@ class BlendRecipe(Config):
     """Whether the base's prompts begin with the description too."""
     encoder: EncoderConfig
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     hidden: int = Field(default=256, gt=0)
+    """Width of the network's hidden layer."""
     temperature: float = Field(default=0.1, gt=0)
     """Of the softmax at the start; it is learned."""
     top_k: int | None = Field(default=None, gt=1)
     """The best so many share a request, here and in what is saved; None is all, which takes longer."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
+    """How many tasks a step meets."""
     rows_per_task: int = Field(default=4, gt=0)
+    """Rows of a task in one step."""
     tokens_per_forward: int | None = Field(default=None, gt=0)
     """A step takes as many forwards as it needs; None is 2048 on a CPU, 16384 elsewhere."""
     max_length: int | None = Field(default=None, gt=1)
     """A longer row is an error; None is the window of the base."""
     eval_tasks: int = Field(default=64, gt=0)
+    """Tasks that an evaluation looks at."""
     eval_rows: int = Field(default=4, gt=0)
     """Rows of each task that it is measured on."""
 

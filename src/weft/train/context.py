@@ -56,6 +56,7 @@ class PassagesConfig(Config):
     texts: tuple[str, ...]
     """Files, .txt or .txt.gz."""
     per_batch: Size = 8
+    """Passages of one step."""
     pressed: Size = 128
     """Tokens that are pressed."""
     window: Size = 32
@@ -77,21 +78,31 @@ class ContextRecipe(Config):
     passages: PassagesConfig | None = None
     """In place of tasks, or beside them."""
     select_on: str = "validation"
+    """The split whose margin chooses the network that is saved."""
     network: ContextConfig = ContextConfig()
     target_modules: str | list[str] = ["down_proj", "o_proj"]
+    """Modules that get the adapters, as in PEFT."""
     attn_implementation: str = "sdpa"
+    """As in transformers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     curriculum: tuple[Stage, ...] = ()
     """Of `data`; one stage over all tasks alike unless given."""
     documents_per_batch: Size = 32
+    """Documents of one step."""
     rows_per_document: Size = 4
+    """Questions about each of them."""
     max_length: Size = 512
     """Longest row in tokens, its document included."""
     top_k: Size = 16
+    """Tokens of the base's own distribution that are distilled at each place."""
     distillation: float = Field(default=1.0, ge=0)
+    """Weight of the distance to the base that reads the document."""
     completion: float = Field(default=0.0, ge=0)
+    """Weight of the loss on the answers themselves."""
     reconstruction: float = Field(default=0.0, ge=0)
+    """Weight of the loss of writing the document down again."""
     name: str = "context"
+    """What the network is called in its folder's config."""
 
 
 class Lesson(NamedTuple):

@@ -59,10 +59,12 @@ class HyperRecipe(Config):
     cue: CueConfig = CueConfig()
     """What the encoder is shown of a task."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     network: T2LConfig = T2LConfig()
     init: str | None = None
     """Folder of a hypernetwork of the same encoder and network to start from; drawn anew unless given."""
     target_modules: str | list[str] = "all-linear"
+    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen base; the hypernetwork stays in float32."""
     gradient_checkpointing: bool = False
@@ -79,7 +81,9 @@ class HyperRecipe(Config):
     as `output_dir/soup`."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=1)
+    """How many tasks a step meets, one generated adapter for each."""
     rows_per_task: int = Field(default=8, gt=0)
+    """Rows of a task in one step."""
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike. Tasks of other
     categories are left out, and out of the evaluation too where the split has any of these."""
@@ -96,6 +100,7 @@ class HyperRecipe(Config):
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the saved file; a network runs in float32."""
     name: str = "hypernetwork"
+    """What the network is called in its folder's config."""
 
 
 def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool = True) -> Path:

@@ -17,13 +17,19 @@ class OptimizerConfig(Config):
     optim: Literal["adamw", "muon"] = "adamw"
     """`muon` moves matrices inside the layers by Muon (Jordan 2024), everything else by AdamW."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1e3)
+    """The highest that the schedule reaches."""
     matrix_learning_rate: float = Field(default=0.01, gt=0)
     """Muon's own learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled, as in AdamW."""
     adam_beta2: float = Field(default=0.98, gt=0, lt=1)
+    """Decay of Adam's mean of squared gradients; the other one is 0.9."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are cut to this norm."""
     lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup", "warmup_stable_decay"] = "cosine"
+    """How the learning rate goes up and down, as in transformers."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from 0."""
     decay_ratio: float = Field(default=0.3, ge=0, le=1)
     """Share of the steps over which `warmup_stable_decay` goes down to zero."""
 

@@ -50,13 +50,19 @@ class ReconstructRecipe(Config):
     encoder: EncoderConfig
     """One of kind `onehot` or `learned` is given the tasks' names, any other their descriptions."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     network: T2LConfig = T2LConfig()
     target_modules: str | list[str] = "all-linear"
+    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     objective: Literal["factors", "delta"] = "factors"
+    """L1 between factors in a fixed gauge, or the distance of what they multiply to."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
+    """How many adapters a step is about."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved file; a network runs in float32."""
     name: str = "hypernetwork"
+    """What the network is called in its folder's config."""
 
 
 def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, resume: bool = True) -> Path:

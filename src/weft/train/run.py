@@ -42,20 +42,25 @@ class RunConfig(Config):
     """Where a run lives and how often it speaks; names as in Hugging Face's Trainer."""
 
     output_dir: str
+    """Folder of the run: its recipe, metrics.jsonl, checkpoints and what it makes."""
     seed: int = 0
+    """Of every draw: starts, rows, wordings, dropout."""
     max_steps: int = Field(default=0, ge=0, le=10**9)
     """How long to train; 0 where `num_train_epochs` says so."""
     num_train_epochs: float = Field(default=0, ge=0, le=10**6)
     """How often to meet every row, in place of `max_steps`; for `weft train lora`."""
     logging_steps: int = Field(default=10, gt=0)
+    """How many steps lie between two lines of the log."""
     eval_steps: int = Field(default=0, ge=0)
     """0 evaluates at the end alone."""
     eval_on_start: bool = False
     """Evaluate before the first step too; for `weft train lora`."""
     save_steps: int = Field(default=500, gt=0)
+    """How many steps lie between two checkpoints; the last one is kept."""
     save_minutes: float = Field(default=0, ge=0, allow_inf_nan=False)
     """Save as well when this many minutes have passed since the last time; 0 goes by steps alone."""
     bf16: bool = False
+    """Compute in bfloat16 where autocast allows it; weights that are trained stay float32."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
     """Sinks besides metrics.jsonl, one or several; `none` and nothing are the same."""
 

@@ -39,10 +39,12 @@ class StackRecipe(Config):
 
     run: RunConfig
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     data: Source = Field(discriminator="kind")
     init: str
     """Folder of the trained hypernetwork that becomes the first level; its encoder reads the cues."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     higher: tuple[T2LConfig, ...] = StackConfig(kind="stack").higher
     """The levels above the first."""
     init_share: float = Field(default=0.2, gt=0, lt=1)
@@ -54,11 +56,16 @@ class StackRecipe(Config):
     halting_learning_rate: float = Field(default=0.01, gt=0)
     """In place of the schedule's, in the last phase."""
     attn_implementation: str = "sdpa"
+    """As in transformers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: Size = 32
+    """How many tasks a step meets."""
     rows_per_task: Size = 4
+    """Rows of a task in one step."""
     category_shares: dict[str, int] = {}
+    """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
     name: str = "stack"
+    """What the stack is called in its folder's config."""
 
 
 def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool = True) -> Path:

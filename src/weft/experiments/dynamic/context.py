@@ -34,11 +34,13 @@ class ContextComparison(Config):
     networks: dict[str, tuple[str, ...]]
     """Name of a way -> folders of its context networks, one per seed."""
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     trained: Size = 64
     """Tokens of the longest document in training."""
     times: tuple[int, ...] = (1, 8, 32)
     """Lengths to measure, as multiples of that."""
     needles: tuple[int, ...] = (1, 4)
+    """Facts hidden in a document."""
     documents: Size = 24
     """Per length and number of needles."""
     window: Size = 64

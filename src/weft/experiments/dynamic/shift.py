@@ -54,12 +54,15 @@ class ShiftComparison(Config):
     """The training of the shift; what else is trained has the same streams and steps. The runs go into
     folders below its `run.output_dir`, one for each seed; those that are finished are not repeated."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """The shift, and what else is trained, is trained once with each."""
     specialists: str
     """A library that holds an adapter of every task of the streams, for the oracle."""
     ways: tuple[Way, ...] = Field(default=WAYS, min_length=1)
+    """What is compared."""
     streams: Size = 40
     """Streams of each length that are answered, of pairs of tasks that no training stream has."""
     lengths: tuple[int, ...] = Field(default=(2, 4, 6), min_length=1)
+    """Parts of the streams that are answered."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ShiftComparison:

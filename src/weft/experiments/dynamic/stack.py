@@ -28,15 +28,18 @@ class StackComparison(Config):
     """`stack` in the recipe of `weft experiment dynamic`."""
 
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     stacks: tuple[str, ...]
     """Folders of trained stacks, one per seed."""
     flat: tuple[str, ...] = ()
     """Folders of single hypernetworks of as many parameters, one per seed."""
     data: Source = Field(discriminator="kind")
     splits: tuple[str, ...] = ("validation", "unseen_compositions", "unseen_parameters")
+    """Splits of the data that are measured."""
     tasks: Size = 48
     """Of each split, at most."""
     rows: Size = 4
+    """Test rows of each task."""
 
 
 class Said(NamedTuple):

@@ -16,7 +16,9 @@ class GateTraining(Config):
     """How the gates of the experiment are trained."""
 
     steps: PositiveInt = 150
+    """Steps for each kind of gate."""
     learning_rate: float = Field(default=0.003, gt=0)
+    """Of Adam."""
 
 
 class LoraHub(Config):
@@ -25,7 +27,9 @@ class LoraHub(Config):
     candidates: PositiveInt = 20
     """Adapters that are weighed, drawn from the library, the task's own among them."""
     budget: PositiveInt = 40
+    """Mixtures that are tried for a task."""
     at_once: PositiveInt = 8
+    """Mixtures that are tried in one batch."""
 
 
 class LayerTraining(Config):
@@ -34,13 +38,16 @@ class LayerTraining(Config):
     candidates: PositiveInt = 20
     """Adapters that are weighed, drawn from the library, the task's own among them."""
     steps: PositiveInt = 20
+    """Steps for each task."""
     learning_rate: float = Field(default=0.05, gt=0)
+    """Of Adam."""
 
 
 class Single(Config):
     """One adapter that was trained on the rows of many tasks."""
 
     path: str
+    """Its folder."""
     described: bool = False
     """Whether it was trained, and is asked, with the description in the prompt."""
 
@@ -49,8 +56,11 @@ class RoutingRecipe(Config):
     """`weft experiment library RECIPE`."""
 
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     device: str = "cpu"
+    """Where the base runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base."""
     library: str
     """Folder of adapter folders, each named as the task that it was trained for."""
     data: Data
@@ -61,6 +71,7 @@ class RoutingRecipe(Config):
     encoders: dict[str, EncoderConfig]
     """Name -> what reads descriptions, for the routers that do."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     examples: PositiveInt = 4
     """Solved train rows that a request brings along, for the ways that look at them."""
     gates: GateTraining | None = GateTraining()
@@ -86,7 +97,10 @@ class RoutingRecipe(Config):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws a wording and rows of its own for every task."""
     rows_per_task: PositiveInt = 8
+    """Test rows of a task."""
     max_new_tokens: PositiveInt = 16
+    """Most tokens of an answer."""
     batch_size: PositiveInt = 128
+    """Rows that are answered side by side."""
     output: str | None = None
     """The Markdown page; JSON and a picture go beside it."""

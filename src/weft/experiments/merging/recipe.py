@@ -15,23 +15,29 @@ class Method(Config):
     """One way to merge."""
 
     method: str
+    """Name of a merge method."""
     weight: float | None = None
     """Of every adapter; 1 over their number unless given."""
     options: dict[str, Any] = {}
+    """Its other options."""
 
 
 class MergingRecipe(Config):
     """`weft experiment merging RECIPE`."""
 
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     device: str = "cpu"
+    """Where the base runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base."""
     library: str
     """Folder of adapter folders, each named as the task that it was trained for."""
     data: Data
     encoder: EncoderConfig
     """Reads the descriptions for `routed`."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
     sets: dict[PositiveInt, PositiveInt]
     """Adapters in a set -> how many random sets of that size."""
     methods: dict[str, Method]
@@ -39,11 +45,15 @@ class MergingRecipe(Config):
     described: bool = False
     """Whether the task's description is in the prompt, so that one model can tell the tasks apart."""
     rows_per_task: PositiveInt = 8
+    """Test rows of a task."""
     statistics_rows: PositiveInt = 16
     """Train rows of a task that fisher and regmean look at."""
     max_new_tokens: PositiveInt = 16
+    """Most tokens of an answer."""
     batch_size: PositiveInt = 256
+    """Rows that are answered side by side."""
     seed: int = 0
+    """Of the sets that are drawn."""
     output_dir: str
     """Where the scores of every set go as they come; a run that was stopped goes on from them."""
     output: str | None = None

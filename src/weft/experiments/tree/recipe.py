@@ -17,9 +17,11 @@ class TreeComparison(Config):
     larger: dict[str, dict[str, str]] = {}
     """By corpus larger bases, each by a name that the page gives it."""
     depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """Depths of the trees; 2^depth leaves each."""
     experts: int = Field(default=16, gt=1)
     """Of SMEAR and of the mixture; what the wide LoRA has times the rank."""
     seeds: tuple[int, ...] = (0,)
+    """Every contestant is trained once with each."""
     output: str | None = None
     """The page, a .md file."""
 
