@@ -1,0 +1,73 @@
+"""Run the commands of docs/walk.md in an empty folder, and write what they print beneath them.
+
+`python docs/make_walk.py` takes some ten minutes on two cores. The page is its own source: a fence of kind
+`console` holds commands behind `$ `, and a fence that follows a line like "`name`:" is a file of that name.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from weft.files import replace_file
+
+PAGE = Path(__file__).parent / "walk.md"
+_FENCE = re.compile(r"(?:^`(?P<file>[\w./-]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<body>.*?)^```$", re.M | re.S)
+_SHORT = (
+    (r"max_steps: \d+", "max_steps: 2"),
+    (r"_steps: \d+", "_steps: 1"),
+    (r"TRAIN, TEST = \d+, \d+", "TRAIN, TEST = 8, 3"),
+)
+"""What makes the page a matter of a minute: two steps, few rows."""
+
+
+def walk(
+    text: str, folder: Path, *, short: bool = False, told: Callable[[str], None] = lambda _: None
+) -> str:
+    """Do what a page says in a folder; returns the page with what its commands print.
+
+    Raises RuntimeError with the output of the first command that fails.
+    """
+
+    def do(fence: re.Match[str]) -> str:
+        whole, file, kind, body = fence[0], fence["file"], fence["kind"], fence["body"]
+        if file is not None:
+            for pattern, few in _SHORT if short else ():
+                body = re.sub(pattern, few, body)
+            (folder / file).write_text(body, encoding="utf-8")
+        if kind != "console":
+            return whole
+        shown = []
+        for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.M):
+            told(command)
+            shown.append(f"$ {command}\n{_run(command, folder)}")
+        return f"```console\n{''.join(shown)}```"
+
+    return _FENCE.sub(do, text)
+
+
+def _run(command: str, folder: Path) -> str:
+    """What a command prints, on both of its streams; paths of this machine as `~` and `.`."""
+    here = Path(sys.executable).parent
+    env = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"$ {command}\n{done.stdout}exit code {done.returncode}")
+    said = done.stdout.replace(str(folder.resolve()), ".").replace(str(Path.home()), "~")
+    return "".join(f"{line.rstrip()}\n" for line in said.splitlines())
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        replace_file(PAGE, walk(PAGE.read_text(encoding="utf-8"), Path(made), told=print))
