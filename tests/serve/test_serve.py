@@ -1,75 +1,16 @@
 """The server, asked by OpenAI's own client over a socket."""
 
-import socket
 import threading
 import time
 
-import httpx
 import openai
 import pytest
 import torch
-import uvicorn
+from serving import asked
 
 import weft
 from weft.engine import Engine
-from weft.engine.request import Chooser
-from weft.route import load_library
-from weft.serve import Keys, Scheduler, Shelf, build_app
-from weft.serve.keys import Key
 from weft.types import Mixture
-
-KEYS = Keys(
-    [
-        Key(key="sk-admin", name="ann", role="admin"),
-        Key(key="sk-user", name="uwe", adapters=("sort",), tokens_per_minute=100),
-    ]
-)
-
-
-@pytest.fixture(scope="module")
-def host():
-    return weft.Host.from_pretrained("weft/letters")
-
-
-@pytest.fixture(scope="module")
-def served(host):
-    library = load_library("weft/letters-adapters")
-    shelf = Shelf(
-        host,
-        hypernetwork=weft.HyperNetwork.from_pretrained("weft/letters-t2l", host=host),
-        choosers={"letters": Chooser.over(host, library, "nearest")},
-    )
-    for adapter in library.adapters:
-        shelf.put(adapter.name, adapter)
-    scheduler = Scheduler(host, max_rows=8, slots=6, r=8)
-    app = build_app(scheduler, shelf, KEYS, max_body=100_000, hosts=["127.0.0.1"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}", scheduler
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture
-def client(served):
-    with openai.OpenAI(base_url=served[0] + "/v1", api_key="sk-admin", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def http(served):
-    with httpx.Client(base_url=served[0], headers={"Authorization": "Bearer sk-admin"}) as http:
-        yield http
-
-
-def asked(text):
-    return [{"role": "user", "content": text}]
 
 
 def alone(host, mixture, text):
@@ -156,7 +97,7 @@ def test_bias_forbids_a_token_and_stop_strings_end(client, host):
 
 
 def test_what_is_missing_or_wrong_fails_loudly(client, http):
-    for model in ("nothing", "blend:0.5*sort+0.5*nothing", "route:none", "store:x@y", "tree:oak"):
+    for model in ("nothing", "blend:0.5*sort+0.5*nothing", "route:none", "store:x@y", "tree:elm", "shift:x"):
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model=model, prompt="a", max_tokens=1)
     for model in ("../../etc/passwd", "gen:", "blend:sort", "zen:x", "store:../x"):
@@ -183,6 +124,9 @@ def test_keys_limit_what_one_may_do(served):
     for model in ("reverse", "blend:1*sort+1*reverse", "gen:sort the letters", "route:letters"):
         with pytest.raises(openai.PermissionDeniedError):
             user.completions.create(model=model, prompt="cab", max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="asks for 101 tokens a minute"):
+        user.completions.create(model="sort", prompt="cab", max_tokens=101)
+    assert user.chat.completions.create(model="sort", messages=asked("cab"), max_tokens=8).choices
     with pytest.raises(openai.RateLimitError) as caught:
         user.completions.create(model="sort", prompt="cab", max_tokens=60)
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
@@ -222,16 +166,3 @@ def test_tokens_metrics_and_health(http):
     assert http.post("/detokenize", json={"tokens": tokens}).json()["prompt"] == "decaf"
     assert 'weft_requests_total{route="/tokenize",status="200"}' in http.get("/metrics").text
     assert http.get("/health").status_code == 200
-
-
-def test_when_the_thread_dies_every_open_request_hears_of_it(served, client, http, monkeypatch):
-    def fails():
-        raise RuntimeError("no tensors today")
-
-    monkeypatch.setattr(served[1]._loop, "step", fails)
-    with pytest.raises(openai.InternalServerError, match="scheduler has failed"):
-        client.completions.create(model="base", prompt="a", max_tokens=4)
-    assert http.get("/health").status_code == 503
-    assert http.post("/restart").status_code == 200
-    assert http.get("/health").status_code == 200
-    assert client.completions.create(model="sort", prompt="a", max_tokens=4).choices

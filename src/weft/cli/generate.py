@@ -15,7 +15,7 @@ from weft.cli.shared.flags import Flag
 from weft.cli.shared.lines import Turns, read_prompts, stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json
-from weft.cli.shared.traced import print_trace, trace_values
+from weft.cli.shared.traced import print_trace
 from weft.cli.shared.tree import TreeFlags, open_tree
 from weft.errors import ConfigError
 
@@ -95,6 +95,7 @@ def generate(
 
     from weft.engine import Engine
     from weft.engine.request import planted
+    from weft.engine.trace import trace_values
 
     if opened is not None:
         share = planted(opened[0], host, leaves.leaf_devices) + share

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from weft.cli.shared.controlled import shifting, speaking
 from weft.cli.shared.model import BASE, Dtype, hypernetwork_for, load_adapters, open_host, open_hypernetwork
 from weft.errors import ConfigError, MissingExtraError
 
@@ -22,20 +23,24 @@ def serve(
     library: tuple[str, ...] = (),
     router: str = "nearest",
     tree: tuple[str, ...] = (),
+    shift: tuple[str, ...] = (),
     store: tuple[Path, ...] = (),
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
+    context: str | None = None,
     api_key_file: Path | None = None,
     adapter_root: Path | None = None,
     max_rows: int = 32,
+    max_tokens: int | None = None,
     max_loras: int = 32,
     max_lora_rank: int = 64,
+    max_cpu_loras: int = 1024,
     device: str = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
     """Serve a base and its adapters to OpenAI's clients.
 
     The model of a request is a name: base, the name of an adapter, store:NAME@REV,
-    gen:TEXT, blend:0.7*A+0.3*B, route:LIBRARY or tree:NAME. For example:
+    gen:TEXT, blend:0.7*A+0.3*B, route:LIBRARY, tree:NAME or shift:NAME. For example:
 
         weft serve --base weft/letters --library weft/letters-adapters
         curl http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\
@@ -49,13 +54,17 @@ def serve(
         library: Folder of adapter folders: route:NAME chooses from it, and each adapter has its name.
         router: What chooses from the libraries.
         tree: Folder of a tree, as tree:NAME.
+        shift: Folder of a trained shift, as shift:NAME: the model changes its adapters while it answers.
         store: Folder of an adapter store, for store:NAME@REV.
         hypernetwork: The hypernetwork of gen: names; one for the base that ships with Weft unless given.
+        context: Context network, for adapters made of documents.
         api_key_file: YAML list of keys with name, role (user, maker, admin), adapters and limits.
         adapter_root: Folder below which /v1/load_lora_adapter may load.
         max_rows: Texts that are written at a time; others wait.
+        max_tokens: Room in the caches: texts at a time, times the longest of them; no bound unless given.
         max_loras: Adapters that act at a time.
         max_lora_rank: Largest rank of an adapter.
+        max_cpu_loras: Adapters that are kept in memory under names.
         device: Where the base runs.
         dtype: Number type of the base.
     """
@@ -68,6 +77,7 @@ def serve(
             f"weft serve needs the extra serve: pip install 'weft[serve]' ({error})"
         ) from None
     from weft.engine.request import Chooser, planted
+    from weft.hyper import ContextNetwork
     from weft.route import load_library, load_tree
 
     if host not in _LOOPBACK and api_key_file is None:
@@ -76,7 +86,8 @@ def serve(
     adapters = load_adapters(adapter, [])[0]
     libraries = {Path(name).name: load_library(name) for name in library}
     held = [a for one in libraries.values() for a in one.adapters]
-    model = open_host(base, device=device, dtype=dtype, adapters=[*adapters, *held])
+    speakers = [speaking(folder) for folder in shift]
+    model = open_host(base, device=device, dtype=dtype, adapters=[*adapters, *held, *speakers])
     named = hypernetwork or hypernetwork_for(model)
     shelf = Shelf(
         model,
@@ -84,11 +95,22 @@ def serve(
         stores={path.resolve().name: path for path in store},
         choosers={name: Chooser.over(model, one, router) for name, one in libraries.items()},
         trees={Path(name).name: planted(load_tree(name), model) for name in tree},
+        shifts={Path(name).name: shifting(name, model) for name in shift},
+        reader=ContextNetwork.from_pretrained(context, host=model) if context else None,
+        room=max_cpu_loras,
     )
     for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:
         shelf.put(one.name, one)
-    scheduler = Scheduler(model, max_rows=max_rows, slots=max_loras, r=max_lora_rank)
+    scheduler = Scheduler(model, max_rows=max_rows, max_tokens=max_tokens, slots=max_loras, r=max_lora_rank)
     hosts = ("127.0.0.1", "localhost") if host in _LOOPBACK else ("*",)
     app = build_app(scheduler, shelf, keys, adapter_root=adapter_root, hosts=hosts)
     print(f"{base} with {len(shelf.names)} names on http://{host}:{port}/v1", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=60,
+        server_header=False,
+    )

@@ -66,6 +66,13 @@ class SentenceEncoder(AbstractEncoder):
         # A copy, because tensors made in inference mode cannot take part in a backward.
         return vectors.float().clone()
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens of these texts it reads, what is past its window left out."""
+        ids = self._frozen[0].tokenizer(
+            list(texts), truncation=True, max_length=self._frozen[0].max_seq_length
+        )
+        return sum(len(one) for one in ids["input_ids"])
+
 
 def _load(name: str, device: str) -> SentenceTransformer:
     # Here, because the import takes seconds and other encoders do without it.

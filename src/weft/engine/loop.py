@@ -10,7 +10,7 @@ new share acts from token t on, as activated LoRA does (Greenewald et al. 2025, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,15 +55,30 @@ class Loop:
     """Writes rows over a host, at most `max_rows` of them at a time; the others wait in order.
 
     `chunk` bounds how many tokens of each prompt one step reads, so that rows that are being written go on
-    beside long prompts; None reads prompts whole. Raises ConfigError for a size below 1.
+    beside long prompts; None reads prompts whole. `max_tokens` bounds the blocks of the cache, which have
+    room for rows times the longest of them, its new tokens included. `refused` hears of a request that
+    cannot begin or go on, for want of a slot say, and that leaves; without it, that is raised by the step.
+    Raises ConfigError for a size below 1.
     """
 
-    def __init__(self, host: AbstractHost, *, max_rows: int = 64, chunk: int | None = None) -> None:
-        if max_rows < 1 or (chunk is not None and chunk < 1):
-            raise ConfigError(f"max_rows and chunk are 1 or more, got {max_rows} and {chunk}")
+    def __init__(
+        self,
+        host: AbstractHost,
+        *,
+        max_rows: int = 64,
+        chunk: int | None = None,
+        max_tokens: int | None = None,
+        refused: Callable[[str, WeftError], None] | None = None,
+    ) -> None:
+        if any(size is not None and size < 1 for size in (max_rows, chunk, max_tokens)):
+            raise ConfigError(
+                f"max_rows, chunk and max_tokens are 1 or more, got {max_rows}, {chunk} and {max_tokens}"
+            )
         self.host = host
         self.max_rows = max_rows
         self.chunk = chunk
+        self.max_tokens = max_tokens
+        self._refused = refused
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []
         """Row i is row i of the cache."""
@@ -97,14 +112,19 @@ class Loop:
     ) -> None:
         """Let a request wait for its turn. It ends with one of `stop_ids`, by `ends`, or by its length.
 
-        Raises PromptTooLongError when prompt and new tokens exceed the window and no controller evicts,
-        ShapeError for an empty prompt or token ids outside the vocabulary, ConfigError for a share beside a
-        controller, which starts with its own.
+        Raises PromptTooLongError when prompt and new tokens exceed the window and no controller evicts, or
+        `max_tokens`, ShapeError for an empty prompt or token ids outside the vocabulary, ConfigError for a
+        share beside a controller, which starts with its own.
         """
         sampling = sampling or Sampling()
         check_prompt(self.host, request.prompt_ids)
         if controller is None or not controller.evicts:
             check_window(self.host, len(request.prompt_ids), sampling.max_new_tokens)
+        needed = len(request.prompt_ids) + sampling.max_new_tokens
+        if self.max_tokens is not None and needed > self.max_tokens:
+            raise PromptTooLongError(
+                f"prompt and new tokens are {needed}, the cache has room for {self.max_tokens}"
+            )
         if controller is not None and (request.share.adapters or request.share.terms):
             raise ConfigError("give a mixture or a controller, not both: a controller starts with its own")
         stream = None
@@ -200,21 +220,36 @@ class Loop:
     def _begin(self, begun: list[Row]) -> None:
         while self.waiting and self.active + len(begun) < self.max_rows:
             row = self.waiting[0]
+            if not self._has_room(row, begun):
+                break
             if row.controller is not None and not row.started:
                 row.share, row.state = row.controller.start(row.request)
                 row.start = row.unread = row.controller.skips(row.request)
                 row.started = True
             try:
                 self.host.hold(row.share)
-            except PoolFullError:
-                if not (self.active or begun):
-                    self.waiting.popleft()
-                    raise
-                break
-            except WeftError:
-                self.waiting.popleft()
-                raise
+            except PoolFullError as error:
+                if self.active or begun:
+                    break
+                self._refuse(self.waiting.popleft(), error)
+                continue
+            except WeftError as error:
+                self._refuse(self.waiting.popleft(), error)
+                continue
             begun.append(self.waiting.popleft())
+
+    def _has_room(self, row: Row, begun: Sequence[Row]) -> bool:
+        """Whether the blocks of the cache may grow to hold one row more."""
+        if self.max_tokens is None:
+            return True
+        rows = [row, *begun, *self.rows, *(row for group in self._reading for row in group.rows)]
+        longest = max(len(row.request.prompt_ids) + row.sampling.max_new_tokens for row in rows)
+        return len(rows) == 1 or len(rows) * longest <= self.max_tokens
+
+    def _refuse(self, row: Row, error: WeftError) -> None:
+        if self._refused is None:
+            raise error
+        self._refused(row.request.id, error)
 
     def _write(self) -> tuple[Tensor, Tensor | None]:
         """One decode step of all rows."""
@@ -269,16 +304,26 @@ class Loop:
         spoken = []
         for row, token, logits_V, change in zip(rows, tokens, logits_BV, changes, strict=True):
             silent, note = (change.silent, change.note) if change is not None else (False, "")
-            reason = row.reason(token)
+            reason = row.reason(token, silent=silent)
             spoken.append(Spoken(row.request.id, token, logits_V, reason, silent, row.share, row.start, note))
         for place in range(len(rows) - 1, -1, -1):
             change = changes[place]
             if spoken[place].reason is not None:
                 self._leave(self.rows, cache, first + place)
-            elif change is not None and apply(self.host, rows[place], change, cache, first + place):
+            elif change is not None:
                 row = rows[place]
-                self._drop(self.rows, cache, first + place)
-                self._reading.append(_Reading([row], self.host.new_cache()))
+                try:
+                    reread = apply(self.host, row, change, cache, first + place)
+                except WeftError as error:
+                    if self._refused is None:
+                        raise
+                    self._leave(self.rows, cache, first + place)
+                    self._refused(row.request.id, error)
+                    spoken.pop(place)
+                    continue
+                if reread:
+                    self._drop(self.rows, cache, first + place)
+                    self._reading.append(_Reading([row], self.host.new_cache()))
         return spoken
 
     def _leave(self, rows: list[Row], cache: AbstractCache, place: int) -> None:

@@ -46,8 +46,11 @@ class Row:
         """How many tokens it has written."""
         return len(self.ids) - len(self.request.prompt_ids)
 
-    def reason(self, token_id: int) -> Reason | None:
-        """Why the row ends with this token, the last of `ids`; None where it goes on."""
-        if token_id in self.stop_ids or (self.ends is not None and self.ends(token_id)):
+    def reason(self, token_id: int, *, silent: bool = False) -> Reason | None:
+        """Why the row ends with this token, the last of `ids`; None where it goes on.
+
+        A silent one is no part of the text, so `ends` does not hear of it.
+        """
+        if token_id in self.stop_ids or (not silent and self.ends is not None and self.ends(token_id)):
             return "stop"
         return "length" if self.written >= self.sampling.max_new_tokens else None

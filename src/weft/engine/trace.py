@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
@@ -52,19 +53,34 @@ def trace(
     return [_told(spoken) for spoken in heard]
 
 
+def trace_values(tokenizer: Any, traced: Sequence[Traced]) -> list[dict[str, Any]]:
+    """One line per token, JSON-ready: text, id, what acted, and what happened after it."""
+    return [
+        {
+            "token": tokenizer.decode([one.token_id]),
+            "token_id": one.token_id,
+            "acting": [{"adapter": name, "weight": weight} for name, weight in one.acting],
+            "silent": one.silent,
+            "events": list(one.events),
+        }
+        for one in traced
+    ]
+
+
+def traced(said: Spoken, after: Spoken | None) -> Traced:
+    """One token with what happened after it: what the next one was chosen under is other than its own."""
+    acting, events = _acting(said.share), []
+    if after is not None and _acting(after.share) != acting:
+        events.append("shift")
+    if after is not None and after.start > said.start:
+        events.append(f"evicted {after.start - said.start}")
+    if said.note:
+        events.append(said.note)
+    return Traced(said.token_id, acting, said.silent, tuple(events))
+
+
 def _told(spoken: Sequence[Spoken]) -> list[Traced]:
-    """Tokens with what happened after each: what the next one was chosen under is other than its own."""
-    told = []
-    for said, after in zip(spoken, [*spoken[1:], None], strict=True):
-        acting, events = _acting(said.share), []
-        if after is not None and _acting(after.share) != acting:
-            events.append("shift")
-        if after is not None and after.start > said.start:
-            events.append(f"evicted {after.start - said.start}")
-        if said.note:
-            events.append(said.note)
-        told.append(Traced(said.token_id, acting, said.silent, tuple(events)))
-    return told
+    return [traced(said, after) for said, after in zip(spoken, [*spoken[1:], None], strict=True)]
 
 
 def _acting(share: Share) -> Acting:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 import zipfile
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.datastructures import UploadFile
 
 from weft.adapters import load, save
-from weft.errors import CueError
+from weft.checks import CONFIG, WEIGHTS
+from weft.errors import ConfigError, CueError
 from weft.files import resolve
 from weft.host.pool import content
+from weft.serve.body import is_form
+from weft.serve.keys import Account
 from weft.serve.schema import LoadRequest, MakeRequest
-from weft.serve.service import Refused, account_of, service_of
+from weft.serve.service import Refused, Service, account_of, service_of
 from weft.types import Adapter, Description, Examples
 
 router = APIRouter()
@@ -42,20 +49,66 @@ async def adapters(request: Request) -> dict[str, Any]:
 
 
 @router.post("/v1/adapters", status_code=201)
-async def make(body: MakeRequest, request: Request) -> dict[str, Any]:
-    """Make an adapter from a description or examples, and put it on the shelf."""
+async def make(request: Request) -> dict[str, Any]:
+    """Put an adapter on the shelf: made from a description, examples or a document, or uploaded.
+
+    JSON says what to make it from; a form with the files `config` and `weights` of a PEFT folder brings it.
+    """
     service, account = service_of(request), account_of(request, "maker")
-    if not account.may_use(body.name):
-        raise Refused(403, f"this key may not use {body.name}", "forbidden")
-    if body.name in service.shelf.names and not account.may("admin"):
-        raise Refused(409, f"there is an adapter {body.name} already; choose another name", "exists")
-    if not body.description and not body.examples:
-        raise CueError("give a description or examples to make an adapter from")
-    account.make()
-    pairs = tuple(body.examples)
-    cue = Examples(pairs, body.description) if pairs else Description(body.description)
-    adapter = await asyncio.to_thread(service.shelf.make, cue)
-    return _card(body.name, service.shelf.put(body.name, adapter))
+    if is_form(request.headers.get("content-type", "")):
+        async with request.form(max_files=2, max_fields=2) as form:
+            name, config, weights = form.get("name"), form.get("config"), form.get("weights")
+            if not (
+                isinstance(name, str) and isinstance(config, UploadFile) and isinstance(weights, UploadFile)
+            ):
+                raise Refused(400, "a form needs a name and the files config and weights", "invalid_request")
+            _check_free(service, account, name)
+            account.make()
+            adapter = await asyncio.to_thread(_uploaded, config.file, weights.file)
+    else:
+        body = MakeRequest.model_validate_json(await request.body())
+        name = body.name
+        _check_free(service, account, name)
+        account.make()
+        adapter = await asyncio.to_thread(_made, service, body)
+    return _card(name, service.shelf.put(name, adapter))
+
+
+def _check_free(service: Service, account: Account, name: str) -> None:
+    if not account.may_use(name):
+        raise Refused(403, f"this key may not use {name}", "forbidden")
+    if name in service.shelf.names and not account.may("admin"):
+        raise Refused(409, f"there is an adapter {name} already; choose another name", "exists")
+
+
+def _made(service: Service, body: MakeRequest) -> Adapter:
+    """An adapter from whichever cue a body brings."""
+    if bool(body.document) == bool(body.description or body.examples):
+        raise CueError("give a description, examples, or a document to make an adapter from")
+    if not body.document:
+        pairs = tuple(body.examples)
+        return service.shelf.make(
+            Examples(pairs, body.description) if pairs else Description(body.description)
+        )
+    reader = service.shelf.reader
+    if reader is None:
+        raise ConfigError("this server reads no documents; start it with a context network (--context DIR)")
+    # A few chunks between two steps: the base reads them, and its tensors belong to the scheduler's thread.
+    known, chunks = None, reader.chunks(reader.tokens(body.document))
+    while several := list(islice(chunks, 4)):
+        known = service.scheduler.call(partial(reader.learn, known, several)).result()
+    if known is None:
+        raise CueError("there is nothing to read in this document")
+    return known
+
+
+def _uploaded(config: BinaryIO, weights: BinaryIO) -> Adapter:
+    """An adapter from the two files of a PEFT folder, which get names of ours; read as any other is."""
+    with TemporaryDirectory(prefix="weft-serve-") as folder:
+        for source, name in ((config, CONFIG), (weights, WEIGHTS)):
+            with (Path(folder) / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return load(folder)
 
 
 @router.get("/v1/adapters/{name}")

@@ -12,15 +12,15 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from weft.engine import Engine
 from weft.errors import WeftError
 from weft.plain import one_line
-from weft.serve import adapters, completions, plan, web
-from weft.serve.body import WholeBody
+from weft.serve import adapters, completions, embeddings, plan, web
+from weft.serve.body import Limits, WholeBody
 from weft.serve.keys import Keys, TooMuchError
 from weft.serve.scheduler import BusyError, Scheduler, StoppedError
 from weft.serve.service import Service, account_of, refusal, service_of
@@ -36,7 +36,7 @@ def build_app(
     keys: Keys | None = None,
     *,
     adapter_root: Path | None = None,
-    max_body: int = 4 << 20,
+    limits: Limits = Limits(),  # noqa: B008
     hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """A server over one host; its scheduler starts and ends with it.
@@ -54,16 +54,18 @@ def build_app(
         scheduler.close()
 
     app = FastAPI(title="Weft", lifespan=life, docs_url=None, redoc_url=None)
-    app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys or Keys())
+    keys = keys or Keys()
+    app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys)
     app.state.adapter_root = adapter_root
-    for part in (router, *(room.router for room in (completions, adapters, plan, web))):
+    for part in (router, *(room.router for room in (completions, embeddings, adapters, plan, web))):
         app.include_router(part)
-    for kind in (WeftError, TooMuchError, BusyError, StoppedError):
+    for kind in (WeftError, TooMuchError, BusyError, StoppedError, OSError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ValidationError, _invalid)
     app.middleware("http")(_watched)
-    app.add_middleware(WholeBody, limit=max_body)
+    app.add_middleware(WholeBody, keys=keys, limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
 
@@ -114,6 +116,22 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     return {"tokens": tokens, "count": len(tokens), "max_model_len": service.shelf.host.window}
 
 
+@router.get("/tokenizer_info")
+async def tokenizer_info(request: Request) -> dict[str, Any]:
+    """What a client has to know of the tokenizer to count its tokens and to write chats."""
+    account_of(request)
+    service = service_of(request)
+    tokenizer = service.engine.tokenizer
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    told = {name: getattr(tokenizer, name, None) for name in names}
+    return {
+        **told,
+        "tokenizer_class": type(tokenizer).__name__,
+        "vocab_size": len(tokenizer),
+        "model_max_length": service.shelf.host.window,
+    }
+
+
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, Any]:
     """Token ids to text."""
@@ -150,7 +168,7 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
+    assert isinstance(error, RequestValidationError | ValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return _error(400, f"{where}: {first['msg']}", "invalid_request")

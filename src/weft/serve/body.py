@@ -4,48 +4,86 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import NamedTuple
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weft.serve.keys import Keys
+
+
+class Limits(NamedTuple):
+    """What a body may be."""
+
+    body: int = 4 << 20
+    """Bytes of a body."""
+    upload: int = 128 << 20
+    """Bytes of an uploaded adapter, for keys that may make adapters."""
+    seconds: float = 30.0
+    """How long a body may take to come; ten times as long for an upload."""
+    uploads: int = 2
+    """Uploads that come at a time; others wait."""
+
+
+def is_form(content_type: str) -> bool:
+    """Whether a body is a form with files."""
+    return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 class WholeBody:
-    """Reads a body of at most `limit` bytes within `seconds`: 413 for a larger one, 408 for a slow one."""
+    """Reads a body within its limits: 413 for a larger one, 408 for a slow one."""
 
-    def __init__(self, app: ASGIApp, *, limit: int = 4 << 20, seconds: float = 30.0) -> None:
-        self.app, self.limit, self.seconds = app, limit, seconds
+    def __init__(self, app: ASGIApp, *, keys: Keys, limits: Limits) -> None:
+        self.app, self.keys, self.limits = app, keys, limits
+        self._uploads = asyncio.Semaphore(limits.uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
+        elif self._is_upload(scope):
+            async with self._uploads:
+                await self._serve(scope, receive, send, self.limits.upload, 10 * self.limits.seconds)
+        else:
+            await self._serve(scope, receive, send, self.limits.body, self.limits.seconds)
+
+    def _is_upload(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        if scope["path"] != "/v1/adapters" or not is_form(headers.get("content-type", "")):
+            return False
+        account = self.keys.account(headers.get("authorization"))
+        return account is not None and account.may("maker")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float) -> None:
         try:
-            body = await asyncio.wait_for(self._read(receive), self.seconds)
+            body = await asyncio.wait_for(_read(receive, limit), seconds)
         except TimeoutError:
-            await _refuse(send, 408, f"the body did not come within {self.seconds:g} s")
+            await _refuse(send, 408, f"the body did not come within {seconds:g} s")
             return
         if body is None:
-            await _refuse(send, 413, f"a body has at most {self.limit} bytes")
+            await _refuse(send, 413, f"a body has at most {limit} bytes")
             return
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        del body
 
         async def given() -> Message:
             return first.pop() if first else await receive()
 
         await self.app(scope, given, send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self.limit:
-                return None
-            more = message.get("more_body", False)
-        return b"".join(parts)
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            return None
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     asked = next((text for role, text in reversed(turns) if role == "user"), turns[-1][1])
     ids = service.engine.prompt_ids([{"role": role, "content": text} for role, text in turns])
     top = (body.top_logprobs or 0) if body.logprobs else None
-    new = body.max_completion_tokens or body.max_tokens or _room(service, ids)
+    new = body.max_completion_tokens or body.max_tokens or _room(service, account, ids)
     return await _answer(service, account, body, request, [ids], asked, new, top=top, chat=True)
 
 
@@ -62,14 +62,14 @@ def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str]
     return cast("list[str] | list[list[int]]", prompt)
 
 
-def _room(service: Service, ids: Sequence[int]) -> int:
-    """New tokens where none are asked for: what the window leaves, at most 1024."""
-    window = service.shelf.host.window
+def _room(service: Service, account: Account, ids: Sequence[int]) -> int:
+    """New tokens where none are asked for: what the window and the key leave, at most 1024."""
+    window, most = service.shelf.host.window, max(1, min(1024, account.key.tokens_per_minute))
     if window is None:
-        return 1024
+        return most
     if len(ids) >= window:
         raise PromptTooLongError(f"a prompt of {len(ids)} tokens leaves no room in a window of {window}")
-    return min(window - len(ids), 1024)
+    return min(window - len(ids), most)
 
 
 async def _answer(
@@ -86,6 +86,8 @@ async def _answer(
     echo: bool = False,
 ) -> Response:
     told = await acting(service, account, body.model, asked)
+    if told.controller is not None and echo and top is not None:
+        raise ConfigError("a prompt under shift: has no log-probabilities; leave out echo or logprobs")
     sampling = body.sampling(new, service.shelf.host.vocab_size)
     texts = [
         Text(
@@ -94,20 +96,26 @@ async def _answer(
             top,
             top if echo else None,
             echo and not new,
+            body.trace,
         )
         for place, ids in enumerate(prompts)
         for k in range(body.n)
     ]
     shown = service.engine.tokenizer
     choices = [
-        Choice(i, shown, list(text.ids), chat=chat, echo=echo, logprobs=top) for i, text in enumerate(texts)
+        Choice(i, shown, list(text.ids), chat=chat, echo=echo, logprobs=top, trace=body.trace)
+        for i, text in enumerate(texts)
     ]
     service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
     head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
     head |= {"model": body.model}
+
+    def used() -> dict[str, Any]:
+        return {**usage(prompts, choices), **({"weft": {"adapters": told.usage()}} if body.weft else {})}
+
     if body.stream:
         include = body.stream_options is not None and body.stream_options.include_usage
-        events = _events(service, account, texts, told, choices, head, prompts, include=include)
+        events = _events(service, account, texts, told, choices, head, used if include else None)
         first = await anext(events)  # what is wrong before the first token is an answer of its own
         return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=headers(told))
     work = asyncio.create_task(_collect(service, account, texts, told, choices))
@@ -122,7 +130,7 @@ async def _answer(
         gone.cancel()
         await asyncio.gather(work, gone, return_exceptions=True)
     reply = chat_reply if chat else text_reply
-    return JSONResponse({**reply(head, choices), "usage": usage(prompts, choices)}, headers=headers(told))
+    return JSONResponse({**reply(head, choices), "usage": used()}, headers=headers(told))
 
 
 async def _gone(request: Request) -> None:
@@ -134,7 +142,7 @@ async def _collect(
     service: Service, account: Account, texts: Sequence[Text], told: Acting, choices: Sequence[Choice]
 ) -> None:
     begun = time.perf_counter()
-    async with written(service, account, texts, told.share) as pieces:
+    async with written(service, account, texts, told) as pieces:
         async for index, piece in pieces:
             if choices[index].take(piece):
                 begun = _count(service, begun)
@@ -154,24 +162,22 @@ async def _events(
     told: Acting,
     choices: Sequence[Choice],
     head: dict[str, Any],
-    prompts: Sequence[Sequence[int]],
-    *,
-    include: bool,
+    used: Callable[[], dict[str, Any]] | None,
 ) -> AsyncIterator[str]:
     begun = time.perf_counter()
     started = False
     try:
-        async with written(service, account, texts, told.share) as pieces:
+        async with written(service, account, texts, told) as pieces:
             async for index, piece in pieces:
                 if choices[index].take(piece):
                     begun = _count(service, begun)
                 news = choices[index].news()
                 if news is not None:
-                    yield _event(chunk(head, news, chat=choices[index].chat, usage_key=include))
+                    yield _event(chunk(head, news, chat=choices[index].chat, usage_key=bool(used)))
                     started = True
-        if include:
+        if used is not None:
             last = chunk(head, None, chat=choices[0].chat, usage_key=False)
-            yield _event({**last, "usage": usage(prompts, choices)})
+            yield _event({**last, "usage": used()})
         yield "data: [DONE]\n\n"
     except Refused as error:
         if not started:

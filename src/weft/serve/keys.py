@@ -65,7 +65,15 @@ class Account:
         return self.key.adapters is None or name in self.key.adapters
 
     def begin(self, rows: int, tokens: int) -> None:
-        """Take rows until `end`, and tokens. Raises TooMuchError."""
+        """Take rows until `end`, and tokens. Raises TooMuchError, ConfigError for more than there ever is."""
+        for what, asked, most in (
+            ("texts at a time", rows, self.key.rows),
+            ("tokens a minute", tokens, self.key.tokens_per_minute),
+        ):
+            if asked > most:
+                raise ConfigError(
+                    f"this request asks for {asked} {what}, key {self.key.name} has {most}; ask for less"
+                )
         with self._lock:
             if self._rows + rows > self.key.rows:
                 raise TooMuchError(f"key {self.key.name} may write {self.key.rows} texts at a time", 1.0)
@@ -78,7 +86,9 @@ class Account:
             self._rows -= rows
 
     def make(self) -> None:
-        """Take one adapter that is made. Raises TooMuchError."""
+        """Take one adapter that is made. Raises TooMuchError, ConfigError for a key that makes none."""
+        if self.key.makes_per_minute < 1:
+            raise ConfigError(f"key {self.key.name} makes no adapters")
         with self._lock:
             self._take("makes", 1, self.key.makes_per_minute)
 

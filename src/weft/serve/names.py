@@ -7,6 +7,7 @@ gen:TEXT                    an adapter made on the spot from a description
 blend:0.7*A+0.3*B           a weighted sum; A and B are NAME or store:...
 route:LIBRARY               each request chooses from a library
 tree:NAME                   a tree of adapters
+shift:NAME                  the model changes its adapters while it answers
 """
 
 from __future__ import annotations
@@ -75,7 +76,14 @@ class Planted:
     tree: str
 
 
-Spec = Base | Named | Stored | Made | Blend | Routed | Planted
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Adapters that the model itself changes while it answers."""
+
+    shift: str
+
+
+Spec = Base | Named | Stored | Made | Blend | Routed | Planted | Shifted
 
 
 def parse(model: str) -> Spec:
@@ -98,8 +106,10 @@ def parse(model: str) -> Spec:
             return Routed(_checked(rest))
         case "tree":
             return Planted(_checked(rest))
+        case "shift":
+            return Shifted(_checked(rest))
     raise ConfigError(
-        f"no kind of name {kind!r:.40}; there are base, NAME, store:, gen:, blend:, route: and tree:"
+        f"no kind of name {kind!r:.40}; there are base, NAME, store:, gen:, blend:, route:, tree: and shift:"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from weft.engine.trace import Traced, trace_values
 from weft.serve.scheduler import Told
 from weft.serve.writing import Likely
 
@@ -21,6 +22,7 @@ class Choice:
         chat: bool,
         echo: bool,
         logprobs: int | None,
+        trace: bool = False,
     ) -> None:
         self.index, self.chat, self.logprobs = index, chat, logprobs
         self._tokenizer = tokenizer
@@ -28,7 +30,8 @@ class Choice:
         self.tokens = 0
         self.reason: str | None = None
         self.likely: list[Likely] = []
-        self._shown = self._told = 0
+        self.traced: list[Traced] | None = [] if trace else None
+        self._shown = self._told = self._traced = 0
         self._opened = self._closed = False
 
     def take(self, told: Told) -> bool:
@@ -41,14 +44,17 @@ class Choice:
         self.reason = told.reason
         if told.likely is not None:
             self.likely.append(told.likely)
+        if self.traced is not None:
+            self.traced += told.traced
         self.tokens += told.token_id is not None
         return told.token_id is not None
 
     def news(self) -> dict[str, Any] | None:
         """What a stream has not told yet; None for nothing."""
         text, likely = self.text[self._shown :], self.likely[self._told :]
+        trace = (self.traced or [])[self._traced :]
         ends = self.reason is not None and not self._closed
-        if not (text or likely or ends):
+        if not (text or likely or trace or ends):
             return None
         offset = self._shown
         self._shown, self._told, self._closed = len(self.text), len(self.likely), ends
@@ -57,6 +63,9 @@ class Choice:
             told["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
         else:
             told["logprobs"] = None
+        if self.traced is not None:
+            told["trace"] = trace_values(self._tokenizer, trace)
+            self._traced = len(self.traced)
         if self.chat:
             role = {} if self._opened else {"role": "assistant"}
             self._opened = True
@@ -70,6 +79,8 @@ class Choice:
             told["logprobs"] = (
                 self._chat_likely(self.likely) if self.chat else self._text_likely(self.likely, 0)
             )
+        if self.traced is not None:
+            told["trace"] = trace_values(self._tokenizer, self.traced)
         if self.chat:
             return {**told, "message": {"role": "assistant", "content": self.text, "refusal": None}}
         return {**told, "text": self.text}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
 from weft.engine import Loop, Sampling
 from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
 from weft.host import Host, Pool
-from weft.rows import Request
+from weft.rows import AbstractController, Request
 from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 
 Told = Piece | list[Likely] | Exception
 """A piece, the likelihoods of the prompt before the first one, or why nothing follows."""
 
+T = TypeVar("T")
 log = logging.getLogger("weft.serve")
 
 
@@ -43,14 +46,23 @@ class Job:
     """How many likely tokens to tell at every place of the prompt; None tells nothing of it."""
     only_prompt: bool = False
     """Tell of the prompt, and write nothing."""
+    controller: AbstractController | None = None
+    """What changes the row while it is written."""
+
+
+class _Work(NamedTuple):
+    """Something else that the thread does between two steps."""
+
+    call: Callable[[], Any]
+    done: Future[Any]
 
 
 class Scheduler:
     """Writes jobs over a host in a thread of its own: rows join and leave between steps.
 
-    `slots` adapters of rank `r` or less act at a time; a row for which there is no room waits. At most
-    `max_waiting` jobs wait. When a step fails, every open job is told so and the thread ends; `start` begins
-    anew.
+    `slots` adapters of rank `r` or less act at a time, and the caches hold `max_tokens` or less (rows times
+    the longest); a row for which there is no room waits. At most `max_waiting` jobs wait. When a step fails,
+    every open job is told so and the thread ends; `start` begins anew.
     """
 
     def __init__(
@@ -60,18 +72,20 @@ class Scheduler:
         max_rows: int = 32,
         max_waiting: int = 256,
         chunk: int | None = 256,
+        max_tokens: int | None = None,
         slots: int = 32,
         r: int = 64,
     ) -> None:
         self.host = host
         self.slots, self.r = slots, r
         self.max_waiting = max_waiting
-        self._sizes = {"max_rows": max_rows, "chunk": chunk}
-        self._inbox: SimpleQueue[Job | str | None] = SimpleQueue()
+        self.max_rows = max_rows
+        self._sizes = {"max_rows": max_rows, "chunk": chunk, "max_tokens": max_tokens}
+        self._inbox: SimpleQueue[Job | _Work | str | None] = SimpleQueue()
         self._open: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._loop = Loop(host, max_rows=max_rows, chunk=chunk)
+        self._loop = Loop(host, **self._sizes, refused=self._refuse)
 
     @property
     def alive(self) -> bool:
@@ -95,29 +109,41 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin, with an empty pool; nothing where the thread runs."""
-        if self.alive:
-            return
         host = self.host
-        host.pool = Pool(host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device)
-        self._loop = Loop(host, **self._sizes)
-        self._inbox = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="weft-scheduler", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self.alive:
+                return
+            host.pool = Pool(
+                host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device
+            )
+            self._loop = Loop(host, **self._sizes, refused=self._refuse)
+            self._inbox = SimpleQueue()
+            self._thread = threading.Thread(target=self._run, name="weft-scheduler", daemon=True)
+            self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn. Raises StoppedError where the thread has ended, BusyError."""
         with self._lock:
             if not self.alive:
                 raise StoppedError("the scheduler has stopped; restart it")
-            if len(self._open) >= self.max_waiting + self._sizes["max_rows"]:
+            if len(self._open) >= self.max_waiting + self.max_rows:
                 raise BusyError(f"{len(self._open)} requests are open")
             self._open[job.request.id] = job
-        self._inbox.put(job)
+            self._inbox.put(job)
 
     def cancel(self, id: str) -> None:
         """Drop a job, wherever it is; nothing for one that has ended."""
         if id in self._open:
             self._inbox.put(id)
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Have something done between two steps. Raises StoppedError, as the result may."""
+        done: Future[T] = Future()
+        with self._lock:
+            if not self.alive:
+                raise StoppedError("the scheduler has stopped; restart it")
+            self._inbox.put(_Work(work, done))
+        return done
 
     def close(self) -> None:
         """End the thread; open jobs are told so."""
@@ -142,6 +168,10 @@ class Scheduler:
         with self._lock:
             left, self._open = list(self._open.values()), {}
             self._thread = None
+            while not self._inbox.empty():
+                heard = self._inbox.get()
+                if isinstance(heard, _Work):
+                    heard.done.set_exception(error)
         for job in left:
             job.tell(error)
 
@@ -159,8 +189,10 @@ class Scheduler:
             if isinstance(heard, str):
                 self._loop.cancel(heard)
                 self._forget(heard)
-            else:
+            elif isinstance(heard, Job):
                 self._begin(heard)
+            else:
+                _do(heard)
 
     def _begin(self, job: Job) -> None:
         """Hand a job to the loop; what is wrong with it is told to it alone."""
@@ -187,12 +219,28 @@ class Scheduler:
                 job.tell(Piece("", None, None, "length"))
                 return
             self._loop.submit(
-                job.request, sampling=job.sampling, stop_ids=job.stop_ids, ends=job.writing.ends
+                job.request,
+                sampling=job.sampling,
+                controller=job.controller,
+                stop_ids=job.stop_ids,
+                ends=job.writing.ends,
             )
         except WeftError as error:
-            self._forget(job.request.id)
-            job.tell(error)
+            self._refuse(job.request.id, error)
+
+    def _refuse(self, id: str, error: WeftError) -> None:
+        """Tell a job alone that it cannot begin or go on."""
+        job = self._open[id]
+        self._forget(id)
+        job.tell(error)
 
     def _forget(self, id: str) -> None:
         with self._lock:
             self._open.pop(id, None)
+
+
+def _do(work: _Work) -> None:
+    try:
+        work.done.set_result(work.call())
+    except Exception as error:  # it belongs to whoever asked
+        work.done.set_exception(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,6 +48,10 @@ class Drawn(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=0)
+    trace: bool = False
+    """Tell of every token what acted on it; ours."""
+    weft: bool = False
+    """Tell in `usage.weft` what acted; ours."""
 
     def sampling(self, new: int, vocab_size: int) -> Sampling:
         """The choices as the engine knows them; temperature is 1 unless given, as with OpenAI.
@@ -120,11 +124,22 @@ class LoadRequest(BaseModel):
     lora_path: str = ""
 
 
+class EmbeddingRequest(BaseModel):
+    """POST /v1/embeddings."""
+
+    model: str
+    input: str | list[str] = Field(min_length=1, max_length=2048)
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: None = None
+    """Not served: a vector is as long as its encoder makes it."""
+
+
 class MakeRequest(BaseModel):
-    """POST /v1/adapters: an adapter from a description, or from examples of prompt and completion."""
+    """POST /v1/adapters: an adapter from a description, from examples of prompt and completion, or a text."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     description: str = ""
     examples: list[tuple[str, str]] = Field(default_factory=list, max_length=64)
+    document: str = Field("", max_length=200_000)

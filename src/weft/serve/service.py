@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from fastapi import HTTPException, Request
 
 from weft.engine import Engine, Sampling
-from weft.errors import UnknownNameError, WeftError
+from weft.errors import PoolFullError, SaveError, UnknownNameError, WeftError
 from weft.rows import Request as RowRequest
 from weft.serve.keys import Account, Keys, Role, TooMuchError
 from weft.serve.metrics import Metrics
-from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Spec, Stored, parse
+from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Shifted, Spec, Stored, parse
 from weft.serve.scheduler import BusyError, Job, Scheduler, StoppedError, Told
 from weft.serve.shelf import Acting, Shelf
 from weft.serve.writing import Writing
@@ -43,8 +44,12 @@ def refusal(error: Exception) -> Refused:
             return Refused(429, str(error), "rate_limit_exceeded", 1.0)
         case StoppedError():
             return Refused(503, str(error), "stopped")
+        case PoolFullError():
+            return Refused(503, str(error), "no_slot", 1.0)
         case UnknownNameError():
             return Refused(404, str(error), "model_not_found")
+        case SaveError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Refused(507, f"the disk refuses: {error}", "disk")
         case WeftError():
             return Refused(400, str(error), "invalid_request")
     raise error
@@ -74,6 +79,7 @@ class Text(NamedTuple):
     top: int | None = None
     prompt_top: int | None = None
     only_prompt: bool = False
+    trace: bool = False
 
 
 def service_of(request: Request) -> Service:
@@ -118,6 +124,8 @@ def _names(spec: Spec) -> list[str]:
             return [f"route:{library}"]
         case Planted(tree):
             return [f"tree:{tree}"]
+        case Shifted(shift):
+            return [f"shift:{shift}"]
 
 
 def headers(told: Acting) -> dict[str, str]:
@@ -129,24 +137,24 @@ def headers(told: Acting) -> dict[str, str]:
 
 @asynccontextmanager
 async def written(
-    service: Service, account: Account, texts: Sequence[Text], share: Any
+    service: Service, account: Account, texts: Sequence[Text], told: Acting
 ) -> AsyncIterator[AsyncIterator[tuple[int, Told]]]:
-    """Have texts written; gives (index of the text, what is told of it) as it comes.
+    """Have texts written under what was told; gives (index of the text, what is told of it) as it comes.
 
-    Leaving early cancels what is not finished. Raises TooMuchError, BusyError, StoppedError.
+    Leaving early cancels what is not finished. Raises ConfigError, TooMuchError, BusyError, StoppedError.
     """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue()
     account.begin(len(texts), sum(text.sampling.max_new_tokens for text in texts))
     name, open_ids = uuid.uuid4().hex, set()
 
     def teller(index: int) -> Callable[[Told], None]:
-        def tell(told: Told) -> None:
+        def tell(piece: Told) -> None:
             with suppress(RuntimeError):  # the event loop has been closed
-                loop.call_soon_threadsafe(queue.put_nowait, (index, told))
+                loop.call_soon_threadsafe(queue.put_nowait, (index, piece))
 
         return tell
 
-    async def told() -> AsyncIterator[tuple[int, Told]]:
+    async def pieces() -> AsyncIterator[tuple[int, Told]]:
         while open_ids:
             index, piece = await queue.get()
             if isinstance(piece, Exception):
@@ -161,17 +169,18 @@ async def written(
         for index, text in enumerate(texts):
             decode = lambda ids: service.engine.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
             job = Job(
-                RowRequest(f"{name}-{index}", tuple(text.ids), share),
+                RowRequest(f"{name}-{index}", tuple(text.ids), told.share),
                 text.sampling,
-                Writing(decode, text.sampling.stop, stop_ids, text.top),
+                Writing(decode, text.sampling.stop, stop_ids, text.top, trace=text.trace),
                 teller(index),
                 stop_ids,
                 text.prompt_top,
                 text.only_prompt,
+                told.controller,
             )
             service.scheduler.submit(job)
             open_ids.add(job.request.id)
-        yield told()
+        yield pieces()
     finally:
         for id in open_ids:
             service.scheduler.cancel(id)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from weft.adapters import load
+from weft.embed import SentenceEncoder
 from weft.engine.request import Chooser, under
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import is_name, nearest
 from weft.host import Host, fitted
+from weft.host.pool import content
 from weft.hyper import HyperNetwork
-from weft.rows import Share
-from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Spec, Stored
+from weft.hyper.context import ContextNetwork
+from weft.rows import AbstractController, Share
+from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Shifted, Spec, Stored
 from weft.store import Store
 from weft.types import Adapter, Cue, Description
 
@@ -31,14 +38,25 @@ class Acting(NamedTuple):
 
     share: Share
     adapters: tuple[tuple[str, float], ...]
-    """Names and weights, for people; a tree or a gate has weight 1."""
+    """Names and weights, for people; a tree, a gate or a shift has weight 1."""
+    controller: AbstractController | None = None
+    """What changes the row while it is written; it brings the share that the row begins with."""
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What acted, with the SHA-256 of each adapter's content."""
+        told = [{"name": name, "weight": weight} for name, weight in self.adapters if weight]
+        if len(self.share.adapters) != len(told):
+            return told
+        pairs = zip(told, self.share.adapters, strict=True)
+        return [{**one, "sha256": content(adapter)} for one, (adapter, _) in pairs]
 
 
 class Shelf:
     """Adapters by name, fitted to one host. An adapter that is replaced goes on under the rows that have it.
 
     Its methods may be called from any thread. `stores` are folders by name, `choosers` libraries by name,
-    `trees` what their leaves do to a row.
+    `trees` what their leaves do to a row, `shifts` what changes a row while it is written. `reader` makes
+    adapters of documents. At most `room` adapters lie on the shelf.
     """
 
     def __init__(
@@ -46,18 +64,25 @@ class Shelf:
         host: Host,
         *,
         hypernetwork: HyperNetwork | None = None,
+        reader: ContextNetwork | None = None,
         stores: Mapping[str, Path] | None = None,
         choosers: Mapping[str, Chooser] | None = None,
         trees: Mapping[str, Share] | None = None,
+        shifts: Mapping[str, AbstractController] | None = None,
+        room: int = 1024,
     ) -> None:
         self.host = host
         self.hypernetwork = hypernetwork
+        self.reader = reader
+        self.room = room
         self.stores = dict(stores or {})
         self.choosers = dict(choosers or {})
         self.trees = dict(trees or {})
+        self.shifts = dict(shifts or {})
         self._adapters: dict[str, Adapter] = {}
         self._kept: OrderedDict[object, Adapter] = OrderedDict()
         self._lock = threading.Lock()
+        self._encoder: SentenceEncoder | None = None
         self._networks = threading.Lock()  # one at a time: encoders and hypernetworks are modules with modes
 
     @property
@@ -65,17 +90,20 @@ class Shelf:
         """What `/v1/models` lists, beside the base."""
         with self._lock:
             own = sorted(self._adapters)
-        return (*own, *(f"route:{name}" for name in self.choosers), *(f"tree:{name}" for name in self.trees))
+        kinds = {"route": self.choosers, "tree": self.trees, "shift": self.shifts}
+        return (*own, *(f"{kind}:{name}" for kind, there in kinds.items() for name in there))
 
     def put(self, name: str, adapter: Adapter) -> Adapter:
         """Take an adapter in under a name, in place of the one that had it; the adapter as it fits the host.
 
-        Raises ConfigError for what is no name, and what `fitted` raises.
+        Raises ConfigError for what is no name and where the shelf is full, and what `fitted` raises.
         """
         if not is_name(name) or name == "base":
             raise ConfigError(f"{name!r:.80} cannot name an adapter; use letters, digits and . _ - +")
-        adapter = fitted(adapter, self.host)
+        adapter = replace(fitted(adapter, self.host), name=name)
         with self._lock:
+            if name not in self._adapters and len(self._adapters) >= self.room:
+                raise ConfigError(f"the shelf holds {self.room} adapters, which is all it may; remove one")
             self._adapters[name] = adapter
         return adapter
 
@@ -100,6 +128,14 @@ class Shelf:
             raise ConfigError("this server makes no adapters; start it with a hypernetwork (--with NAME)")
         with self._networks:
             return fitted(self.hypernetwork.adapt(cue), self.host)
+
+    def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "N D"], int]:
+        """Vectors of texts by Weft's sentence encoder, and how many tokens it read. Raises what it raises."""
+        with self._networks:
+            if self._encoder is None:
+                self._encoder = SentenceEncoder()
+            vectors = self._encoder.encode([Description(text) for text in texts])
+            return vectors, self._encoder.count_tokens(texts)
 
     def acting(self, spec: Spec, request: str) -> Acting:
         """What acts on a row under a name; `request` is the text that libraries are routed by.
@@ -128,6 +164,8 @@ class Shelf:
                 return Acting(share, chosen or ((f"route:{library}", 1.0),) if share.terms else chosen)
             case Planted(tree):
                 return Acting(_known("tree", tree, self.trees), ((f"tree:{tree}", 1.0),))
+            case Shifted(shift):
+                return Acting(Share(), ((f"shift:{shift}", 1.0),), _known("shift", shift, self.shifts))
 
     def make_from(self, text: str) -> Adapter:
         """An adapter from a description. Raises what `make` raises."""

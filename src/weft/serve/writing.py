@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weft.engine import Spoken
 from weft.engine.stop import Decode, Text, cut, finish, grow, showable, stop_at
+from weft.engine.trace import Traced, traced
 
 
 class Likely(NamedTuple):
@@ -30,16 +31,25 @@ class Piece(NamedTuple):
     likely: Likely | None
     reason: str | None
     """`stop` or `length` where the text has ended."""
+    traced: tuple[Traced, ...] = ()
+    """Of the tokens before this one, since what happened after a token is known with the next."""
 
 
 class Writing:
-    """One text that grows; used by the scheduler's thread alone."""
+    """One text that grows; used by the scheduler's thread alone. `trace` tells what acted on its tokens."""
 
     def __init__(
-        self, decode: Decode, stop: Sequence[str], stop_ids: Collection[int], top: int | None
+        self,
+        decode: Decode,
+        stop: Sequence[str],
+        stop_ids: Collection[int],
+        top: int | None,
+        *,
+        trace: bool = False,
     ) -> None:
         self._decode, self._stop, self._stop_ids, self._top = decode, stop, stop_ids, top
         self._text, self._shown = Text(), 0
+        self._trace, self._before = trace, None
 
     def ends(self, token_id: int) -> bool:
         """Whether the text ends with a token that is no stop id: with a stop string."""
@@ -54,9 +64,16 @@ class Writing:
             ready = cut(finish(self._text, self._decode), self._stop)
         text, self._shown = ready[self._shown :], max(self._shown, len(ready))
         likely = None
-        if self._top is not None and spoken.token_id not in self._stop_ids:
+        if self._top is not None and spoken.token_id not in self._stop_ids and not spoken.silent:
             likely = likely_of(spoken.logits_V, spoken.token_id, self._top)
-        return Piece(text, spoken.token_id, likely, spoken.reason)
+        return Piece(text, spoken.token_id, likely, spoken.reason, self._traced(spoken))
+
+    def _traced(self, spoken: Spoken) -> tuple[Traced, ...]:
+        if not self._trace:
+            return ()
+        before, self._before = self._before, spoken._replace(logits_V=spoken.logits_V[:0])
+        told = () if before is None else (traced(before, spoken),)
+        return told if spoken.reason is None else (*told, traced(spoken, None))
 
 
 def likely_of(logits_V: Tensor, token_id: int, top: int) -> Likely:

@@ -11,6 +11,7 @@ from weft.files import read_json, resolve
 
 if TYPE_CHECKING:
     from weft.host import Host
+    from weft.hyper.shift_controller import ShiftController
     from weft.rows import AbstractController, Share
     from weft.types import Adapter
 
@@ -30,11 +31,28 @@ def load_controlled(
     return _shift(model, shift) if shift is not None else _activated(model)
 
 
+def speaking(folder: str) -> Adapter:
+    """The adapter that says when a shift of this folder comes, which tells a host the sites that it needs."""
+    from weft.hyper.shifter import Shifter
+
+    shifter = Shifter.from_pretrained(folder)
+    return shifter.speaker.adapter(shifter.base)
+
+
+def shifting(folder: str, host: Host) -> ShiftController:
+    """What changes the rows of a host by the shift of a folder."""
+    from weft.hyper.shifter import Shifter
+    from weft.route import load_library
+
+    shifter = Shifter.from_pretrained(folder, host=host)
+    library = list(load_library(shifter.library_folder).adapters) if shifter.library else []
+    return shifter.controller(library)
+
+
 def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, AbstractController]:
     from weft.cli.shared.model import BASE
     from weft.host import Host
-    from weft.hyper.shifter import SavedShift, Shifter
-    from weft.route import load_library
+    from weft.hyper.shifter import SavedShift
     from weft.rows import Share
     from weft.saved import describe
 
@@ -42,9 +60,7 @@ def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, 
     base = model.base or saved.provenance.get("base_model") or BASE
     paths = [values[0] for values in (*saved.sites, saved.head)]
     host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
-    shifter = Shifter.from_pretrained(folder, host=host)
-    library = list(load_library(shifter.library_folder).adapters) if shifter.library else []
-    controller = shifter.controller(library)
+    controller = shifting(folder, host)
     return host, [controller.speaker, *controller.library], Share(), controller
 
 

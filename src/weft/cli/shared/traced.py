@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weft.plain import plain
 
@@ -11,20 +11,6 @@ if TYPE_CHECKING:
     from weft.engine.trace import Acting, Traced
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
-
-
-def trace_values(tokenizer: Any, traced: Sequence[Traced]) -> list[dict[str, Any]]:
-    """One line per token, JSON-ready: text, id, what acted, and what happened after it."""
-    return [
-        {
-            "token": tokenizer.decode([one.token_id]),
-            "token_id": one.token_id,
-            "acting": [{"adapter": name, "weight": weight} for name, weight in one.acting],
-            "silent": one.silent,
-            "events": list(one.events),
-        }
-        for one in traced
-    ]
 
 
 def print_trace(tokenizer: Any, prompt: str, traced: Sequence[Traced]) -> None:
