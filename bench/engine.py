@@ -1,11 +1,13 @@
 """Greedy decoding, tokens per second: Weft's loop of rows beside Hugging Face and PEFT, medians.
 
 All sides: the same base in float32, 16 prompts of 24 tokens, 32 new tokens each, rank 8 on q_proj and v_proj
-(PEFT's default targets for Llama). PEFT mixes adapters by `generate(adapter_names=...)`. The last line is 64
-requests of 8 to 64 new tokens, through the loop as rows leave and join, against batches of 16 that run until
-their longest row ends.
+(PEFT's default targets for Llama). PEFT mixes adapters by `generate(adapter_names=...)`. Then 64 requests of
+unequal length, through the loop as rows leave and join, against batches of 16 that run until their longest
+row ends: once of 8, 16, ..., 64 new tokens, as many of each, and once of exponential lengths of mean 32, from
+4 to 128.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -67,8 +69,10 @@ def _lines(name: str, module: Any, repeats: int, *, compiled: bool = True) -> li
     twin = _peft(module, adapters)
     names = [str(i % ADAPTERS) for i in range(ROWS)]
     sides["PEFT, 16 adapters"] = lambda: _hugging_face(twin, ids_BT, adapter_names=names)
-    sides["Weft, 64 requests, padded batches"] = lambda: _padded(host, ids_BT)
-    sides["Weft, 64 requests, loop"] = lambda: _joining(host, ids_BT)
+    for kind, lengths in {"even": _even(), "exponential": _exponential()}.items():
+        many = [(ids_BT[i % ROWS].tolist(), Share(), length) for i, length in enumerate(lengths)]
+        sides[f"Weft, 64 {kind} lengths, padded batches"] = lambda many=many: _padded(host, many)
+        sides[f"Weft, 64 {kind} lengths, loop"] = lambda many=many: _spoken(host, many)
     if compiled:
         fixed = Host(module, target_modules=list(TARGETS))
         fixed.pool = Pool(fixed.sites, slots=ADAPTERS, r=RANK, base=fixed.fingerprint)
@@ -151,18 +155,18 @@ def _spoken(host: Host, wanted: list[tuple[list[int], Share, int]]) -> int:
     return said
 
 
-def _many(ids_BT: torch.Tensor) -> list[tuple[list[int], Share, int]]:
-    """Requests of 8 to 64 new tokens, in an order that mixes them."""
-    return [(ids_BT[i % ROWS].tolist(), Share(), 8 * (1 + i * 5 % 8)) for i in range(MANY)]
+def _even() -> list[int]:
+    return [8 * (1 + i * 5 % 8) for i in range(MANY)]
 
 
-def _joining(host: Host, ids_BT: torch.Tensor) -> int:
-    return _spoken(host, _many(ids_BT))
+def _exponential() -> list[int]:
+    """The quantiles of an exponential distribution of mean 32, in an order that mixes them."""
+    places = [(i * 37 % MANY + 0.5) / MANY for i in range(MANY)]
+    return [min(max(round(-32 * math.log(1 - place)), 4), 128) for place in places]
 
 
-def _padded(host: Host, ids_BT: torch.Tensor) -> int:
+def _padded(host: Host, wanted: list[tuple[list[int], Share, int]]) -> int:
     """The same requests, 16 at a time, each batch as long as its longest; what was asked for counts."""
-    wanted = _many(ids_BT)
     for start in range(0, MANY, ROWS):
         batch = wanted[start : start + ROWS]
         longest = max(new for *_, new in batch)
