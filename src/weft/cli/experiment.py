@@ -171,6 +171,7 @@ def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
 
 def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
     from weft.experiments.dynamic.context import measure_context
+    from weft.experiments.dynamic.mix import measure_mix
     from weft.experiments.dynamic.page import dynamic_page
     from weft.experiments.dynamic.shift import measure_shift
     from weft.experiments.dynamic.stack import measure_stack
@@ -183,6 +184,8 @@ def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
             sections["context"] = measure_context(recipe.context, tell)
         if recipe.stack is not None:
             sections["stack"] = measure_stack(recipe.stack, tell)
+        if recipe.mix is not None:
+            sections["mix"] = measure_mix(recipe.mix, tell)
     page = dynamic_page(sections, command=command)
     values = {name: [asdict(line) for line in lines] for name, lines in sections.items()}
     _give(page, {**values, "recipe": recipe.model_dump(mode="json")}, recipe.output, json)

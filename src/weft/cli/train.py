@@ -9,7 +9,7 @@ from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.plain import plain
 
-Kind = Literal["base", "lora", "hyper", "reconstruct", "blend", "tree", "shift", "context", "stack"]
+Kind = Literal["base", "lora", "hyper", "reconstruct", "blend", "tree", "shift", "context", "stack", "mix"]
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
     Args:
         kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, a tree of
             adapters, a shift (adapters that change while the model speaks), a network that presses texts into
-            adapters, a stack of levels over a hypernetwork, or
+            adapters, a stack of levels over a hypernetwork, a mix of such sources, or
             a hypernetwork that writes down the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
@@ -85,6 +85,10 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.stack import StackRecipe, train_stack
 
             return StackRecipe, train_stack
+        case "mix":
+            from weft.train.mix import MixRecipe, train_mix
+
+            return MixRecipe, train_mix
         case "reconstruct":
             from weft.train.reconstruct import ReconstructRecipe, train_reconstruct
 

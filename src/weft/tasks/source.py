@@ -20,6 +20,7 @@ from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
 from weft.tasks.functions.inputs import SHAPES
 from weft.tasks.functions.world import World as FunctionsWorld
+from weft.tasks.letters.recalls import document_task as words_task
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
 from weft.tasks.natural_instructions import load_natural_instructions
@@ -156,7 +157,28 @@ class FactsSource(Config):
     """Length that idle sentences fill a document up to; every second one has a random part of it."""
 
 
-Source = LettersSource | FunctionsSource | NaturalInstructionsSource | FolderSource | FileSource | FactsSource
+class WordsSource(Config):
+    """Documents of letters: words behind names; splits train, validation; categories `words-N`."""
+
+    kind: Literal["words"]
+    seed: int = 0
+    words: tuple[int, ...] = (1, 2)
+    """Words per document; as many documents of each."""
+    documents: int = Field(default=4000, gt=0)
+    """Training documents of each size."""
+    validation_documents: int = Field(default=32, gt=0)
+    """Of each size."""
+
+
+Source = (
+    LettersSource
+    | FunctionsSource
+    | NaturalInstructionsSource
+    | FolderSource
+    | FileSource
+    | FactsSource
+    | WordsSource
+)
 
 
 def _named(value: Any) -> Any:
@@ -206,6 +228,15 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
         return {
             "train": _documents(source, "train", source.documents),
             "validation": _documents(source, "validation", source.validation_documents),
+        }
+    if isinstance(source, WordsSource):
+        return {
+            split: tuple(
+                words_task(f"{source.seed}/{split}/{words}/{number}", words=words)
+                for words in source.words
+                for number in range(count)
+            )
+            for split, count in (("train", source.documents), ("validation", source.validation_documents))
         }
     if isinstance(source, FolderSource):
         return {"train": load_tasks(source.path)}
@@ -272,7 +303,7 @@ def _documents(source: FactsSource, split: str, count: int) -> tuple[Task, ...]:
 
 def load_texts(source: Source) -> Iterator[str]:
     """The plain texts of a source, one document after another. Raises MissingFileError."""
-    if isinstance(source, LettersSource | FactsSource):
+    if isinstance(source, LettersSource | FactsSource | WordsSource):
         return
     for name in source.texts:
         yield from (line.strip() for _, line in read_lines(name))
@@ -280,7 +311,7 @@ def load_texts(source: Source) -> Iterator[str]:
 
 def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedTokenizerBase:
     """The tokenizer for a base trained on a source: words and letters, or byte-level BPE of its own texts."""
-    if isinstance(source, LettersSource):
+    if isinstance(source, LettersSource | WordsSource):
         return build_tokenizer(text for task in tasks for text in task.descriptions)
     if isinstance(source, FactsSource):
         return build_tokenizer([VOCABULARY], template=TEMPLATE)

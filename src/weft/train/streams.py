@@ -133,7 +133,7 @@ def read_streams(
             )
         ids_BT, target_BT, fresh_BT = _columns(batch, step, device)
         seen_BT = torch.cat([seen_BT, fresh_BT], 1)
-        with _head_input(language_model(host)) as heard:
+        with head_input(language_model(host)) as heard:
             said = host(ids_BT, mixture, mask_BT=seen_BT, cache=cache)
         last_B = fresh_BT.sum(1) - 1
         here_BH = heard[0][torch.arange(rows, device=device), last_B.clamp(min=0)]
@@ -193,7 +193,7 @@ def _columns(batch: Sequence[Pieces], step: int, device: torch.device) -> tuple[
 
 
 @contextmanager
-def _head_input(module: nn.Module) -> Iterator[list[Tensor]]:
+def head_input(module: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what the output head reads: the states that tokens are chosen from."""
     heard: list[Tensor] = []
     handle = module.get_output_embeddings().register_forward_pre_hook(  # pyright: ignore

@@ -8,6 +8,7 @@ TITLES = {
     "shift": "Shift: a special token and a vector",
     "context": "Context: what leaves the window enters the weights",
     "stack": "Stack: as much network as the problem needs",
+    "mix": "Mix: a third network over both",
 }
 
 

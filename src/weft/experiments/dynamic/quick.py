@@ -1,12 +1,14 @@
 """`--quick`: the same comparison in minutes, with fewer steps, streams and seeds; its numbers are rougher."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
+from weft.train.mix import MixRecipe
 from weft.train.shift import ShiftRecipe
 
 _STEPS = 120
-_STREAMS, _DOCUMENTS, _TASKS = 12, 6, 12
+_STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
@@ -30,10 +32,22 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
         changed["stack"] = stack.model_copy(
             update={"stacks": stack.stacks[:1], "flat": stack.flat[:1], "tasks": min(stack.tasks, _TASKS)}
         )
+    if recipe.mix is not None:
+        mix = recipe.mix
+        changed["mix"] = mix.model_copy(
+            update={
+                "recipe": _shorten_run(mix.recipe),
+                "seeds": mix.seeds[:1],
+                "questions": min(mix.questions, _QUESTIONS),
+            }
+        )
     return recipe.model_copy(update=changed)
 
 
-def _shorten_run(recipe: ShiftRecipe) -> ShiftRecipe:
+R = TypeVar("R", ShiftRecipe, MixRecipe)
+
+
+def _shorten_run(recipe: R) -> R:
     folder = Path(recipe.run.output_dir)
     run = recipe.run.model_copy(
         update={

@@ -2,6 +2,7 @@
 
 from weft.config import Config
 from weft.experiments.dynamic.context import ContextComparison
+from weft.experiments.dynamic.mix import MixComparison
 from weft.experiments.dynamic.shift import ShiftComparison
 from weft.experiments.dynamic.stack import StackComparison
 
@@ -12,5 +13,6 @@ class DynamicRecipe(Config):
     shift: ShiftComparison | None = None
     context: ContextComparison | None = None
     stack: StackComparison | None = None
+    mix: MixComparison | None = None
     output: str | None = None
     """The page, a .md file; JSON lies beside it."""

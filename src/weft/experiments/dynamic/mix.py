@@ -1,0 +1,119 @@
+"""Questions that need a text in the weights and an operation at once: a mix beside each source alone.
+
+Every way has a speaker of its own, trained on the same questions for as many steps; without the mix every
+weight stays 1. A question counts where the word and what becomes of it are both right, greedily written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft.config import Config, Size
+from weft.engine import Engine
+from weft.engine.mixer import Mixer
+from weft.experiments.dynamic.table import Line, line_of
+from weft.host import Host
+from weft.rows import Request
+from weft.tasks.letters.recalls import SIGNS, Recall
+from weft.train.answers import load_base
+from weft.train.mix import MixRecipe, MixSources, draw, train_mix
+from weft.types import Adapter
+
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "mix": {},
+    "equal weights": {"fixed": True},
+    "context alone": {"sources": ("context",), "fixed": True},
+    "stack and library alone": {"sources": ("stack", "library"), "fixed": True},
+}
+
+
+class MixComparison(Config):
+    """`mix` in the recipe of `weft experiment dynamic`."""
+
+    recipe: MixRecipe
+    """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
+    seeds: tuple[int, ...] = (0,)
+    questions: Size = 200
+
+
+def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
+    """All lines of the section, each with one value per seed. Raises what training and loading raise."""
+    rights: dict[str, list[list[bool]]] = {}
+    questions = draw(comparison.recipe, "test", comparison.questions)
+    for seed in comparison.seeds:
+        host: Host | None = None
+        for way, changes in WAYS.items():
+            tell(f"seed {seed}: {way}")
+            recipe = _changed(comparison.recipe, way, seed, changes)
+            host = host or load_base(
+                recipe.base,
+                dtype="float32",
+                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                target_modules=["all-linear", "lm_head"],
+                attn_implementation="eager",
+            )
+            mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
+            rights.setdefault(way, []).append(answers(host, mixer, recipe, questions))
+    lines = [
+        line_of("questions right", way, [_mean(some) for some in seeds]) for way, seeds in rights.items()
+    ]
+    for sign, source in zip(SIGNS, ("stack", "library"), strict=True):
+        places = [k for k, one in enumerate(questions) if one.sign == sign]
+        lines += [
+            line_of(
+                f"of those whose operation the {source} has",
+                way,
+                [_mean([s[k] for k in places]) for s in seeds],
+            )
+            for way, seeds in rights.items()
+        ]
+    lines += [
+        line_of(
+            "p of a sign test against the mix",
+            way,
+            [sign_test(*two) for two in zip(rights["mix"], seeds, strict=True)],
+        )
+        for way, seeds in rights.items()
+        if way != "mix"
+    ]
+    return lines
+
+
+def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Recall]) -> list[bool]:
+    """Whether each question is answered rightly, in the loop, by the mixer's controller."""
+    banks = MixSources.load(recipe, host).banks(questions)
+
+    def sources(request: Request) -> list[Adapter | None]:
+        return [None if bank is None else bank[int(request.id)] for bank in banks]
+
+    texts = Engine(host).generate(
+        [one.prompt for one in questions],
+        controller=mixer.controller(sources),
+        raw=True,
+        max_new_tokens=20,
+    )
+    return [text.strip() == one.text for text, one in zip(texts, questions, strict=True)]
+
+
+def sign_test(better: Sequence[bool], worse: Sequence[bool]) -> float:
+    """Two-sided, exact: how likely so unequal a share of the differing pairs is by chance; 1 for none."""
+    wins = sum(a and not b for a, b in zip(better, worse, strict=True))
+    losses = sum(b and not a for a, b in zip(better, worse, strict=True))
+    count = wins + losses
+    tail = sum(comb(count, k) for k in range(max(wins, losses), count + 1))
+    return min(1.0, 2 * tail / 2**count)
+
+
+def _changed(recipe: MixRecipe, way: str, seed: int, changes: Mapping[str, Any]) -> MixRecipe:
+    folder = Path(recipe.run.output_dir) / f"{way.replace(' ', '-')}-{seed}"
+    run = recipe.run.model_copy(update={"output_dir": str(folder), "seed": seed})
+    return recipe.model_copy(update={"run": run, **changes})
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,86 @@
+"""Documents of letters: words behind names, and questions that ask for one, as it is or changed.
+
+    document  A >cab        question  B >doe        with an operation  +B >doe >eod        -B >doe >ddooee
+              B >doe
+
+`+` asks for what one adapter does and `-` for what another does: which operations those are, the question
+does not say. No letter stands twice in a document, so what follows a letter is one thing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from weft.errors import ConfigError
+from weft.tasks.letters.operations import ALPHABET
+from weft.tasks.letters.world import World
+from weft.tasks.task import Row, Task
+
+NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MOST = 6
+"""Words of a document: they use up the alphabet."""
+SIGNS = ("+", "-")
+
+
+class Recall(NamedTuple):
+    """One question that needs a document and an operation at once."""
+
+    document: str
+    sign: str
+    operations: tuple[str, str]
+    """Names of the tasks behind + and -."""
+    prompt: str
+    word: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """What is to be written: the word, then what becomes of it."""
+        return f"{self.word} >{self.answer}"
+
+
+def document_task(key: str, *, words: int) -> Task:
+    """One document as a task, its text the description; a row per word, and nothing done to it."""
+    rng = random.Random(key)
+    words_of = _words(rng, words)
+    rows = tuple(Row(name, word) for name, word in words_of.items())
+    return Task(
+        f"words-{key.replace('/', '-')}", (_text(words_of),), train=rows, test=rows, category=f"words-{words}"
+    )
+
+
+def draw_recall(rng: random.Random, operations: Sequence[str], *, words: int = 1) -> Recall:
+    """A question to a document of `words` words, with two of the operations. Raises ConfigError for fewer."""
+    if len(set(operations)) < 2:
+        raise ConfigError(f"a recall takes two different operations or more, got {list(operations)}")
+    world = World()
+    while True:
+        words_of = _words(rng, words)
+        first, second = rng.sample(list(operations), 2)
+        place = rng.randrange(2)
+        name = rng.choice(list(words_of))
+        word = words_of[name]
+        answers = [world.solve(task, word) for task in (first, second)]
+        if None not in answers and len({word, *answers}) == 3:
+            answer = answers[place] or ""
+            prompt = f"{SIGNS[place]}{name} >"
+            return Recall(_text(words_of), SIGNS[place], (first, second), prompt, word, answer)
+
+
+def _words(rng: random.Random, count: int) -> dict[str, str]:
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"a document of letters has 1 to {MOST} words, got {count}")
+    letters = list(ALPHABET)
+    rng.shuffle(letters)
+    found = {}
+    for name in rng.sample(NAMES, count):
+        size = rng.choice((3, 4))
+        found[name] = "".join(letters[:size])
+        del letters[:size]
+    return found
+
+
+def _text(words_of: dict[str, str]) -> str:
+    return "".join(f"{name} >{word}\n" for name, word in words_of.items())

@@ -1,0 +1,245 @@
+"""Train a mix: questions that need a text which has left the window and an operation at once.
+
+    min_theta  E_question  CE(word, answer)    the word under the weights before the event, the answer after
+
+with theta the speaker and the mix of `route/mix.py`. The sources stay frozen: a context network that has
+pressed the document, a hypernetwork (or a stack) that was told one operation in words, and the adapter of
+another operation from a library. A sign in the question says which one is meant: constant weights are wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from weft.config import Config, Rank, Size
+from weft.engine.mixer import Mixer, build_mix
+from weft.host import Host
+from weft.hyper import ContextNetwork, HyperNetwork
+from weft.route import load_library
+from weft.route.library import select
+from weft.route.mix import Mix, MixConfig, mixed, sizes
+from weft.tasks.letters.recalls import Recall, draw_recall
+from weft.tasks.letters.world import World
+from weft.train.answers import language_model, load_base
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run, RunConfig
+from weft.train.shift import split_head
+from weft.train.streams import head_input
+from weft.types import Bank, Description, Mixture
+
+SOURCES: tuple[Literal["context", "stack", "library"], ...] = ("context", "stack", "library")
+
+
+class MixRecipe(Config):
+    """`weft train mix RECIPE`."""
+
+    run: RunConfig
+    base: str
+    context: str
+    """Folder of a context network for that base."""
+    stack: str
+    """Folder of a hypernetwork for that base, a stack or a single one; its operation is asked for by `+`."""
+    library: str
+    """Adapters named after the operations that they do; asked for by `-`."""
+    operations: tuple[str, ...] = Field(min_length=2)
+    """Tasks of the letters world, all of them in the library."""
+    words: Size = 1
+    """Of a document."""
+    sources: tuple[Literal["context", "stack", "library"], ...] = SOURCES
+    """Those that act; the others give nothing."""
+    fixed: bool = False
+    """Leave every weight at 1, so that the speaker alone learns."""
+    token: int = Field(ge=0)
+    """The event: the token behind which an answer begins, ` >` of the letters tokenizer."""
+    network: MixConfig = MixConfig()
+    speaker_rank: Rank = 8
+    speaker_scaling: float = Field(default=2.0, gt=0)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
+    questions_per_batch: Size = 32
+
+
+class Lesson(NamedTuple):
+    """A question as token ids, up to the event, and behind it."""
+
+    prompt: list[int]
+    word: list[int]
+    """With the event at its end."""
+    answer: list[int]
+    """With the end of the text."""
+
+
+class Told(NamedTuple):
+    """What a batch said."""
+
+    loss: Tensor
+    """Mean nats per token."""
+    right: float
+    """Share of the tokens that were the likeliest ones."""
+
+
+def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns `output_dir/mix`. A `host` given replaces `base`.
+
+    Raises what loading raises, and UnknownNameError for an operation that the library lacks.
+    """
+    with Run(recipe.run, recipe, resume=resume) as run:
+        host = host or load_base(
+            recipe.base,
+            dtype="float32",
+            device=run.accelerator.device,
+            target_modules=["all-linear", "lm_head"],
+            attn_implementation="eager",
+        )
+        made = MixSources.load(recipe, host)
+        sites, head = split_head(host)
+        torch.manual_seed(recipe.run.seed)
+        speaker, mix = build_mix(
+            sites,
+            head,
+            recipe.network,
+            sources=len(SOURCES),
+            rank=recipe.speaker_rank,
+            scaling=recipe.speaker_scaling,
+        )
+        mix.requires_grad_(not recipe.fixed)
+        model = nn.ModuleDict({"speaker": speaker, "mix": mix}).to(host.device)
+        optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
+        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
+        for done in range(run.restore(model, optimizers, schedulers) + 1, recipe.run.max_steps + 1):
+            recalls = draw(recipe, f"{recipe.run.seed} train {done}", recipe.questions_per_batch)
+            lessons = [encode_recall(host, one) for one in recalls]
+            told = read_recalls(host, lessons, made.banks(recalls), speaker.bank(), mix)
+            run.accelerator.backward(told.loss)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+            if run.is_due("logging", done):
+                run.log(
+                    done,
+                    {"loss": float(told.loss.detach()), "followed": told.right, "grad_norm": float(norm)},
+                )
+            if run.is_due("save", done):
+                run.save(done, model, optimizers, schedulers)
+        folder = run.folder / "mix"
+        provenance = {
+            "base_model": recipe.base,
+            "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
+            "seed": recipe.run.seed,
+        }
+        mixer = Mixer(speaker, mix, SOURCES, (recipe.token,), host.fingerprint, provenance)
+        if run.accelerator.is_main_process:
+            mixer.save_pretrained(folder)
+    return folder
+
+
+class MixSources(NamedTuple):
+    """What makes the adapters of a row, all frozen."""
+
+    context: ContextNetwork
+    stack: Bank
+    """One adapter per operation, from its description."""
+    library: Bank
+    operations: tuple[str, ...]
+    acting: tuple[str, ...]
+
+    @classmethod
+    @torch.no_grad()
+    def load(cls, recipe: MixRecipe, host: Host) -> MixSources:
+        """Raises what loading raises."""
+        context = ContextNetwork.from_pretrained(recipe.context, host=host).requires_grad_(False)
+        hyper = HyperNetwork.from_pretrained(recipe.stack, host=host).requires_grad_(False)
+        cues = [Description(World().find(name).descriptions[0]) for name in recipe.operations]
+        library = select(load_library(recipe.library).bank(host), list(recipe.operations))
+        return cls(
+            context,
+            hyper.generate(cues).to(host.device),
+            library.to(host.device, host.dtype),
+            recipe.operations,
+            recipe.sources,
+        )
+
+    @torch.no_grad()
+    def banks(self, recalls: Sequence[Recall]) -> list[Bank | None]:
+        """One adapter per question and source; None for a source that does not act."""
+        chunks = [list(self.context.chunks(self.context.tokens(one.document))) for one in recalls]
+        pressed = self.context.press([chunk for of_one in chunks for chunk in of_one])
+        known = self.context.gather(pressed, [len(of_one) for of_one in chunks])
+        device = next(iter(self.library.a.values())).device
+        places = [[self.operations.index(one.operations[k]) for one in recalls] for k in range(2)]
+        plus, minus = (torch.tensor(of_sign, device=device) for of_sign in places)
+        banks = (known, self.stack.select(plus), self.library.select(minus))
+        return [bank if name in self.acting else None for name, bank in zip(SOURCES, banks, strict=True)]
+
+
+def draw(recipe: MixRecipe, key: str, count: int) -> list[Recall]:
+    """So many questions; equal keys give equal ones."""
+    rng = random.Random(key)
+    return [draw_recall(rng, recipe.operations, words=recipe.words) for _ in range(count)]
+
+
+def encode_recall(host: Host, recall: Recall) -> Lesson:
+    """Token ids of a question and what is to be written."""
+    prompt, word, answer = (
+        host.tokenizer.encode(text, add_special_tokens=False)
+        for text in (recall.prompt, f"{recall.word} >", recall.answer)
+    )
+    return Lesson(prompt, word, [*answer, host.tokenizer.eos_token_id])
+
+
+def read_recalls(
+    host: Host, lessons: Sequence[Lesson], banks: Sequence[Bank | None], speaker: Bank, mix: Mix
+) -> Told:
+    """Read questions and words under the first weights, answers under those of the event; differentiable."""
+    rows = len(lessons)
+    size_BJS = torch.stack(
+        [
+            torch.zeros(rows, len(mix.sites)) if bank is None else sizes(bank, mix.sites).cpu()
+            for bank in banks
+        ],
+        1,
+    ).to(host.device)
+    always = Mixture.of(speaker)
+    cache = DynamicCache(config=language_model(host).config)
+    # The event itself is read under the weights that it brings, as in the loop.
+    first = [[*one.prompt, *one.word[:-1]] for one in lessons]
+    second = [[one.word[-1], *one.answer[:-1]] for one in lessons]
+    mixture = always + mixed(banks, mix(mix.before(rows), size_BJS), mix.sites)
+    ids_BT, mask_BT = _padded(first, host.device)
+    with head_input(language_model(host)) as heard:
+        said = host(ids_BT, mixture, mask_BT=mask_BT, cache=cache)
+    last_B = mask_BT.sum(1) - 1
+    hidden_BH = heard[0][torch.arange(rows, device=host.device), last_B]
+    logits, targets = [], []
+    for row, one in enumerate(lessons):
+        start = len(one.prompt) - 1
+        logits.append(said.logits[row, start : start + len(one.word)])
+        targets += one.word
+    mixture = always + mixed(banks, mix(mix.vector(hidden_BH), size_BJS), mix.sites)
+    more_BT, fresh_BT = _padded(second, host.device)
+    said = host(more_BT, mixture, mask_BT=torch.cat([mask_BT, fresh_BT], 1), cache=cache)
+    for row, one in enumerate(lessons):
+        logits.append(said.logits[row, : len(one.answer)])
+        targets += one.answer
+    logits_NV, target_N = torch.cat(logits).float(), torch.tensor(targets, device=host.device)
+    right = float((logits_NV.argmax(-1) == target_N).float().mean())
+    return Told(F.cross_entropy(logits_NV, target_N), right)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids_BT, mask_BT = torch.zeros(2, len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids_BT[place, : len(row)] = torch.tensor(row)
+        mask_BT[place, : len(row)] = 1
+    return ids_BT.to(device), mask_BT.to(device)
