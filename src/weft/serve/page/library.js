@@ -20,14 +20,14 @@ function draw() {
   });
   const points = laid.adapters.map((one) => {
     const [x, y] = place(one);
-    const right = x > 0.45;
-    const label = svg("text", { x: right ? x - 0.045 : x + 0.045, y: y + 0.015, "text-anchor": right ? "end" : "start" });
+    const left = x > 0.3;
+    const label = svg("text", { x: left ? x - 0.045 : x + 0.045, y: y + 0.015, "text-anchor": left ? "end" : "start" });
     label.textContent = one.name;
     const group = svg(
       "g",
       { class: `thread-${thread(one)}${centres.has(one.name) ? " centre" : ""}`, "data-name": one.name },
-      svg("circle", { cx: x, cy: y, r: 0.026 }),
-      svg("circle", { cx: x, cy: y, r: 0.06, class: "reach" }),
+      svg("circle", { cx: x, cy: y }),
+      svg("circle", { cx: x, cy: y, class: "reach" }),
       label,
     );
     group.addEventListener("click", () => show(one.name));
@@ -55,6 +55,35 @@ function draw() {
   );
 }
 
+/** Give labels room: the chosen one first, then its nearest, then the centres; one without room is not shown. */
+function label() {
+  const taken = laid.adapters.map((one) => place(one)).map(([x, y]) => [x - 0.035, y - 0.035, x + 0.035, y + 0.035]);
+  const rank = (group) => ["chosen", "near", "centre"].findIndex((kind) => group.classList.contains(kind));
+  const groups = [...$("map").querySelectorAll("g[data-name]")].filter((group) => rank(group) >= 0);
+  for (const group of groups.sort((a, b) => rank(a) - rank(b))) {
+    const [x, y] = place(found(group.dataset.name));
+    const text = group.querySelector("text");
+    const wide = text.getComputedTextLength();
+    const high = parseFloat(getComputedStyle(text).fontSize);
+    const sides = [
+      [x + 0.045, y + high / 3, x + 0.045, "start"],
+      [x - 0.045 - wide, y + high / 3, x - 0.045, "end"],
+      [x - wide / 2, y - 0.05, x, "middle"],
+      [x - wide / 2, y + 0.042 + high, x, "middle"],
+    ];
+    const boxOf = ([left, base]) => [left, base - high * 0.85, left + wide, base + high * 0.25];
+    const free = ([left, top, right, bottom]) =>
+      left > -1.12 && right < 1.12 && taken.every((box) => right < box[0] || left > box[2] || bottom < box[1] || top > box[3]);
+    const side = sides.find((one) => free(boxOf(one)));
+    group.classList.toggle("hushed", !side);
+    const [, base, at, anchor] = side ?? sides[0];
+    text.setAttribute("x", at);
+    text.setAttribute("y", base);
+    text.setAttribute("text-anchor", anchor);
+    if (side) taken.push(boxOf(side));
+  }
+}
+
 function show(name) {
   const one = found(name);
   const near = new Set(one.nearest.map((other) => other.name));
@@ -70,6 +99,7 @@ function show(name) {
     return svg("line", { x1, y1, x2, y2, class: `of thread-${thread(one)}` });
   });
   $("map").querySelector(".lines").append(...lines);
+  label();
   for (const button of $("list").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.dataset.name === name));
   }
@@ -117,7 +147,7 @@ export async function load(known) {
   }
   $("library-lead").textContent =
     `${laid.adapters.length} adapters. Near means alike; a line leads from each to the one it is most like. ` +
-    `For ${Math.round(laid.nearest_kept * 100)} % of them that one is also among the three nearest here; how far apart groups are means nothing.`;
+    `For ${Math.round(laid.nearest_kept * 100)}\u00a0% of them that one is also among the three nearest here; how far apart groups are means nothing.`;
   draw();
   show(laid.clusters[0]?.centre ?? laid.adapters[0].name);
 }

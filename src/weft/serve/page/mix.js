@@ -18,10 +18,10 @@ const model = () => {
 function thread(name, weight) {
   const taken = new Set(threads.map((one) => one.colour));
   const colour = [1, 2, 3, 4].find((number) => !taken.has(number));
-  const id = `thread-name-${colour}`;
   const one = { colour };
-  one.name = h("input", { id, className: "name", value: name, autocomplete: "off", spellcheck: false });
+  one.name = h("input", { id: `thread-name-${colour}`, className: "name", value: name, autocomplete: "off", spellcheck: false });
   one.name.setAttribute("list", "names");
+  one.name.setAttribute("aria-label", `Adapter of thread ${colour}`);
   one.slider = h("input", { type: "range", min: 0, max: 1.5, step: 0.05, value: weight });
   one.slider.setAttribute("aria-label", `Weight of thread ${colour}`);
   one.output = h("output");
@@ -30,10 +30,10 @@ function thread(name, weight) {
   one.element = h(
     "div",
     { className: `thread thread-${colour}` },
-    h("label", { className: "label", htmlFor: id, textContent: `Thread ${colour}` }),
-    remove,
     one.name,
-    h("div", { className: "slide" }, one.slider, one.output),
+    remove,
+    one.slider,
+    one.output,
   );
   const show = () => {
     one.output.textContent = (+one.slider.value).toFixed(2);
