@@ -7,15 +7,18 @@ from weft.adapters.concat import concat
 from weft.adapters.describe import describe
 from weft.adapters.fingerprint import fingerprint, stored_as
 from weft.adapters.fold import Folded, delta, fold
+from weft.adapters.gguf_file import save_gguf
 from weft.adapters.hub import push
 from weft.adapters.inner import cosine, inner, norm
 from weft.adapters.peft_folder import load, load_each, save
 from weft.adapters.provenance import descriptions_of, inherited
 from weft.adapters.site import site_at
 from weft.adapters.truncate import Spectrum, spectrum, truncate, truncation_error
+from weft.adapters.vllm_folder import VLLM_RANKS, for_vllm
 from weft.adapters.weights import tensor_bytes
 
 __all__ = [
+    "VLLM_RANKS",
     "Folded",
     "OnMismatch",
     "Spectrum",
@@ -31,6 +34,7 @@ __all__ = [
     "descriptions_of",
     "fingerprint",
     "fold",
+    "for_vllm",
     "inherited",
     "inner",
     "load",
@@ -40,6 +44,7 @@ __all__ = [
     "on_one_base",
     "push",
     "save",
+    "save_gguf",
     "site_at",
     "spectrum",
     "stored_as",

@@ -28,6 +28,7 @@ VERBS = {
     "route": "weft.cli.route:route",
     "merge": "weft.cli.merge:merge",
     "fold": "weft.cli.fold:fold",
+    "export": "weft.cli.export:export",
     "store": "weft.cli.store:store",
     "train": "weft.cli.train:train",
     "eval": "weft.cli.eval:evaluate_recipe",
