@@ -37,6 +37,7 @@ VERBS = {
     "describe": "weft.cli.describe:describe",
     "map": "weft.cli.map:map_library",
     "plot": "weft.cli.plot:plot",
+    "import-t2l": "weft.cli.import_t2l:import_released",
     "pull": "weft.cli.pull:pull",
     "push": "weft.cli.push:push",
     "list": "weft.cli.list:list_things",

@@ -14,6 +14,7 @@ from cyclopts.validators import Number
 from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Threads, set_threads
 from weft.cli.shared.model import (
     Dtype,
+    base_of,
     hypernetwork_for,
     open_host,
     open_hypernetwork,
@@ -22,9 +23,7 @@ from weft.cli.shared.model import (
 )
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError
-from weft.files import resolve
 from weft.plain import plain
-from weft.reading import read_json
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -99,7 +98,7 @@ def compile_function(
     name = name or slug(Description(description))
     task = None if examples is None else _task(examples, description, name)
     if base is None:
-        base = usual_base() if hypernetwork is None else _base_of(hypernetwork)
+        base = usual_base() if hypernetwork is None else base_of(hypernetwork)
     host = open_host(base, device=device, dtype=dtype)
     chosen = hypernetwork or hypernetwork_for(host)
     start: Adapter | None = None
@@ -185,17 +184,6 @@ def _fit(task: Task, host: Host) -> Task:
     if not test:
         print("weft: too few examples to hold some out: no early stop, no score", file=sys.stderr)
     return replace(task, train=train, test=test)
-
-
-def _base_of(hypernetwork: str) -> str:
-    """The base that a hypernetwork names."""
-    folder = resolve(hypernetwork)
-    named = (
-        None if folder is None else read_json(folder / "config.json").get("provenance", {}).get("base_model")
-    )
-    if not named:
-        raise ConfigError(f"hypernetwork {hypernetwork} does not name its base; give --base")
-    return named
 
 
 def _train(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from weft.config import Config, parse_config
+from weft.embed.first_token import FirstToken
 from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
@@ -28,6 +29,14 @@ class SentenceConfig(Config):
     kind: Literal["sentence"]
     name: str = "minilm"
     """`minilm`, a folder, or a sentence-transformers id."""
+
+
+class FirstTokenConfig(Config):
+    """An encoder read at its first token, as the released Text-to-LoRA networks do."""
+
+    kind: Literal["first_token"]
+    name: str
+    """A folder, or a hub id."""
 
 
 class HostStatesConfig(Config):
@@ -106,6 +115,7 @@ class PartsConfig(Config):
 
 EncoderConfig = Annotated[
     SentenceConfig
+    | FirstTokenConfig
     | HostStatesConfig
     | InputsConfig
     | Task2VecConfig
@@ -135,6 +145,8 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
     match parsed:
         case SentenceConfig():
             return SentenceEncoder(parsed.name)
+        case FirstTokenConfig():
+            return FirstToken(parsed.name)
         case HostStatesConfig():
             base = _host(parsed, host)
             return HostStates(base, layers=parsed.layers, pool=parsed.pool, template=parsed.template)

@@ -22,6 +22,7 @@ from weft.hyper.head import AbstractHead
 from weft.hyper.head_l import HeadL
 from weft.hyper.head_m import HeadM
 from weft.hyper.head_p import HeadP
+from weft.hyper.head_published import HeadPublished, Size
 from weft.hyper.head_s import HeadS
 from weft.hyper.head_z import HeadZ
 from weft.hyper.trunk import Trunk
@@ -69,11 +70,22 @@ class HeadPConfig(Config):
     """How many bases each module type has, shared by its layers."""
 
 
+class HeadPublishedConfig(Config):
+    """Options of the head of a released network, which `weft import-t2l` writes."""
+
+    kind: Literal["published"]
+    size: Size
+    bias: bool = True
+    """Whether the linear maps have one."""
+    z_scored: bool = False
+    """Whether they give z-scores, which a spread per number is multiplied to."""
+
+
 class T2LConfig(Config):
     """A Text-to-LoRA network; the defaults are the paper's sizes."""
 
     kind: Literal["t2l"] = "t2l"
-    head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig | HeadPConfig = Field(
+    head: HeadLConfig | HeadMConfig | HeadSConfig | HeadZConfig | HeadPConfig | HeadPublishedConfig = Field(
         default=HeadLConfig(kind="L"), discriminator="kind"
     )
     rank: Rank = 8
@@ -88,8 +100,8 @@ class T2LConfig(Config):
     """Width of the latents that the heads read."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Share of the trunk's numbers that a training step drops."""
-    trunk_norm: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """L2 norm of the latents that the heads read."""
+    trunk_norm: float | None = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """L2 norm of the latents that the heads read; None leaves them as they are, as in the paper."""
 
     @property
     def scaling(self) -> float:
@@ -152,4 +164,7 @@ def build_t2l(config: T2LConfig, sites: Iterable[Site], *, dim: int) -> T2L:
             head = HeadZ(groups, head_in=head_in, rank=rank, core=core)
         case HeadPConfig(bases=bases):
             head = HeadP(groups, head_in=head_in, rank=rank, bases=bases)
+        case HeadPublishedConfig(size=size, bias=bias, z_scored=z_scored):
+            options = {"dropout": config.dropout, "bias": bias, "z_scored": z_scored}
+            head = HeadPublished(groups, size=size, latent=latent, head_in=head_in, rank=rank, **options)
     return T2L(config, groups, trunk, head)

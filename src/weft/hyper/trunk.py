@@ -4,8 +4,9 @@ Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105), section 3:
 
     x = mixer([task(e); layer(l); role(m)]);  x = x + mlp1(x);  x = x + mlp2(x);  z = mlp3(x)
 
-Departs from the paper in: z is scaled to a fixed L2 norm, because with plain z either B never leaves zero or
-one Adam step moves it too far; linear layers start at N(0, 1/fan_in); the input is z-scored.
+Departs from the paper in: z is scaled to a fixed L2 norm (unless that is None), because with plain z either B
+never leaves zero or one Adam step moves it too far; linear layers start at N(0, 1/fan_in); the input is
+z-scored.
 """
 
 import math
@@ -28,7 +29,14 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, dim: int, groups: Sequence[Group], *, latent: int, head_in: int, dropout: float, norm: float
+        self,
+        dim: int,
+        groups: Sequence[Group],
+        *,
+        latent: int,
+        head_in: int,
+        dropout: float,
+        norm: float | None,
     ) -> None:
         super().__init__()
         sites = [site for group in groups for site in group.sites]
@@ -49,10 +57,10 @@ class Trunk(nn.Module):
         self.layer = nn.Sequential(nn.Embedding(len(layers), latent // 4), nn.LayerNorm(latent // 4))
         self.role = nn.Sequential(nn.Embedding(len(roles), latent // 4), nn.LayerNorm(latent // 4))
         wide, drop = 4 * latent, nn.Dropout(dropout)
-        self.mixer = nn.Sequential(drop, *_mlp(latent, wide, latent, drop))
-        self.mlp1 = nn.Sequential(nn.LayerNorm(latent), *_mlp(latent, wide, latent, drop))
-        self.mlp2 = nn.Sequential(nn.LayerNorm(latent), *_mlp(latent, wide, latent, drop))
-        self.mlp3 = nn.Sequential(nn.LayerNorm(latent), *_mlp(latent, wide, head_in, drop)[:-1])
+        self.mixer = nn.Sequential(drop, *mlp(latent, wide, latent, drop))
+        self.mlp1 = nn.Sequential(nn.LayerNorm(latent), *mlp(latent, wide, latent, drop))
+        self.mlp2 = nn.Sequential(nn.LayerNorm(latent), *mlp(latent, wide, latent, drop))
+        self.mlp3 = nn.Sequential(nn.LayerNorm(latent), *mlp(latent, wide, head_in, drop)[:-1])
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
@@ -84,10 +92,11 @@ class Trunk(nn.Module):
         return x_BSW + self.mlp1(x_BSW)
 
     def tail(self, x_BQW: Float[Tensor, "B Q W"]) -> Float[Tensor, "B Q F"]:
-        """The latents that the heads read, each of L2 norm `norm`."""
-        x_BQW = x_BQW + self.mlp2(x_BQW)
-        return self.norm * F.normalize(self.mlp3(x_BQW), dim=-1)
+        """The latents that the heads read, each of L2 norm `norm` unless that is None."""
+        z_BQF = self.mlp3(x_BQW + self.mlp2(x_BQW))
+        return z_BQF if self.norm is None else self.norm * F.normalize(z_BQF, dim=-1)
 
 
-def _mlp(inside: int, wide: int, outside: int, drop: nn.Dropout) -> list[nn.Module]:
+def mlp(inside: int, wide: int, outside: int, drop: nn.Dropout) -> list[nn.Module]:
+    """Two linear layers, each with SiLU and dropout behind it."""
     return [nn.Linear(inside, wide), nn.SiLU(), drop, nn.Linear(wide, outside), nn.SiLU(), drop]

@@ -175,6 +175,17 @@ def told_reach(hyper: HyperNetwork, description: str) -> dict[str, Any]:
     return {"reach": round(found.similarity, 3), "reach_threshold": found.threshold}
 
 
+def base_of(hypernetwork: str) -> str:
+    """The base that a hypernetwork names. Raises ConfigError where it names none, and for no hypernetwork."""
+    folder = resolve(hypernetwork)
+    named = (
+        None if folder is None else read_json(folder / "config.json").get("provenance", {}).get("base_model")
+    )
+    if not named:
+        raise ConfigError(f"hypernetwork {hypernetwork} does not name its base; give --base")
+    return named
+
+
 def usual_base() -> str:
     """The base where nobody names one: the real model where a hypernetwork for it ships, else the letters."""
     return "weft/smollm2" if (embedded_folder() / "smollm2-t2l").is_dir() else BASE

@@ -76,6 +76,13 @@ class World:
         """What the function of a name reads, a key of `SHAPES`. Raises ConfigError for an unknown one."""
         return self._steps_of(name)[0][0].reads
 
+    def answer(self, name: str, text: str) -> str | None:
+        """What the function of a name makes of a text; None where that is nothing.
+
+        Raises ConfigError for an unknown function.
+        """
+        return _run(self._steps_of(name), text)
+
     def _steps_of(self, name: str) -> tuple[Step, ...]:
         for part in name.split("+"):
             if part not in _steps():
