@@ -86,9 +86,9 @@ def to_text(report: Report) -> str:
     """The tables for a terminal; differences in exact match alone."""
     parts = []
     for split in report.splits:
-        parts += [_heading(split), text_table(_result_cells(split))]
-        parts += [text_table(_comparison_cells(split, METRICS[:1]))]
-        parts += _remarks(split)
+        parts += [heading(split), text_table(result_cells(split))]
+        parts += [text_table(comparison_cells(split, METRICS[:1]))]
+        parts += remarks(split)
     parts += [f"note: {note}" for note in report.notes]
     parts.append(_about(report))
     return "\n\n".join(parts) + "\n"
@@ -98,10 +98,10 @@ def to_markdown(report: Report) -> str:
     """A page for `docs/results`."""
     parts = [f"# Evaluation of {report.base}", _READING]
     for split in report.splits:
-        heading = _heading(split)
-        parts += [f"## {heading[0].upper()}{heading[1:]}"]
-        parts += [markdown_table(_result_cells(split)), markdown_table(_comparison_cells(split, METRICS))]
-        parts += _remarks(split)
+        title = heading(split)
+        parts += [f"## {title[0].upper()}{title[1:]}"]
+        parts += [markdown_table(result_cells(split)), markdown_table(comparison_cells(split, METRICS))]
+        parts += remarks(split)
     parts += [f"Note: {note}" for note in report.notes]
     parts += ["## How it was made", _about(report)]
     parts += [f"```sh\n{report.command}\n```"] if report.command else []
@@ -134,12 +134,14 @@ _READING = (
 )
 
 
-def _heading(split: SplitReport) -> str:
+def heading(split: SplitReport) -> str:
+    """What a split is, and how much of it was measured."""
     title = _SPLIT_TITLES.get(split.name, split.name.replace("_", " "))
     return f"{title}: {split.tasks} tasks, {split.rows} rows"
 
 
-def _result_cells(split: SplitReport) -> Cells:
+def result_cells(split: SplitReport) -> Cells:
+    """One line per condition."""
     cells = [["condition", *(_METRIC_TITLES[m] for m in METRICS), "tasks", "rows"]]
     for result in split.results:
         if result.metrics:
@@ -150,7 +152,8 @@ def _result_cells(split: SplitReport) -> Cells:
     return cells
 
 
-def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
+def comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
+    """One line per difference."""
     main = _METRIC_TITLES[METRICS[0]]
     cells = [["difference", *(_METRIC_TITLES[m] for m in metrics), "p", "ratio", "tasks"]]
     if len(metrics) > 1:
@@ -162,7 +165,8 @@ def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     return cells
 
 
-def _remarks(split: SplitReport) -> list[str]:
+def remarks(split: SplitReport) -> list[str]:
+    """What else a reader must know of a split; no or one paragraph."""
     lines = [f"- {r.condition}: {r.reason}." for r in split.results if r.reason]
     for result in split.results:
         if len(set(result.by_seed.get(METRICS[0], ()))) > 1:

@@ -1,0 +1,111 @@
+"""What `weft experiment zero-shot` found, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import yaml
+
+from weft.evaluate.metrics import METRICS
+from weft.evaluate.report import comparison_cells, heading, remarks, result_cells
+from weft.evaluate.tables import markdown_table, versions
+from weft.experiments.zero_shot.cost import ratios
+from weft.experiments.zero_shot.measure import ZeroShot
+from weft.experiments.zero_shot.recipe import ZeroShotRecipe
+from weft.experiments.zero_shot.steps import Curve, summary
+
+_READING = (
+    "Means over tasks, with 95 % bootstrap intervals over tasks and rows. Loss is in nats per answer token. "
+    "Every condition answers the same rows, by greedy decoding. The description is in the prompt in "
+    "`base+description` alone; elsewhere all knowledge of the task is in the adapter."
+)
+_COST = (
+    "Seconds are medians on {threads} thread{s}. FLOPs are counted operation by operation; an answer is its "
+    "prompt and its tokens, each read once. An adapter is made once and then serves every answer."
+)
+_STEPS = (
+    "Functions that no training has seen, {examples} examples each, both starts on the same rows in the same "
+    "order. The goal is the held-out loss that a start from zero has after {steps} steps."
+)
+
+
+def zero_shot_page(
+    recipe: ZeroShotRecipe, found: ZeroShot, *, pictures: tuple[str, str], command: str
+) -> str:
+    """The Markdown page."""
+    about = found.hypernetwork
+    parts = [
+        f"# What a generated adapter is worth: {recipe.base}",
+        f"Hypernetwork {about['name']}, step {about['step']}, sha256 {about['sha256']}.",
+    ]
+    if found.splits:
+        parts += [_READING, f"![exact match of every condition]({pictures[0]})"]
+        for split in found.splits:
+            title = heading(split)
+            parts += [f"## {title[0].upper()}{title[1:]}"]
+            parts += [markdown_table(result_cells(split)), markdown_table(comparison_cells(split, METRICS))]
+            parts += remarks(split)
+    if recipe.cost is not None and found.cost:
+        threads = found.cost["threads"]
+        parts += ["## Cost", _COST.format(threads=threads, s="s" * (threads > 1))]
+        parts.append(markdown_table(_cost_cells(found.cost, recipe.cost.adapters)))
+    if recipe.steps is not None and found.curves:
+        said = _STEPS.format(examples=recipe.steps.examples, steps=recipe.steps.steps)
+        parts += ["## Steps saved", said, _told(found.curves, recipe.steps.steps)]
+        parts += [f"![held-out loss by steps]({pictures[1]})", markdown_table(_curve_cells(found.curves))]
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    parts += ["## How it was made", f"Made with {told}.", f"```sh\n{command}\n```", f"```yaml\n{text}```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_dict(recipe: ZeroShotRecipe, found: ZeroShot) -> dict[str, Any]:
+    """Plain values for JSON."""
+    values = asdict(found)
+    if recipe.cost is not None and found.cost:
+        values["ratios"] = ratios(found.cost, recipe.cost.adapters)
+    if recipe.steps is not None and found.curves:
+        values["saved"] = summary(found.curves, recipe.steps.steps)
+    return values | {"recipe": recipe.model_dump(mode="json")}
+
+
+def _cost_cells(cost: Any, adapters: int) -> list[list[str]]:
+    names = dict.fromkeys([*cost["seconds"], *cost["flops"]])
+    cells = [["", "milliseconds", "GFLOPs"]]
+    for name in names:
+        seconds, flops = cost["seconds"].get(name), cost["flops"].get(name)
+        cells.append(
+            [
+                name,
+                "" if seconds is None else f"{1000 * seconds:.1f}",
+                "" if flops is None else f"{flops / 1e9:.3g}",
+            ]
+        )
+    return [*cells, *([name, f"x {ratio:.2f}", ""] for name, ratio in ratios(cost, adapters).items())]
+
+
+def _told(curves: Sequence[Curve], steps: int) -> str:
+    found = summary(curves, steps)
+    return (
+        f"The generated start needs {found['median share of the steps']:.2f} of the steps (median of "
+        f"{found['functions']} functions); {found['at once']} are there before the first step, "
+        f"{found['never']} never get there."
+    )
+
+
+def _curve_cells(curves: Sequence[Curve]) -> list[list[str]]:
+    cells = [
+        ["function", "zero, at the end", "generated, at the start", "generated, at the end", "steps needed"]
+    ]
+    for curve in curves:
+        needed = "never" if curve.needed is None else str(curve.needed)
+        numbers = (curve.zero[-1], curve.generated[0], curve.generated[-1])
+        cells.append([curve.task, *(f"{number:.3f}" for number in numbers), needed])
+    middle = [
+        median(values)
+        for values in zip(*((c.zero[-1], c.generated[0], c.generated[-1]) for c in curves), strict=True)
+    ]
+    return [*cells, ["median", *(f"{number:.3f}" for number in middle), ""]]

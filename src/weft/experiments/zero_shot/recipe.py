@@ -1,0 +1,87 @@
+"""What `weft experiment zero-shot` is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from weft.config import Config, Size
+from weft.tasks.source import Data
+
+
+class Accuracy(Config):
+    """Every control condition of `weft eval`, split by split."""
+
+    splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    max_tasks: PositiveInt = 20
+    """Of each split."""
+    rows_per_task: PositiveInt = 2
+    """By each seed."""
+    max_new_tokens: PositiveInt = 12
+    batch_size: PositiveInt = 64
+    bootstrap_samples: PositiveInt = 2000
+
+
+class Cost(Config):
+    """Seconds and FLOPs of making adapters, beside the base's own."""
+
+    adapters: Size = 64
+    """How many are made at once, beside one."""
+    repeats: Size = 10
+    """Of every timing; the median counts."""
+    prompt: Size = 48
+    """Tokens in the cache before the decode steps that are timed."""
+    shots: tuple[PositiveInt, ...] = (1, 4, 16)
+    """Examples in the prompt, in place of an adapter."""
+    tasks: Size = 8
+    """FLOPs are means over the first so many tasks."""
+
+
+class Steps(Config):
+    """Training on a few examples of functions that no training has seen: from zero, and from the adapter."""
+
+    splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Tasks are taken from them by turns."""
+    tasks: Size = 32
+    examples: Size = 16
+    steps: Size = 200
+    look: Size = 10
+    """Steps between two looks at the held-out rows."""
+    held_out: Size = 12
+    rows_per_step: Size = 8
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+
+
+class ZeroShotRecipe(Config):
+    """`weft experiment zero-shot RECIPE`; a section that is left out is not measured."""
+
+    base: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    hypernetwork: str
+    multitask: str | None = None
+    """Adapter folder: one LoRA for all tasks, the fixed adapter among the controls."""
+    oracles: str | None = None
+    """Folder of adapter folders, each named as the task that it was trained for."""
+    data: Data
+    accuracy: Accuracy | None = None
+    cost: Cost | None = None
+    steps: Steps | None = None
+    seed: int = 0
+    output_dir: str
+    """Where every part goes when it is done; a run that was stopped goes on from them."""
+    output: str | None = None
+    """The Markdown page; JSON and pictures go beside it."""
+
+    def quick(self) -> ZeroShotRecipe:
+        """The same questions in minutes: one seed, few tasks, few steps."""
+        accuracy, cost, steps = self.accuracy, self.cost, self.steps
+        return self.model_copy(
+            update={
+                "accuracy": accuracy and accuracy.model_copy(update={"seeds": (0,), "max_tasks": 8}),
+                "cost": cost and cost.model_copy(update={"repeats": 3, "tasks": 2}),
+                "steps": steps and steps.model_copy(update={"tasks": 1, "steps": 20, "look": 5}),
+                "output_dir": f"{self.output_dir}-quick",
+            }
+        )

@@ -1,0 +1,123 @@
+"""Steps saved: training on a few examples from the generated adapter, beside training from zero.
+
+Both starts are trained in the same forwards, on the same rows in the same order, and each has its own Adam
+state and clipping. What counts is the loss on rows that neither is trained on:
+
+    saved: the first look at which the generated start is no worse than the other start after all steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from weft.errors import ConfigError
+from weft.experiments.zero_shot.recipe import Steps
+from weft.host import Host
+from weft.hyper import HyperNetwork
+from weft.tasks import Encoded, Task, render, shuffled
+from weft.train.learned import LearnedBank, backward, score
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.types import Adapter, Description
+
+ZERO, GENERATED = "zero", "generated"
+_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses of one function, in nats per answer token of the held-out rows."""
+
+    task: str
+    at: tuple[int, ...]
+    """Steps taken at each look; the first is 0."""
+    zero: tuple[float, ...]
+    generated: tuple[float, ...]
+
+    @property
+    def needed(self) -> int | None:
+        """Steps that the generated start needs for what zero has at the end; None where it never does."""
+        goal = self.zero[-1]
+        return next((step for step, loss in zip(self.at, self.generated, strict=True) if loss <= goal), None)
+
+
+def choose(splits: Sequence[Sequence[Task]], count: int) -> list[Task]:
+    """So many tasks, one of each split by turns. Raises ConfigError where there are fewer."""
+    longest = max(map(len, splits))
+    turns = [tasks[i] for i in range(longest) for tasks in splits if i < len(tasks)]
+    if len(turns) < count:
+        raise ConfigError(f"the splits hold {len(turns)} tasks, steps.tasks is {count}")
+    return turns[:count]
+
+
+def train_both(host: Host, hyper: HyperNetwork, task: Task, steps: Steps, *, seed: int) -> Curve:
+    """Train one function from both starts; the description is an unseen wording of it."""
+    text = (task.unseen_descriptions or task.descriptions)[0]
+    made = hyper.adapt(Description(text))
+    bank = _bank(made, task.name, seed).to(host.device)
+    rows = [render(host.tokenizer, row) for row in task.train[: steps.examples]]
+    held_out = [render(host.tokenizer, row) for row in task.test[: steps.held_out]]
+    if not rows or not held_out:
+        raise ConfigError(f"task {task.name} has no train rows, or no test rows")
+    config = OptimizerConfig(learning_rate=steps.learning_rate)
+    [optimizer] = build_optimizers(config, bank.named_parameters())
+    [scheduler] = build_schedulers(config, [optimizer], steps.steps)
+    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
+    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    looks = [(0, *_losses(host, bank, held_out))]
+    for done in range(1, steps.steps + 1):
+        drawn = _draw(rows, steps.rows_per_step, done - 1, f"{seed}/{task.name}")
+        backward(host, bank, [drawn, drawn], tokens=_TOKENS, accelerator=accelerator)
+        bank.clip_grad_norm_(config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if done % steps.look == 0 or done == steps.steps:
+            looks.append((done, *_losses(host, bank, held_out)))
+    at, zero, generated = zip(*looks, strict=True)
+    return Curve(task.name, at, zero, generated)
+
+
+def summary(curves: Sequence[Curve], steps: int) -> dict[str, Any]:
+    """The median share of the steps that the generated start needs; one that never arrives counts as 1."""
+    shares = sorted(1.0 if curve.needed is None else curve.needed / steps for curve in curves)
+    middle = len(shares) // 2
+    return {
+        "functions": len(curves),
+        "median share of the steps": shares[middle]
+        if len(shares) % 2
+        else (shares[middle - 1] + shares[middle]) / 2,
+        "never": sum(curve.needed is None for curve in curves),
+        "at once": sum(curve.needed == 0 for curve in curves),
+    }
+
+
+def _bank(made: Adapter, name: str, seed: int) -> LearnedBank:
+    """Two adapters: the first from zero, the second from what was made; one scaling for both."""
+    scaling = made.factors[made.sites[0]].scaling
+    bank = LearnedBank(made.sites, [f"{name}-{ZERO}", name], r=made.rank, scaling=scaling, seed=seed)
+    with torch.no_grad():
+        for site, a_KRI, b_KOR in zip(bank.sites, bank.a, bank.b, strict=True):
+            a_RI, b_OR, own = made.factors[site]
+            a_KRI[1], b_KOR[1] = a_RI, b_OR * (own / scaling)
+    return bank
+
+
+def _losses(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> tuple[float, float]:
+    zero, generated = (score(host, bank.part(k, k + 1), rows, tokens=_TOKENS)[0] for k in (0, 1))
+    return zero, generated
+
+
+def _draw(rows: Sequence[Encoded], count: int, step: int, key: str) -> list[Encoded]:
+    """Rows of one step: in rounds, each in an order of its own."""
+    count = min(count, len(rows))
+    first = step * count
+    return [
+        rows[shuffled(len(rows), f"{key}/{place // len(rows)}")[place % len(rows)]]
+        for place in range(first, first + count)
+    ]
