@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from weft.tasks import Task
+from weft.tasks import Task, gibberish
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ALIKE = 0.5
 """Two tasks are alike when they share this much of all their answers."""
 
@@ -41,12 +40,6 @@ def draw_wordings(tasks: Sequence[Task], seed: int) -> Wordings:
         ),
         other=derangement(tasks, seed) if len(tasks) > 1 else None,
     )
-
-
-def gibberish(text: str, key: str) -> str:
-    """Random letters in words of the same lengths as the text's, drawn by `key`."""
-    chance = random.Random(key)
-    return "".join(c if c.isspace() else _LETTERS[int(chance.random() * len(_LETTERS))] for c in text)
 
 
 def derangement(tasks: Sequence[Task], seed: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from weft.tasks.batch import IGNORE, Batch, Draw, TaskSampler, collate, samplers_by_category, shuffled
 from weft.tasks.chat import Encoded, fit_rows, render, render_prompt
 from weft.tasks.folder import load_task, load_tasks, save_task
+from weft.tasks.gibberish import gibberish
 from weft.tasks.natural_instructions import load_natural_instructions
 from weft.tasks.rows import read_rows, write_rows
 from weft.tasks.task import Row, Task, hash_tasks
@@ -17,6 +18,7 @@ __all__ = [
     "TaskSampler",
     "collate",
     "fit_rows",
+    "gibberish",
     "hash_tasks",
     "load_natural_instructions",
     "load_task",

@@ -41,6 +41,7 @@ from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.packing import Packed
+from weft.train.reach import reach_of
 from weft.train.run import Run, RunConfig
 from weft.train.steering import loss, pack_draws, steering
 from weft.types import AbstractEncoder, Cue
@@ -287,6 +288,9 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
     e_ND = hyper.encode(cues)
     if start is None:
         hyper.fit_normaliser(e_ND)
+    known = reach_of(hyper, train)
+    if known is not None:
+        hyper.provenance["reach"] = known
     return hyper
 
 

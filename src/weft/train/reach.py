@@ -1,0 +1,33 @@
+"""What a hypernetwork keeps of its training tasks, to say what it knows; see `weft.hyper.reach`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weft.hyper import HyperNetwork, learn_reach
+from weft.tasks import Task, gibberish
+
+_MOST = 256
+_BY_NAME = ("onehot", "learned")
+
+
+def reach_of(hyper: HyperNetwork, tasks: Sequence[Task]) -> dict[str, Any] | None:
+    """The reach of a network that was trained on these tasks, known by their main descriptions.
+
+    The threshold lies between wordings that were kept from training and gibberish of the same shape. None for
+    a network that is given names in place of descriptions, and where no wording was kept.
+    """
+    if hyper.encoder.config()["kind"] in _BY_NAME:
+        return None
+    known = [task.descriptions[0] for task in tasks]
+    kept = _spread([text for task in tasks for text in task.unseen_descriptions])
+    if not kept:
+        return None
+    meaningless = [gibberish(text, f"reach/{i}") for i, text in enumerate(_spread(known))]
+    return learn_reach(hyper, known, kept, meaningless)
+
+
+def _spread(texts: Sequence[str]) -> list[str]:
+    count = min(_MOST, len(texts))
+    return [texts[i * len(texts) // count] for i in range(count)]
