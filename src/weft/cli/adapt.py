@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag, OutputFolder
+from weft.cli.shared.flags import Flag, OutputFolder, Paraphrases
 from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork, told_reach
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
@@ -27,6 +27,7 @@ def adapt(
     output_dir: OutputFolder,
     hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
     levels: int | None = None,
+    paraphrases: Paraphrases = 1,
     name: str | None = None,
     json: Flag = False,
 ) -> None:
@@ -44,11 +45,13 @@ def adapt(
         hypernetwork: The hypernetwork that makes it: a folder, or one that ships with Weft. A document needs
             a context network (weft train context).
         levels: How many levels of a stack act above its first; it decides by itself unless given.
+        paraphrases: Make the exact mean of the adapters of so many wordings, 1 to 16; the rank grows as much.
         name: Name of the adapter; made from the description unless given.
         json: Print JSON.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
+    from weft.hyper import adapt_paraphrased
     from weft.hyper.slug import slug
     from weft.types import Document
 
@@ -57,13 +60,15 @@ def adapt(
     if description is not None:
         hyper = open_hypernetwork(hypernetwork)
         start = time.perf_counter()
-        adapter = hyper.adapt(description, name=name, levels=levels)
+        adapter, agreement = adapt_paraphrased(hyper, description, paraphrases, name=name, levels=levels)
         reached = told_reach(hyper, description)
+        if agreement is not None:
+            reached["agreement"] = round(agreement, 3)
     else:
         assert document is not None
         check_file(document)
-        if levels is not None:
-            raise ConfigError("--levels belongs to a description; a document has none")
+        if levels is not None or paraphrases > 1:
+            raise ConfigError("--levels and --paraphrases belong to a description; a document has none")
         network = _open_context(hypernetwork)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))

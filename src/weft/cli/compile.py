@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Threads, set_threads
+from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases, Threads, set_threads
 from weft.cli.shared.model import (
     Dtype,
     base_of,
@@ -46,6 +46,7 @@ def compile_function(
     examples: str | None = None,
     base: str | None = None,
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
+    paraphrases: Paraphrases = 1,
     max_steps: Annotated[int, Parameter(validator=Number(gte=0))] = 100,
     learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] = 1e-3,
     rows_per_step: Above0 = 8,
@@ -76,6 +77,7 @@ def compile_function(
         base: The base that it is for; the hypernetwork's unless given.
         hypernetwork: The hypernetwork that makes the adapter; one that ships with Weft for the base, unless
             given.
+        paraphrases: Start from the exact mean of the adapters of so many wordings, 1 to 16.
         max_steps: Most steps of training on the examples; 0 only measures.
         learning_rate: Of Adam.
         rows_per_step: Examples in one step.
@@ -91,6 +93,7 @@ def compile_function(
     set_threads(threads)
     from weft.adapters import save
     from weft.checks import check_target
+    from weft.hyper import adapt_paraphrased
     from weft.hyper.slug import slug
     from weft.types import Description
 
@@ -105,8 +108,10 @@ def compile_function(
     near: dict[str, Any] = {}
     if chosen is not None:
         hyper = open_hypernetwork(chosen, host=host, on_mismatch=base_mismatch)
-        start = hyper.to(host.device).adapt(description, name=name)
+        start, agreement = adapt_paraphrased(hyper.to(host.device), description, paraphrases, name=name)
         near = told_reach(hyper, description)
+        if agreement is not None:
+            near["agreement"] = round(agreement, 3)
     elif task is None:
         raise ConfigError(
             f"no hypernetwork for base {base} ships with Weft, and there are no examples; "

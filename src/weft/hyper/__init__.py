@@ -4,6 +4,7 @@ from weft.hyper.accumulator import Accumulator, AccumulatorConfig
 from weft.hyper.average import average
 from weft.hyper.context import ContextConfig, ContextNetwork
 from weft.hyper.hypernetwork import HyperNetwork
+from weft.hyper.paraphrased import Paraphrased, adapt_paraphrased, paraphrases
 from weft.hyper.perceiver import Perceiver, PerceiverConfig
 from weft.hyper.reach import Reach, learn_reach, reach
 from weft.hyper.shift import Shift, ShiftConfig
@@ -35,6 +36,7 @@ __all__ = [
     "HeadSConfig",
     "HeadZConfig",
     "HyperNetwork",
+    "Paraphrased",
     "Perceiver",
     "PerceiverConfig",
     "Reach",
@@ -47,8 +49,10 @@ __all__ = [
     "StackConfig",
     "T2LConfig",
     "WindowController",
+    "adapt_paraphrased",
     "average",
     "build_t2l",
     "learn_reach",
+    "paraphrases",
     "reach",
 ]

@@ -22,6 +22,10 @@ Threads = Annotated[int | None, Parameter(validator=Number(gte=1))]
 """CPU threads; None leaves them to torch."""
 
 
+Paraphrases = Annotated[int, Parameter(validator=Number(gte=1, lte=16))]
+"""How many wordings of a description an adapter is the mean of."""
+
+
 def set_threads(threads: Threads) -> None:
     """Use so many CPU threads from here on."""
     if threads is not None:
