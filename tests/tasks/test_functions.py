@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -155,3 +156,18 @@ def test_splits_of_a_recipe() -> None:
     assert {task.name.split("_")[0] for task in some["unseen_compositions"]} <= {"date", "name"}
     with pytest.raises(UnknownNameError, match=r"no shape of input 'dates' \(did you mean date\?\)"):
         load_splits(source.model_copy(update={"reads": ("dates",)}))
+
+
+def test_manners_add_descriptions_and_change_nothing_else() -> None:
+    plain, more = World().train(20), World(mannered=8).train(20)
+    for one, other in zip(plain, more, strict=True):
+        assert other.descriptions[: len(one.descriptions)] == one.descriptions
+        assert 6 <= len(other.descriptions) - len(one.descriptions) <= 8
+        assert replace(other, descriptions=one.descriptions) == one
+
+
+def test_answers_of_a_function_by_its_name(world: World) -> None:
+    assert world.answer("name_last+upper", "Rosa Novak") == "NOVAK"
+    assert world.answer("words_longest", "fig, kiwi, plum") is None
+    with pytest.raises(ConfigError, match="no function 'name_lost'"):
+        world.answer("name_lost", "Rosa Novak")

@@ -165,6 +165,17 @@ def test_more_wordings_add_descriptions_and_change_nothing_else():
         assert replace(other, descriptions=one.descriptions) == one
 
 
+def test_manners_add_descriptions_and_change_nothing_else():
+    plain, more = World().train(60), World(mannered=8).train(60)
+    for one, other in zip(plain, more, strict=True):
+        added = other.descriptions[len(one.descriptions) :]
+        assert other.descriptions[: len(one.descriptions)] == one.descriptions
+        assert 6 <= len(added) <= 8
+        assert not set(added) & set(one.unseen_descriptions)
+        assert replace(other, descriptions=one.descriptions) == one
+    assert World(mannered=8).train(9) == World(mannered=8).train(60)[:9]
+
+
 def test_no_phrase_that_is_kept_for_evaluation_is_among_more_phrases():
     kept = {phrase for operation in OPERATIONS.values() for phrase in operation.phrases[-UNSEEN_PHRASES:]}
     assert MORE_PHRASES.keys() == OPERATIONS.keys()

@@ -51,6 +51,8 @@ class LettersSource(Config):
     """Test rows of each."""
     more_wordings: int = Field(default=0, ge=0, le=10_000)
     """Descriptions per training task beside the 16 of every recipe, with more phrases per operation."""
+    mannered: int = Field(default=0, ge=0, le=10_000)
+    """Further descriptions per task, in many people's manners: polite, curt, with other words."""
 
 
 class FunctionsSource(Config):
@@ -69,6 +71,8 @@ class FunctionsSource(Config):
     """Test rows of each."""
     wordings: int = Field(default=16, gt=0)
     """Descriptions per training function; a quarter as many again are kept unseen."""
+    mannered: int = Field(default=0, ge=0, le=10_000)
+    """Further descriptions per function, in many people's manners: polite, curt, with other words."""
     reads: tuple[str, ...] = ()
     """Of all these functions only those that read these shapes of input (date, name, record, ...), in every
     split; all unless given."""
@@ -211,6 +215,7 @@ def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
             train_rows=source.train_rows,
             test_rows=source.test_rows,
             more_wordings=source.more_wordings,
+            mannered=source.mannered,
         )
         tasks = world.train(source.train_tasks + source.validation_tasks)
         return {
@@ -267,6 +272,7 @@ def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
         train_rows=source.train_rows,
         test_rows=source.test_rows,
         wordings=source.wordings,
+        mannered=source.mannered,
     )
     tasks = world.train(source.train_tasks + source.validation_tasks)
     splits = {

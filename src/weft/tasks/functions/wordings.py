@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from weft.tasks.functions.inputs import SHAPE_NAMES
 from weft.tasks.functions.kind import UNSEEN_PHRASES, Kind, Parameters
+from weft.tasks.manners import dress
 
 _DO = (
     "{do}", "{do}", "{do}.", "{Do}", "{Do}.", "{Do}.", "Please {do}.", "please {do}", "{Do}, nothing else.",
@@ -47,6 +48,15 @@ def describe(
     """
     known = _distinct(lambda: _write(steps, rng, example, unseen=False), count, ())
     return known, _distinct(lambda: _write(steps, rng, example, unseen=True), max(count // 4, 1), known)
+
+
+def mannered(steps: Sequence[Step], rng: random.Random) -> str:
+    """One more description to train on, an order in some person's manner, of phrases that are trained on."""
+    phrases = [
+        _fill(rng.choice(_part(kind.do, False)), "the text" if i == 0 else "it", parameters)
+        for i, (kind, parameters) in enumerate(steps)
+    ]
+    return dress(phrases[0] if len(phrases) == 1 else rng.choice(_JOINS).format(*phrases), rng)
 
 
 def _distinct(write, count: int, taken: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from weft.tasks.functions.inputs import SHAPES
 from weft.tasks.functions.kind import Kind, Parameters
 from weft.tasks.functions.kinds_fields import FIELD_KINDS
 from weft.tasks.functions.kinds_texts import TEXT_KINDS
-from weft.tasks.functions.wordings import describe
+from weft.tasks.functions.wordings import describe, mannered
 from weft.tasks.task import Row, Task
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in FIELD_KINDS + TEXT_KINDS}
@@ -39,6 +39,8 @@ class World:
     test_rows: int = 12
     wordings: int = 16
     """Descriptions written for a training function; a quarter as many again are kept unseen."""
+    mannered: int = 0
+    """Further descriptions per function, in many people's manners."""
 
     def train(self, count: int) -> list[Task]:
         """Single functions and then compositions, in a fixed order: the first 600 of 1000 are those of 600.
@@ -158,6 +160,10 @@ class World:
         rng = random.Random(f"{self.seed} task {name}")
         rows = self._rows(steps, rng)
         known, unseen = describe(steps, rng, self.wordings, (rows[-1].prompt, rows[-1].completion))
+        # From a generator of their own, so that everything else is the same with them and without.
+        chance = random.Random(f"{self.seed} manners {name}")
+        more = dict.fromkeys(mannered(steps, chance) for _ in range(self.mannered))
+        known = (*known, *(text for text in more if text not in (*known, *unseen)))
         return Task(
             name=name,
             descriptions=known,

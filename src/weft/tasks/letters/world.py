@@ -15,6 +15,7 @@ from weft.errors import ConfigError
 from weft.files import nearest
 from weft.tasks.letters.operations import ALPHABET, OPERATIONS, UNSEEN_PHRASES, VOWELS, Operation, Parameters
 from weft.tasks.letters.phrases import MORE_PHRASES
+from weft.tasks.manners import dress
 from weft.tasks.task import Row, Task
 
 Step = tuple[Operation, Parameters]
@@ -54,6 +55,8 @@ class World:
     """Descriptions written for a training task; a quarter as many again are kept unseen."""
     more_wordings: int = 0
     """Descriptions of a training task beside these, with the phrases of `MORE_PHRASES` as well."""
+    mannered: int = 0
+    """Further descriptions per task, in many people's manners: polite, curt, with other words."""
 
     def train(self, count: int) -> list[Task]:
         """The primitives and then compositions, in a fixed order: the first 600 of 1000 are those of 600.
@@ -159,9 +162,13 @@ class World:
         unseen = _distinct(rng, steps, self.wordings // 4, _unseen)
         # From a generator of their own, so that everything else is the same with them and without.
         more = _distinct(random.Random(f"{self.seed} more {name}"), steps, self.more_wordings, _more)
+        told = dict.fromkeys((*known, *more))
+        chance = random.Random(f"{self.seed} manners {name}")
+        for _ in range(self.mannered):
+            told.setdefault(dress(_describe(chance, steps, _more), chance))
         return Task(
             name=name,
-            descriptions=(*known, *(text for text in more if text not in known)),
+            descriptions=tuple(text for text in told if text not in unseen),
             unseen_descriptions=unseen,
             train=tuple(rows[self.test_rows :]),
             test=tuple(rows[: self.test_rows]),
