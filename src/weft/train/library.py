@@ -1,0 +1,275 @@
+"""Train a library: one LoRA for each of hundreds of tasks, a few at a time, each stopped by its own loss.
+
+Groups of tasks of like length share their forwards, as in `train/lora.py`; what an adapter becomes does not
+depend on its group. Some train rows of each task are held out: an adapter whose loss on them does not fall
+for `patience` looks leaves the batch, and is kept as it was when that loss was lowest. Test rows are only
+looked at once, before and after.
+
+`output_dir/adapters/TASK` are PEFT folders, `output_dir/library.json` tells of all that are done. A library
+that is started again goes on with the tasks that lack.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from weft.adapters import save
+from weft.config import Config, Rank, Size
+from weft.errors import ConfigError, NotFiniteError
+from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
+from weft.host import Host, short_names
+from weft.plain import plain
+from weft.tasks import Encoded, Task, fit_rows, hash_tasks, render, shuffled
+from weft.tasks.source import Data, load_splits
+from weft.train.answers import load_base
+from weft.train.kept import RECIPE, check_same, keep, lock_folder
+from weft.train.learned import LearnedBank, backward, score
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+
+INDEX = "library.json"
+
+
+class LibraryRecipe(Config):
+    """`weft train library RECIPE`; names as in `weft train lora` where they mean the same."""
+
+    output_dir: str
+    seed: int = 0
+    base: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the base; adapters are trained in float32."""
+    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    data: Data
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
+    tasks: Size | None = None
+    """The first so many of each split; all unless given."""
+    tasks_at_once: Size = 8
+    """How many adapters share a forward."""
+    r: Rank = 8
+    lora_alpha: float = Field(default=16, gt=0, le=1e6)
+    use_rslora: bool = False
+    target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    optimizer: OptimizerConfig = OptimizerConfig(lr_scheduler_type="constant_with_warmup")
+    max_steps: Size = 400
+    """Of every adapter, at most."""
+    rows_per_task: Size = 8
+    """Rows of a task in one step."""
+    validation_rows: Size = 8
+    """Train rows of each task, the last ones, that it is stopped by and never trained on."""
+    eval_steps: Size = 10
+    """Steps between two looks at them."""
+    patience: Size = 4
+    """Looks without a lower loss before an adapter is done."""
+    test_rows: Size = 32
+    """Test rows of each task, at most, that are scored before and after."""
+    tokens_per_forward: Size = 1024
+    max_length: int | None = Field(default=None, gt=1, le=1 << 24)
+    """Rows of more tokens are left out; None is the window of the base."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A task as token ids."""
+
+    task: Task
+    train: tuple[Encoded, ...]
+    validation: tuple[Encoded, ...]
+    test: tuple[Encoded, ...]
+
+
+def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+    """Run a recipe to its end; returns the folder of adapters. A `host` takes the place of loading `base`.
+
+    Raises ConfigError for a split that the data lacks, for two tasks of one name, and when the folder holds a
+    library of another recipe; NotFiniteError at the first loss that is no number.
+    """
+    tasks = _choose(recipe)
+    folder = Path(recipe.output_dir)
+    lock = lock_folder(folder)
+    try:
+        if resume and (folder / RECIPE).is_file():
+            check_same(folder, recipe, hash_tasks(tasks))
+        keep(folder, recipe, hash_tasks(tasks))
+        remove_leftovers(folder / "adapters")
+        host = host or load_base(
+            recipe.base,
+            dtype=recipe.dtype,
+            device=Accelerator().device,
+            target_modules=recipe.target_modules,
+            attn_implementation=recipe.attn_implementation,
+        )
+        _train_all(recipe, host, tasks, folder, done=_done(folder) if resume else {})
+    finally:
+        os.close(lock)
+    return folder / "adapters"
+
+
+def _train_all(
+    recipe: LibraryRecipe, host: Host, tasks: Sequence[Task], folder: Path, *, done: dict[str, Any]
+) -> None:
+    console = Console(stderr=True)
+    columns = MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(compact=True)
+    with Progress(*columns, TextColumn("{task.fields[shown]}", markup=False), console=console) as bar:
+        shown = bar.add_task("", total=len(tasks), completed=len(done), shown="")
+        left = sorted((task for task in tasks if task.name not in done), key=_length)
+        for start in range(0, len(left), recipe.tasks_at_once):
+            group = left[start : start + recipe.tasks_at_once]
+            ready = [found for task in group if (found := _ready(task, host, recipe)) is not None]
+            for task in group:
+                if task.name not in {one.task.name for one in ready}:
+                    bar.console.print(f"left out {plain(task.name)}: too few rows that fit", markup=False)
+            if ready:
+                done |= _train_group(recipe, host, ready, folder / "adapters")
+                _write_index(folder, recipe, host, done)
+            told = fmean(one["test_followed"] for one in done.values()) if done else 0.0
+            bar.update(shown, advance=len(group), shown=f"{len(done)} done, {told:.2f} of test answers right")
+
+
+def _train_group(
+    recipe: LibraryRecipe, host: Host, ready: Sequence[_Ready], folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Train a few adapters at once, save each as it was at its best, and tell of them by name."""
+    root = math.sqrt(recipe.r) if recipe.use_rslora else recipe.r
+    names = [one.task.name for one in ready]
+    scaling = recipe.lora_alpha / root
+    bank = LearnedBank(host.sites, names, r=recipe.r, scaling=scaling, seed=recipe.seed).to(host.device)
+    [optimizer] = build_optimizers(recipe.optimizer, bank.named_parameters())
+    [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.max_steps)
+    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
+    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    before = [_score(host, bank, k, one.test, recipe) for k, one in enumerate(ready)]
+    lowest = [_score(host, bank, k, one.validation, recipe)[0] for k, one in enumerate(ready)]
+    kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
+    kept_step, ended = [0] * len(ready), [0] * len(ready)
+    for done in range(1, recipe.max_steps + 1):
+        active = [k for k, end in enumerate(ended) if not end]
+        rows = [_draw(one, recipe, done - 1) if k in active else [] for k, one in enumerate(ready)]
+        loss_K = backward(host, bank, rows, tokens=recipe.tokens_per_forward, accelerator=accelerator)
+        if not loss_K.isfinite().all():
+            worst = names[int((~loss_K.isfinite()).nonzero()[0])]
+            raise NotFiniteError(f"the loss of {worst} is no number at step {done}; lower the learning rate")
+        bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if done % recipe.eval_steps and done != recipe.max_steps:
+            continue
+        for k in active:
+            now = _score(host, bank, k, ready[k].validation, recipe)[0]
+            if now < lowest[k]:
+                lowest[k], kept_step[k] = now, done
+                for name, parameter in bank.named_parameters():
+                    kept[name][k] = parameter.detach()[k]
+            if done - kept_step[k] >= recipe.patience * recipe.eval_steps or done == recipe.max_steps:
+                ended[k] = done
+        if all(ended):
+            break
+    with torch.no_grad():
+        for name, parameter in bank.named_parameters():
+            parameter.copy_(kept[name])
+    told = {}
+    for k, one in enumerate(ready):
+        loss, followed = _score(host, bank, k, one.test, recipe)
+        told[one.task.name] = {
+            "description": one.task.descriptions[0],
+            "category": one.task.category,
+            "data_hash": one.task.data_hash,
+            "train_rows": len(one.train),
+            "steps": ended[k],
+            "kept_step": kept_step[k],
+            "validation_loss": lowest[k],
+            "test_loss": loss,
+            "test_followed": followed,
+            "test_loss_before": before[k][0],
+            "test_followed_before": before[k][1],
+        }
+        _save(recipe, host, bank, k, told[one.task.name], folder)
+    return told
+
+
+def _save(
+    recipe: LibraryRecipe, host: Host, bank: LearnedBank, k: int, told: dict[str, Any], folder: Path
+) -> None:
+    provenance = {
+        "base_model": recipe.base,
+        "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
+        "seed": recipe.seed,
+        "target_modules": short_names(host.sites, host.module),
+        "description": told["description"],
+        "data_hash": told["data_hash"],
+        "metrics": {key: told[key] for key in ("validation_loss", "test_loss", "test_followed")},
+        "step": told["kept_step"],
+    }
+    dtype = getattr(torch, recipe.save_dtype)
+    save(bank.adapter(k, base=host.fingerprint, provenance=provenance, dtype=dtype), folder / bank.names[k])
+
+
+def _write_index(folder: Path, recipe: LibraryRecipe, host: Host, done: dict[str, Any]) -> None:
+    index = {"base": host.fingerprint, "base_model": recipe.base, "rank": recipe.r, "tasks": done}
+    replace_file(folder / INDEX, to_json(index))
+
+
+def _done(folder: Path) -> dict[str, Any]:
+    """What the index tells of adapters that are there."""
+    file = folder / INDEX
+    tasks = read_json(file).get("tasks", {}) if file.is_file() else {}
+    there = folder / "adapters"
+    return {name: told for name, told in tasks.items() if (there / name / "adapter_config.json").is_file()}
+
+
+def _choose(recipe: LibraryRecipe) -> list[Task]:
+    splits = load_splits(recipe.data)
+    tasks: dict[str, Task] = {}
+    for name in recipe.splits:
+        if name not in splits:
+            raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
+        for task in splits[name][: recipe.tasks]:
+            if task.name in tasks:
+                raise ConfigError(f"two tasks of these splits are called {task.name}")
+            tasks[task.name] = task
+    return list(tasks.values())
+
+
+def _ready(task: Task, host: Host, recipe: LibraryRecipe) -> _Ready | None:
+    """The task as token ids; None where rows to train on, to stop by or to test on lack."""
+    longest = recipe.max_length or host.window or sys.maxsize
+    train, test = (fit_rows(host.tokenizer, part, max_length=longest)[0] for part in (task.train, task.test))
+    if len(train) <= recipe.validation_rows or not test:
+        return None
+    train_ids, test_ids = (
+        tuple(render(host.tokenizer, row) for row in part) for part in (train, test[: recipe.test_rows])
+    )
+    held = recipe.validation_rows
+    return _Ready(task, train_ids[:-held], train_ids[-held:], test_ids)
+
+
+def _draw(one: _Ready, recipe: LibraryRecipe, step: int) -> list[Encoded]:
+    """Rows of one step: in rounds, each in an order of its own."""
+    count = min(recipe.rows_per_task, len(one.train))
+    rounds = [divmod(place, len(one.train)) for place in range(step * count, (step + 1) * count)]
+    orders = {turn: shuffled(len(one.train), f"{recipe.seed}/{one.task.name}/{turn}") for turn, _ in rounds}
+    return [one.train[orders[turn][place]] for turn, place in rounds]
+
+
+def _score(
+    host: Host, bank: LearnedBank, k: int, rows: Sequence[Encoded], recipe: LibraryRecipe
+) -> tuple[float, float]:
+    return score(host, bank.part(k, k + 1), rows, tokens=recipe.tokens_per_forward)
+
+
+def _length(task: Task) -> float:
+    return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
