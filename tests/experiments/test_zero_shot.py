@@ -161,4 +161,4 @@ def test_the_command_writes_page_values_and_pictures(root: Path, tmp_path: Path)
 def test_quick_is_for_this_alone(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = Path(__file__).parents[2] / "recipes" / "letters" / "merging.yaml"
     assert main(["experiment", "merging", str(recipe), "--quick"]) == 1
-    assert "--quick is for zero-shot and reconstruct" in capsys.readouterr().err
+    assert "--quick is for dynamic, zero-shot and reconstruct" in capsys.readouterr().err

@@ -34,6 +34,7 @@ VERBS = {
     "eval": "weft.cli.eval:evaluate_recipe",
     "experiment": "weft.cli.experiment:experiment",
     "bench": "weft.cli.bench:bench",
+    "reach": "weft.cli.reach:reach_of_network",
     "describe": "weft.cli.describe:describe",
     "map": "weft.cli.map:map_library",
     "plot": "weft.cli.plot:plot",

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from weft.experiments.dynamic.recipe import DynamicRecipe
     from weft.experiments.library.recipe import RoutingRecipe
     from weft.experiments.merging.recipe import MergingRecipe
+    from weft.experiments.reconstruct.recipe import ReconstructionRecipe
     from weft.experiments.tree.recipe import TreeComparison
+    from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 
-Kind = Literal["library", "merging", "tree", "dynamic"]
+Kind = Literal["library", "merging", "tree", "dynamic", "zero-shot", "reconstruct"]
 
 
 def experiment(
@@ -35,7 +37,7 @@ def experiment(
     dry_run: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Compare routers, merges, trees, or changing adapters, on the same rows.
+    """Compare routers, merges, trees, changing or generated adapters, on the same rows.
 
     Every key of the recipe can be set: --key VALUE, or key=VALUE. With the key
     "output" the page is written, with JSON and a picture beside it. For
@@ -45,13 +47,18 @@ def experiment(
         weft experiment merging recipes/letters/merging.yaml
         weft experiment tree recipes/letters/tree_compare.yaml
         weft experiment dynamic recipes/letters/dynamic.yaml --quick
+        weft experiment zero-shot recipes/functions/zero_shot.yaml
+        weft experiment reconstruct recipes/letters/reconstruction.yaml
 
     Args:
         kind: Routers, merges and single adapters on one library; merges of 1, 2, 4, ... adapters; trees
-            beside one LoRA and mixtures, trained on the same tokens; or adapters that change under way.
+            beside one LoRA and mixtures, trained on the same tokens; adapters that change under way;
+            generated adapters beside controls, with their cost and the training that they save; or networks
+            that write down a library.
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
-        quick: Of "dynamic": one seed, few steps, a dozen streams; minutes in place of hours, rougher numbers.
+        quick: Of "dynamic", "zero-shot" and "reconstruct": the same in small; minutes in place of hours,
+            rougher numbers.
         threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and measure nothing.
         json: Print JSON.
@@ -71,8 +78,13 @@ def experiment(
 
 
 def _shortened(kind: Kind, config: Any) -> Any:
+    if kind in ("zero-shot", "reconstruct"):
+        return config.quick()
     if kind != "dynamic":
-        raise ConfigError(f"--quick is for dynamic; {kind} is made smaller by the keys of its recipe")
+        raise ConfigError(
+            f"--quick is for dynamic, zero-shot and reconstruct; {kind} is made smaller by the keys of its "
+            "recipe"
+        )
     from weft.experiments.dynamic.quick import shorten
 
     return shorten(config)
@@ -97,6 +109,14 @@ def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
             from weft.experiments.dynamic.recipe import DynamicRecipe
 
             return DynamicRecipe, _dynamic
+        case "zero-shot":
+            from weft.experiments.zero_shot.recipe import ZeroShotRecipe
+
+            return ZeroShotRecipe, _zero_shot
+        case "reconstruct":
+            from weft.experiments.reconstruct.recipe import ReconstructionRecipe
+
+            return ReconstructionRecipe, _reconstruct
 
 
 def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
@@ -189,6 +209,55 @@ def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
     page = dynamic_page(sections, command=command)
     values = {name: [asdict(line) for line in lines] for name, lines in sections.items()}
     _give(page, {**values, "recipe": recipe.model_dump(mode="json")}, recipe.output, json)
+
+
+def _zero_shot(recipe: ZeroShotRecipe, command: str, json: bool) -> None:
+    from weft.experiments.zero_shot.measure import measure_zero_shot
+    from weft.experiments.zero_shot.page import to_dict, zero_shot_page
+    from weft.plot.bars import Bar, draw_bars
+    from weft.plot.steps import draw_steps
+
+    found = measure_zero_shot(recipe, _line)  # an evaluation has a progress bar of its own
+    pictures = (_picture(recipe.output), _picture(recipe.output, "-steps"))
+    page = zero_shot_page(recipe, found, pictures=pictures, command=command)
+    _give(page, to_dict(recipe, found), recipe.output, json)
+    if recipe.output is None:
+        return
+    folder = Path(recipe.output).parent
+    bars = [
+        Bar(
+            f"{_spaced(split.name)}: {result.condition}",
+            right.mean,
+            right.low,
+            right.high,
+            result.condition,
+        )
+        for split in found.splits
+        for result in split.results
+        if (right := result.metrics.get("exact_match")) is not None
+    ]
+    if bars:
+        draw_bars(bars, folder / pictures[0], label="exact match")
+    if found.curves:
+        draw_steps(found.curves, folder / pictures[1])
+
+
+def _reconstruct(recipe: ReconstructionRecipe, command: str, json: bool) -> None:
+    from weft.experiments.reconstruct.measure import measure_reconstruction
+    from weft.experiments.reconstruct.page import reconstruct_page
+    from weft.plot.reconstruct import draw_reconstruction
+
+    found = measure_reconstruction(recipe, _line)  # every training has a progress bar of its own
+    picture = _picture(recipe.output)
+    page = reconstruct_page(recipe, found, picture=picture, command=command)
+    values = {"written": [asdict(one) for one in found], "recipe": recipe.model_dump(mode="json")}
+    _give(page, values, recipe.output, json)
+    if recipe.output is not None:
+        draw_reconstruction(found, Path(recipe.output).parent / picture)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 @contextmanager

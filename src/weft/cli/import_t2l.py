@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, OutputFolder
 from weft.cli.shared.screen import print_json, print_pairs
 
 
@@ -15,7 +12,7 @@ def import_released(
     folder: Path,
     /,
     *,
-    output_dir: Annotated[Path, Parameter(alias="-o")],
+    output_dir: OutputFolder,
     encoder: str | None = None,
     json: Flag = False,
 ) -> None:
@@ -47,7 +44,7 @@ def import_released(
         "size": imported["size"],
         "trained by": imported["training_task"],
         "modules": hyper.provenance["target_modules"],
-        "rank": hyper.network.config.rank,
+        "rank": imported["rank"],
         "sites": len(hyper.sites),
         "parameters": sum(parameter.numel() for parameter in hyper.network.parameters()),
     }

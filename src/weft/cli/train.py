@@ -9,7 +9,19 @@ from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.plain import plain
 
-Kind = Literal["base", "lora", "hyper", "reconstruct", "blend", "tree", "shift", "context", "stack", "mix"]
+Kind = Literal[
+    "base",
+    "lora",
+    "library",
+    "hyper",
+    "reconstruct",
+    "blend",
+    "tree",
+    "shift",
+    "context",
+    "stack",
+    "mix",
+]
 
 
 def train(
@@ -32,10 +44,11 @@ def train(
         weft train hyper recipes/letters/t2l.yaml --run.max-steps 100
 
     Args:
-        kind: A small base model, task adapters, a hypernetwork, a blend over a library of adapters, a tree of
-            adapters, a shift (adapters that change while the model speaks), a network that presses texts into
-            adapters, a stack of levels over a hypernetwork, a mix of such sources, or
-            a hypernetwork that writes down the adapters of a library (reconstruct).
+        kind: A small base model, task adapters, a library (one adapter for each of many tasks, each stopped
+            by its own loss), a hypernetwork, a blend over a library of adapters, a tree of adapters, a shift
+            (adapters that change while the model speaks), a network that presses texts into adapters, a
+            stack of levels over a hypernetwork, a mix of such sources, or a hypernetwork that writes down
+            the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
         resume: Go on from the last checkpoint, or start again.
@@ -65,6 +78,10 @@ def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
             from weft.train.lora import LoraRecipe, train_lora
 
             return LoraRecipe, train_lora
+        case "library":
+            from weft.train.library import LibraryRecipe, train_library
+
+            return LibraryRecipe, train_library
         case "hyper":
             from weft.train.hyper import HyperRecipe, train_hyper
 

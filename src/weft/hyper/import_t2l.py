@@ -144,7 +144,12 @@ def import_t2l(
     provenance = {
         "base_model": args.model_dir,
         "target_modules": sorted(modules),
-        "imported": {"from": "SakanaAI/text-to-lora", "size": args.size, "training_task": args.training_task},
+        "imported": {
+            "from": "SakanaAI/text-to-lora",
+            "size": args.size,
+            "rank": lora.r,
+            "training_task": args.training_task,
+        },
     }
     return HyperNetwork(reader, network, name=place.resolve().name, provenance=provenance).eval()
 

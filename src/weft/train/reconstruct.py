@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.adapters import load, spectrum
-from weft.config import Config
+from weft.config import Config, Size
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
@@ -47,6 +47,8 @@ class ReconstructRecipe(Config):
     """Where the tasks' descriptions come from."""
     library: str
     """Folder of adapter folders, each named as its task, or one that ships with Weft."""
+    tasks: Size | None = None
+    """The first so many of the tasks that have an adapter, or all."""
     encoder: EncoderConfig
     """One of kind `onehot` or `learned` is given the tasks' names, any other their descriptions."""
     encoder_cache: str = "runs/encoder-cache"
@@ -173,7 +175,7 @@ def _read(recipe: ReconstructRecipe, host: Host) -> tuple[list[Task], dict[str, 
         task
         for task in load_splits(recipe.data)["train"]
         if (folder / task.name / "adapter_config.json").is_file()
-    ]
+    ][: recipe.tasks]
     if not tasks:
         raise MissingFileError(f"{recipe.library} holds no adapter named as one of these tasks")
     return tasks, {task.name: fitted(load(folder / task.name, base=host.fingerprint), host) for task in tasks}

@@ -79,7 +79,8 @@ def play(act: Act) -> Played:
     from weft.engine import Engine
     from weft.types import Description, Mixture
 
-    host = open_host(act.base)
+    # On CPUs float32 is the faster one, and what the hypernetworks were trained on.
+    host = open_host(act.base, dtype="float32")
     hyper = open_hypernetwork(act.hypernetwork, host=host)
     loaded = time.perf_counter()
     texts = list(dict.fromkeys(ask.description for ask in act.asks))

@@ -23,10 +23,10 @@ FUNCTIONS: dict[str, Function] = {
         "date_dmy_2", ("2024-03-17", "1999-12-01")
     ),
     "hey, can you name the product for me": Function(
-        "message_product", ("the printer makes a strange noise.", "when will you ship the camera?")
+        "message_product", ("the camera came with a crack!", "my family is very happy with the jacket!")
     ),
     "Tell me the mood of the customer, happy or unhappy.": Function(
-        "message_mood", ("thank you for the great lamp!", "urgent: my new bike does not work.")
+        "message_mood", ("hi, I love the new chair!", "why does the bike switch itself off?")
     ),
     "take the last name and after that write it in capitals": Function(
         "name_last+upper", ("Rosa Novak", "Peter Stone")

@@ -13,16 +13,16 @@ from weft.plain import plain
 from weft.registry import NAMED
 
 _WIDTH = 80
-_COLUMNS = (34, 20, 18)
-"""Input, answer without an adapter, answer with one; right or wrong takes the rest."""
+_COLUMNS = (1, 27, 22, 21, 5)
+"""A margin, the input, the answer without an adapter, the answer with one, right or wrong."""
 
 
 def print_head(act: Act) -> None:
     """Who answers, before anything is loaded."""
     model = f" ({NAMED[act.base].about.split(',')[0]})" if act.base in NAMED else ""
     told = (
-        "Left answers the base, with the sentence in its prompt. Right answers the base under the adapter, "
-        "without it: it reads the input alone."
+        "Without an adapter the base is told the sentence in its prompt. With one it reads the input alone: "
+        "what it knows of the task is in the adapter."
         if act.told
         else "The prompt is the input alone: what the model knows of the task is in the adapter."
     )
@@ -42,7 +42,7 @@ def print_act(played: Played) -> None:
         console.print(
             Text("This hypernetwork was not trained: its adapters change nothing.\n", style="bold red")
         )
-    heads = ("", "base, told" if played.act.told else "base alone", "adapter", "")
+    heads = ("", "", "base, told" if played.act.told else "base alone", "adapter", "")
     console.print(_table([tuple(Text(head, style="dim") for head in heads)]), width=width)
     for description, answers in _groups(played):
         console.print(Text(plain(description), style="bold cyan"), width=width)
@@ -68,9 +68,10 @@ def print_foot(act: Act) -> None:
 
 def _table(rows: list[tuple[Text, ...]]) -> Table:
     table = Table.grid(padding=(0, 1))
-    for place, width in enumerate((*_COLUMNS, 5)):
+    for place, width in enumerate(_COLUMNS):
         # What the base says at length is cut; what the adapter says is the point, and is not.
-        table.add_column(width=width, overflow="fold" if place in (0, 2) else "ellipsis", no_wrap=place == 1)
+        base = place == 2
+        table.add_column(width=width, overflow="ellipsis" if base else "fold", no_wrap=base)
     for row in rows:
         table.add_row(*row)
     return table
@@ -85,7 +86,8 @@ def _cells(answer: Answer) -> tuple[Text, ...]:
     right = answer.adapted == answer.expected
     mark = "" if answer.expected is None else "right" if right else "wrong"
     return (
-        Text(f"  {plain(answer.input)}"),
+        Text(""),
+        Text(plain(answer.input)),
         Text(plain(answer.base), style="dim"),
         Text(plain(answer.adapted), style="bold"),
         Text(mark, style="green" if right else "red"),

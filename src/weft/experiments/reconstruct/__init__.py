@@ -1,0 +1,1 @@
+"""How much of a library of adapters one network can write down."""

@@ -1,0 +1,99 @@
+"""How much of a library one network keeps, on a tiny base whose adapters are random."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tiny_training import EFFECTS, source, tiny_host, tokenizer, write_tasks
+
+from weft.adapters import save
+from weft.cli import main
+from weft.errors import ConfigError
+from weft.experiments.reconstruct.measure import Written, measure_reconstruction
+from weft.experiments.reconstruct.recipe import ReconstructionRecipe
+from weft.host import Host
+from weft.types import Adapter, Factors
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reconstruct")
+    write_tasks(folder / "tasks")
+    tiny_host(folder / "tasks").module.save_pretrained(folder / "base")
+    tokenizer(folder / "tasks").save_pretrained(folder / "base")
+    host = Host.from_pretrained(folder / "base", dtype="float32")
+    rng = torch.Generator().manual_seed(0)
+    for name in EFFECTS:
+        factors = {
+            site: Factors(
+                torch.randn(2, site.in_features, generator=rng),
+                torch.randn(site.out_features, 2, generator=rng) / 10,
+                0.5,
+            )
+            for site in host.sites
+        }
+        save(replace(Adapter(factors, base=host.fingerprint), name=name), folder / "library" / name)
+    return folder
+
+
+def values(root: Path, output: Path, /, **changes: Any) -> dict[str, Any]:
+    return {
+        "base": str(root / "base"),
+        "library": str(root / "library"),
+        "data": source(root / "tasks"),
+        "encoder": {"kind": "inputs"},
+        "encoder_cache": str(output / "cache"),
+        "networks": {
+            name: {"head": {"kind": name}, "rank": 2, "latent": 32, "head_in": 32, "dropout": 0.0}
+            for name in ("L", "P")
+        },
+        "counts": [2, 4],
+        "steps": 20,
+        "optimizer": {"learning_rate": 0.01},
+        "max_new_tokens": 4,
+        "output_dir": str(output / "runs"),
+    } | changes
+
+
+def test_every_network_cue_and_count_once(root: Path, tmp_path: Path) -> None:
+    recipe = ReconstructionRecipe.model_validate(values(root, tmp_path))
+    found = measure_reconstruction(recipe)
+    assert [(one.count, one.network, one.cue) for one in found] == [
+        (count, network, cue) for count in (2, 4) for network in "LP" for cue in ("text", "one-hot")
+    ]
+    assert all(one.error > 0 for one in found)
+    assert all(one.unseen is None for one in found)  # these tasks keep no wordings
+    assert len({one.parameters for one in found if one.cue == "text"}) == 2
+    checkpoint = tmp_path / "runs" / "4-P-text" / "hypernetwork" / "model.safetensors"
+    before = checkpoint.read_bytes()
+    assert measure_reconstruction(recipe) == found
+    assert checkpoint.read_bytes() == before
+
+
+def test_more_adapters_than_there_are(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="5 adapters are asked for"):
+        measure_reconstruction(ReconstructionRecipe.model_validate(values(root, tmp_path, counts=[5])))
+
+
+def test_what_is_kept() -> None:
+    one = Written("L", "text", 2, 10, 0.1, right=0.3, unseen=None, oracle=0.6)
+    assert one.kept == pytest.approx(0.5)
+    assert replace(one, oracle=0.0).kept == 0
+
+
+def test_the_command_writes_page_values_and_picture(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "page.md"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values(root, tmp_path, output=str(output))))
+    assert main(["experiment", "reconstruct", str(recipe), "--quick"]) == 0
+    told = json.loads(output.with_suffix(".json").read_text())
+    assert [(one["count"], one["network"], one["cue"]) for one in told["written"]] == [
+        (2, "L", "text"),
+        (2, "P", "text"),
+    ]
+    assert "--quick" in output.read_text()
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
