@@ -13,12 +13,15 @@ from weft.evaluate import EvalRecipe
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.experiments.library.recipe import RoutingRecipe
 from weft.experiments.merging.recipe import MergingRecipe
+from weft.experiments.reconstruct.recipe import ReconstructionRecipe
 from weft.experiments.tree.recipe import TreeComparison
+from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 from weft.files import replace_file
 from weft.train.base import BaseRecipe
 from weft.train.blend import BlendRecipe
 from weft.train.context import ContextRecipe
 from weft.train.hyper import HyperRecipe
+from weft.train.library import LibraryRecipe
 from weft.train.lora_recipe import LoraRecipe
 from weft.train.reconstruct import ReconstructRecipe
 from weft.train.shift import ShiftRecipe
@@ -29,6 +32,7 @@ PAGE = Path(__file__).parent / "recipes.md"
 RECIPES: dict[str, type[Config]] = {
     "weft train base": BaseRecipe,
     "weft train lora": LoraRecipe,
+    "weft train library": LibraryRecipe,
     "weft train hyper": HyperRecipe,
     "weft train reconstruct": ReconstructRecipe,
     "weft train blend": BlendRecipe,
@@ -41,6 +45,8 @@ RECIPES: dict[str, type[Config]] = {
     "weft experiment merging": MergingRecipe,
     "weft experiment tree": TreeComparison,
     "weft experiment dynamic": DynamicRecipe,
+    "weft experiment zero-shot": ZeroShotRecipe,
+    "weft experiment reconstruct": ReconstructionRecipe,
 }
 _LARGE = 1e6
 """Upper bounds from here on only keep nonsense out."""

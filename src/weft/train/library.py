@@ -47,22 +47,33 @@ class LibraryRecipe(Config):
     """`weft train library RECIPE`; names as in `weft train lora` where they mean the same."""
 
     output_dir: str
+    """Folder of `adapters`, `library.json` and the recipe; an unfinished library goes on there."""
     seed: int = 0
+    """Of the first A of every adapter, and of the order of rows."""
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base; adapters are trained in float32."""
     attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    """As in transformers."""
     data: Data
+    """Where the tasks come from."""
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
+    """Which of its splits."""
     tasks: Size | None = None
     """The first so many of each split; all unless given."""
     tasks_at_once: Size = 8
     """How many adapters share a forward."""
     r: Rank = 8
+    """Rank of the adapters."""
     lora_alpha: float = Field(default=16, gt=0, le=1e6)
+    """Deltas are multiplied by `lora_alpha / r`."""
     use_rslora: bool = False
+    """Scale by alpha / sqrt(r) in place of alpha / r."""
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """As in PEFT: `all-linear`, a pattern over whole paths, or names."""
     optimizer: OptimizerConfig = OptimizerConfig(lr_scheduler_type="constant_with_warmup")
+    """`max_grad_norm` clips each adapter by itself."""
     max_steps: Size = 400
     """Of every adapter, at most."""
     rows_per_task: Size = 8
@@ -76,9 +87,11 @@ class LibraryRecipe(Config):
     test_rows: Size = 32
     """Test rows of each task, at most, that are scored before and after."""
     tokens_per_forward: Size = 1024
+    """A step takes as many forwards as it needs."""
     max_length: int | None = Field(default=None, gt=1, le=1 << 24)
     """Rows of more tokens are left out; None is the window of the base."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved adapters."""
 
 
 @dataclass(frozen=True)

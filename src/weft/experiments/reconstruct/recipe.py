@@ -19,24 +19,35 @@ class ReconstructionRecipe(Config):
     """`weft experiment reconstruct RECIPE`."""
 
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     library: str
     """Folder of adapter folders, each named as its task, or one that ships with Weft."""
     data: Data
+    """Where the tasks' descriptions and test rows come from."""
     encoder: EncoderConfig
     """Reads the descriptions of the text cue."""
     encoder_cache: str = "runs/encoder-cache"
+    """Folder in which the vectors of texts are kept."""
     networks: Annotated[dict[str, T2LConfig], Field(min_length=1)]
     """The name shown -> a network; its rank is at least that of the library."""
     cues: Annotated[tuple[Cue, ...], Field(min_length=1)] = ("text", "one-hot")
+    """What a network is told of an adapter: its description, or its name."""
     counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """How many adapters of the library a network writes down."""
     steps: Size = 1000
+    """Of training, for each network."""
     tasks_per_batch: Size = 32
+    """Adapters in one step."""
     objective: Literal["factors", "delta"] = "factors"
+    """As in `weft train reconstruct`."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Of every training."""
     rows_per_task: Size = 8
+    """Test rows of each task that are answered."""
     max_new_tokens: Size = 16
+    """Most tokens of an answer."""
     seed: int = 0
+    """Of every training."""
     output_dir: str
     """A run folder for every network; one that is done is not trained again."""
     output: str | None = None

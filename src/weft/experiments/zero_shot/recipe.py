@@ -14,14 +14,19 @@ class Accuracy(Config):
     """Every control condition of `weft eval`, split by split."""
 
     splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Of the data."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """Each draws rows, wordings, other tasks and gibberish of its own."""
     max_tasks: PositiveInt = 20
     """Of each split."""
     rows_per_task: PositiveInt = 2
     """By each seed."""
     max_new_tokens: PositiveInt = 12
+    """Most tokens of an answer."""
     batch_size: PositiveInt = 64
+    """Rows in a forward."""
     bootstrap_samples: PositiveInt = 2000
+    """Replicates behind the intervals."""
 
 
 class Cost(Config):
@@ -45,30 +50,44 @@ class Steps(Config):
     splits: Annotated[tuple[str, ...], Field(min_length=1)]
     """Tasks are taken from them by turns."""
     tasks: Size = 32
+    """How many functions are trained, each from both starts."""
     examples: Size = 16
+    """Train rows of each."""
     steps: Size = 200
+    """Of training, from each start."""
     look: Size = 10
     """Steps between two looks at the held-out rows."""
     held_out: Size = 12
+    """Test rows that the loss is taken on."""
     rows_per_step: Size = 8
+    """Rows in one step."""
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Of AdamW, for both."""
 
 
 class ZeroShotRecipe(Config):
     """`weft experiment zero-shot RECIPE`; a section that is left out is not measured."""
 
     base: str
+    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base."""
     hypernetwork: str
+    """A folder, or one that ships with Weft."""
     multitask: str | None = None
     """Adapter folder: one LoRA for all tasks, the fixed adapter among the controls."""
     oracles: str | None = None
     """Folder of adapter folders, each named as the task that it was trained for."""
     data: Data
+    """Where the tasks come from."""
     accuracy: Accuracy | None = None
+    """Every control condition, split by split."""
     cost: Cost | None = None
+    """Seconds and FLOPs."""
     steps: Steps | None = None
+    """Training from the generated adapter beside training from zero."""
     seed: int = 0
+    """Of the training in `steps`."""
     output_dir: str
     """Where every part goes when it is done; a run that was stopped goes on from them."""
     output: str | None = None
