@@ -22,9 +22,10 @@ _WAYS = (
     "{x}", "Task: {x}.", "please {x}", "{X}.", "Your job: {x}.", "{X}, nothing else.",
     "Do the following: {x}.", "just {x}", "For every input: {x}.", "{X} and answer with the result only.",
     "Instruction: {x}", "This is what I need: {x}.", "Now {x}", "The task is this: {x}.",
-    "What to do: {x}.", "I want this: {x}",
+    "What to do: {x}.", "I want this: {x}", "{x}, thanks", "Again: {x}.",
 )  # fmt: skip
-MOST = len(_WAYS)
+MOST = len(_WAYS) - 2
+"""The description as it is may be one of them, with a capital or without."""
 
 
 class Paraphrased(NamedTuple):
@@ -44,7 +45,8 @@ def paraphrases(description: str, count: int) -> list[str]:
         raise ConfigError(f"paraphrases is 1 to {MOST}, got {count}")
     bare = description.strip().rstrip(".")
     small, large = bare[:1].lower() + bare[1:], bare[:1].upper() + bare[1:]
-    return [description, *(way.format(x=small, X=large) for way in _WAYS[1:count])]
+    texts = dict.fromkeys([description, *(way.format(x=small, X=large) for way in _WAYS[1:])])
+    return list(texts)[:count]
 
 
 def adapt_paraphrased(

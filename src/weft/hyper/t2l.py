@@ -75,6 +75,7 @@ class HeadPublishedConfig(Config):
 
     kind: Literal["published"]
     size: Size
+    """Which of Text-to-LoRA's sizes."""
     bias: bool = True
     """Whether the linear maps have one."""
     z_scored: bool = False
