@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types imports unit quick docs walk fuzz bench train-letters clean
+.PHONY: help demo serve test lint types imports unit quick docs walk fuzz attack load bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ unit: $(READY)
 
 quick: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
+
+attack: $(READY)  ## 2,000 hostile requests to a server: no crash, nothing outside read
+	OMP_NUM_THREADS=1 $(BIN)/python tests/serve/attack.py --requests 2000
+
+load: $(READY)  ## 32 mixed clients for half an hour: no wrong answer, no growth of memory
+	OMP_NUM_THREADS=1 $(BIN)/python tests/serve/load.py --minutes 30
 
 docs: $(READY)  ## write docs/cli from --help and docs/recipes.md from the schemas
 	$(BIN)/python docs/make_cli.py

@@ -51,6 +51,8 @@ class Request:
     id: str
     prompt_ids: tuple[int, ...]
     share: Share = field(default_factory=Share)
+    tenant: str = ""
+    """Who asks; what was read for one is never reused for another."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

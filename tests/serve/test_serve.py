@@ -166,3 +166,20 @@ def test_tokens_metrics_and_health(http):
     assert http.post("/detokenize", json={"tokens": tokens}).json()["prompt"] == "decaf"
     assert 'weft_requests_total{route="/tokenize",status="200"}' in http.get("/metrics").text
     assert http.get("/health").status_code == 200
+
+
+def test_a_prompt_that_begins_alike_is_read_on_under_the_same_adapter_alone(client, served):
+    text = "a b c d e f g h i j k l m n o p q r"
+    common = {"model": "sort", "prompt": text, "max_tokens": 4, "temperature": 0}
+    first = client.completions.create(**common).choices[0].text
+    before = served.scheduler.reused
+    assert client.completions.create(**common).choices[0].text == first
+    once = served.scheduler.reused
+    assert once > before
+    assert client.completions.create(**{**common, "model": "reverse"}).choices
+    assert served.scheduler.reused == once
+
+
+def test_what_can_never_fit_is_refused(client):
+    with pytest.raises(openai.BadRequestError, match=r"window|room"):
+        client.completions.create(model="base", prompt="a", max_tokens=3999)

@@ -31,6 +31,7 @@ def serve(
     adapter_root: Path | None = None,
     max_rows: int = 32,
     max_tokens: int | None = None,
+    prefix_tokens: int = 0,
     max_loras: int = 32,
     max_lora_rank: int = 64,
     max_cpu_loras: int = 1024,
@@ -62,6 +63,7 @@ def serve(
         adapter_root: Folder below which /v1/load_lora_adapter may load.
         max_rows: Texts that are written at a time; others wait.
         max_tokens: Room in the caches: texts at a time, times the longest of them; no bound unless given.
+        prefix_tokens: Tokens of ended texts that are kept, for prompts that begin alike; 0 keeps none.
         max_loras: Adapters that act at a time.
         max_lora_rank: Largest rank of an adapter.
         max_cpu_loras: Adapters that are kept in memory under names.
@@ -101,7 +103,14 @@ def serve(
     )
     for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:
         shelf.put(one.name, one)
-    scheduler = Scheduler(model, max_rows=max_rows, max_tokens=max_tokens, slots=max_loras, r=max_lora_rank)
+    scheduler = Scheduler(
+        model,
+        max_rows=max_rows,
+        max_tokens=max_tokens,
+        prefix_tokens=prefix_tokens,
+        slots=max_loras,
+        r=max_lora_rank,
+    )
     hosts = ("127.0.0.1", "localhost") if host in _LOOPBACK else ("*",)
     app = build_app(scheduler, shelf, keys, adapter_root=adapter_root, hosts=hosts)
     print(f"{base} with {len(shelf.names)} names on http://{host}:{port}/v1", flush=True)

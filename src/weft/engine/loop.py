@@ -18,9 +18,11 @@ from torch import Tensor
 
 from weft.engine.choose import choose
 from weft.engine.controllers import apply, consult, decide, swap
+from weft.engine.prefixes import Prefixes
 from weft.engine.row import Ends, Reason, Row
 from weft.engine.sampling import Sampling
 from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
+from weft.host.cache import RowCache
 from weft.rows import AbstractCache, AbstractController, AbstractHost, Request, Share
 
 
@@ -58,6 +60,7 @@ class Loop:
     beside long prompts; None reads prompts whole. `max_tokens` bounds the blocks of the cache, which have
     room for rows times the longest of them, its new tokens included. `refused` hears of a request that
     cannot begin or go on, for want of a slot say, and that leaves; without it, that is raised by the step.
+    `prefixes` are prompts that were read before, on a local host; without them each is read whole.
     Raises ConfigError for a size below 1.
     """
 
@@ -69,6 +72,7 @@ class Loop:
         chunk: int | None = None,
         max_tokens: int | None = None,
         refused: Callable[[str, WeftError], None] | None = None,
+        prefixes: Prefixes | None = None,
     ) -> None:
         if any(size is not None and size < 1 for size in (max_rows, chunk, max_tokens)):
             raise ConfigError(
@@ -79,6 +83,7 @@ class Loop:
         self.chunk = chunk
         self.max_tokens = max_tokens
         self._refused = refused
+        self.prefixes = prefixes
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []
         """Row i is row i of the cache."""
@@ -215,7 +220,18 @@ class Loop:
         finally:  # a row that is refused takes no other with it
             if begun:
                 decide(self.host, begun)
-                self._reading.append(_Reading(begun, self.host.new_cache()))
+                fresh = [row for row in begun if not self._goes_on(row)]
+                if fresh:
+                    self._reading.append(_Reading(fresh, self.host.new_cache()))
+
+    def _goes_on(self, row: Row) -> bool:
+        """Let a row begin where a prompt that was read before leaves off; whether there is one."""
+        cache = None if self.prefixes is None else self.prefixes.take(row)
+        if cache is None:
+            return False
+        row.unread = cache.lengths[0]
+        self._reading.append(_Reading([row], cache))
+        return True
 
     def _begin(self, begun: list[Row]) -> None:
         while self.waiting and self.active + len(begun) < self.max_rows:
@@ -309,6 +325,8 @@ class Loop:
         for place in range(len(rows) - 1, -1, -1):
             change = changes[place]
             if spoken[place].reason is not None:
+                if self.prefixes is not None and isinstance(cache, RowCache):
+                    self.prefixes.keep(rows[place], cache, first + place)
                 self._leave(self.rows, cache, first + place)
             elif change is not None:
                 row = rows[place]

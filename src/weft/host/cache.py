@@ -93,6 +93,12 @@ class RowCache(AbstractCache):
         self._lengths[row] -= count
         self._starts[row] += count
 
+    def trim(self, row: int, count: int) -> None:
+        """Keep the first `count` tokens of one row alone. Raises ShapeError where there are fewer."""
+        if not 0 < count <= self._lengths[row]:
+            raise ShapeError(f"cannot keep {count} tokens of a row of {self._lengths[row]}")
+        self._lengths[row] = count
+
     def visible(
         self, columns_BT: Int[Tensor, "B T"], sliding: int | None = None
     ) -> Bool[Tensor, "B 1 T C"] | None:

@@ -103,7 +103,7 @@ async def metrics(request: Request) -> Response:
     account_of(request)
     service = service_of(request)
     at = service.scheduler
-    text = service.metrics.text(open=at.open, active=at.active, resident=at.resident)
+    text = service.metrics.text(open=at.open, active=at.active, resident=at.resident, reused=at.reused)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from weft.engine import Loop, Sampling
+from weft.engine.prefixes import Prefixes
 from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
 from weft.host import Host, Pool
@@ -61,7 +62,8 @@ class Scheduler:
     """Writes jobs over a host in a thread of its own: rows join and leave between steps.
 
     `slots` adapters of rank `r` or less act at a time, and the caches hold `max_tokens` or less (rows times
-    the longest); a row for which there is no room waits. At most `max_waiting` jobs wait. When a step fails,
+    the longest); a row for which there is no room waits. `prefix_tokens` of texts that have ended are kept
+    for those that begin alike, each tenant's for itself. At most `max_waiting` jobs wait. When a step fails,
     every open job is told so and the thread ends; `start` begins anew.
     """
 
@@ -73,12 +75,14 @@ class Scheduler:
         max_waiting: int = 256,
         chunk: int | None = 256,
         max_tokens: int | None = None,
+        prefix_tokens: int = 0,
         slots: int = 32,
         r: int = 64,
     ) -> None:
         self.host = host
         self.slots, self.r = slots, r
         self.max_waiting = max_waiting
+        self.prefix_tokens = prefix_tokens
         self.max_rows = max_rows
         self._sizes = {"max_rows": max_rows, "chunk": chunk, "max_tokens": max_tokens}
         self._inbox: SimpleQueue[Job | _Work | str | None] = SimpleQueue()
@@ -103,6 +107,11 @@ class Scheduler:
         return self._loop.active
 
     @property
+    def reused(self) -> int:
+        """How many tokens of prompts were not read again."""
+        return 0 if self._loop.prefixes is None else self._loop.prefixes.reused
+
+    @property
     def resident(self) -> int:
         """How many adapters have a slot."""
         return len(self.host.pool)
@@ -116,7 +125,8 @@ class Scheduler:
             host.pool = Pool(
                 host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device
             )
-            self._loop = Loop(host, **self._sizes, refused=self._refuse)
+            prefixes = Prefixes(host, tokens=self.prefix_tokens) if self.prefix_tokens else None
+            self._loop = Loop(host, **self._sizes, refused=self._refuse, prefixes=prefixes)
             self._inbox = SimpleQueue()
             self._thread = threading.Thread(target=self._run, name="weft-scheduler", daemon=True)
             self._thread.start()

@@ -169,7 +169,7 @@ async def written(
         for index, text in enumerate(texts):
             decode = lambda ids: service.engine.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
             job = Job(
-                RowRequest(f"{name}-{index}", tuple(text.ids), told.share),
+                RowRequest(f"{name}-{index}", tuple(text.ids), told.share, account.key.name),
                 text.sampling,
                 Writing(decode, text.sampling.stop, stop_ids, text.top, trace=text.trace),
                 teller(index),
