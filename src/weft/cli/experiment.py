@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 
 Kind = Literal["library", "merging", "tree", "dynamic", "zero-shot", "reconstruct"]
+_SCHEMAS = {
+    "library": "RoutingRecipe",
+    "merging": "MergingRecipe",
+    "tree": "TreeComparison",
+    "dynamic": "DynamicRecipe",
+    "zero-shot": "ZeroShotRecipe",
+    "reconstruct": "ReconstructionRecipe",
+}
 
 
 def experiment(
@@ -63,8 +72,8 @@ def experiment(
         dry_run: Print the whole recipe, and measure nothing.
         json: Print JSON.
     """
-    schema, run = _experiment(kind)
-    config = read_recipe(schema, recipe, overrides)
+    room = import_module(f"weft.experiments.{kind.replace('-', '_')}.recipe")
+    config = read_recipe(getattr(room, _SCHEMAS[kind]), recipe, overrides)
     if quick:
         config = _shortened(kind, config)
     if dry_run:
@@ -74,6 +83,8 @@ def experiment(
         raise ConfigError(f"output is a .md file, with JSON and a picture beside it; got {config.output}")
     set_threads(threads)
     told = [*overrides, *(["--quick"] if quick else [])]
+    runs = {"library": _library, "merging": _merging, "tree": _tree, "dynamic": _dynamic}
+    run = (runs | {"zero-shot": _zero_shot, "reconstruct": _reconstruct})[kind]
     run(config, shlex.join(["weft", "experiment", kind, str(recipe), *told]), json)
 
 
@@ -88,35 +99,6 @@ def _shortened(kind: Kind, config: Any) -> Any:
     from weft.experiments.dynamic.quick import shorten
 
     return shorten(config)
-
-
-def _experiment(kind: Kind) -> tuple[Any, Callable[[Any, str, bool], None]]:
-    """The recipe's schema, and what runs it."""
-    match kind:
-        case "library":
-            from weft.experiments.library.recipe import RoutingRecipe
-
-            return RoutingRecipe, _library
-        case "merging":
-            from weft.experiments.merging.recipe import MergingRecipe
-
-            return MergingRecipe, _merging
-        case "tree":
-            from weft.experiments.tree.recipe import TreeComparison
-
-            return TreeComparison, _tree
-        case "dynamic":
-            from weft.experiments.dynamic.recipe import DynamicRecipe
-
-            return DynamicRecipe, _dynamic
-        case "zero-shot":
-            from weft.experiments.zero_shot.recipe import ZeroShotRecipe
-
-            return ZeroShotRecipe, _zero_shot
-        case "reconstruct":
-            from weft.experiments.reconstruct.recipe import ReconstructionRecipe
-
-            return ReconstructionRecipe, _reconstruct
 
 
 def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:

@@ -1,6 +1,7 @@
 """`weft train`: one recipe, one run."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,48 +70,5 @@ def train(
 
 def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
     """The recipe's schema, and what runs it and returns the folder, or one for each task."""
-    match kind:
-        case "base":
-            from weft.train.base import BaseRecipe, train_base
-
-            return BaseRecipe, train_base
-        case "lora":
-            from weft.train.lora import LoraRecipe, train_lora
-
-            return LoraRecipe, train_lora
-        case "library":
-            from weft.train.library import LibraryRecipe, train_library
-
-            return LibraryRecipe, train_library
-        case "hyper":
-            from weft.train.hyper import HyperRecipe, train_hyper
-
-            return HyperRecipe, train_hyper
-        case "blend":
-            from weft.train.blend import BlendRecipe, train_blend
-
-            return BlendRecipe, train_blend
-        case "shift":
-            from weft.train.shift import ShiftRecipe, train_shift
-
-            return ShiftRecipe, train_shift
-        case "context":
-            from weft.train.context import ContextRecipe, train_context
-
-            return ContextRecipe, train_context
-        case "stack":
-            from weft.train.stack import StackRecipe, train_stack
-
-            return StackRecipe, train_stack
-        case "mix":
-            from weft.train.mix import MixRecipe, train_mix
-
-            return MixRecipe, train_mix
-        case "reconstruct":
-            from weft.train.reconstruct import ReconstructRecipe, train_reconstruct
-
-            return ReconstructRecipe, train_reconstruct
-        case "tree":
-            from weft.train.tree import TreeRecipe, train_tree
-
-            return TreeRecipe, train_tree
+    module = import_module(f"weft.train.{kind}")
+    return getattr(module, f"{kind.title()}Recipe"), getattr(module, f"train_{kind}")

@@ -7,12 +7,10 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from weft.config import Config
-from weft.errors import ConfigError
 from weft.evaluate.compare import Options, compare
 from weft.evaluate.report import Report
 from weft.evaluate.specialists import load_by_task, load_for
 from weft.evaluate.tables import versions
-from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import Task, hash_tasks
@@ -59,11 +57,8 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
     Raises MissingFileError for an adapter, hypernetwork or data file that is not there, BaseMismatchError for
     one of another base, ConfigError for an unknown split, and what `compare` raises.
     """
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, *recipe.splits)
     chosen = recipe.splits or tuple(splits)
-    for name in chosen:
-        if name not in splits:
-            raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
     host = Host.from_pretrained(recipe.base, dtype=recipe.dtype, device=recipe.device)
     hypernetworks = [_load_hypernetwork(name, host) for name in recipe.hypernetworks]
     tasks = [task for name in chosen for task in splits[name]]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import torch
 import transformers
+import yaml
 
 import weft
+from weft.config import Config
 from weft.evaluate.intervals import Interval
 
 Cells = Sequence[Sequence[str]]
@@ -37,6 +39,14 @@ def markdown_table(cells: Cells) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|" + " --- |" * len(cells[0]))
     return "\n".join(lines)
+
+
+def how_made(recipe: Config, command: str, about: str = "") -> list[str]:
+    """The last section of a page: what it was made with, and how to make it again."""
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    parts = ["## How it was made", f"{about}Made with {told}."]
+    return [*parts, f"```sh\n{command}\n```", f"```yaml\n{text}```"]
 
 
 def versions() -> dict[str, str]:

@@ -204,11 +204,20 @@ def load_split(source: Source, name: str) -> tuple[Task, ...]:
     return splits[name]
 
 
-def load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
+def load_splits(source: Source, *needed: str) -> dict[str, tuple[Task, ...]]:
     """Every split of a source by name; `train` is always there, and is the only one to train on.
 
-    Raises MissingFileError for files that are not there, ConfigError for damaged ones.
+    Raises MissingFileError for files that are not there, ConfigError for damaged ones or a split that is
+    `needed` and not there.
     """
+    splits = _load_splits(source)
+    for name in needed:
+        if name not in splits:
+            raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
+    return splits
+
+
+def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
     if isinstance(source, LettersSource):
         world = World(
             seed=source.seed,

@@ -82,21 +82,6 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed, *, dropout: Drop
     return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
 
 
-def load_base(
-    name: str,
-    *,
-    dtype: str,
-    device: torch.device,
-    target_modules: str | Sequence[str],
-    attn_implementation: str,
-) -> Host:
-    """The frozen base of a training, with the attention that a recipe asks for."""
-    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
-    host = Host.from_pretrained(name, dtype=dtype, device=str(device), target_modules=modules)
-    language_model(host).set_attn_implementation(attn_implementation)
-    return host
-
-
 def language_model(host: Host) -> PreTrainedModel:
     """The host's module as what training on text needs. Raises ConfigError when it is something else."""
     if not isinstance(host.module, PreTrainedModel):
@@ -152,6 +137,13 @@ def sum_over_processes(tensor: Tensor, accelerator: Accelerator) -> Tensor:
     if accelerator.num_processes == 1:
         return tensor
     return cast(Tensor, accelerator.reduce(tensor, "sum"))
+
+
+def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Add up the gradient of every parameter over all processes of a training."""
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad = sum_over_processes(parameter.grad, accelerator)
 
 
 def pad_id(host: Host) -> int:

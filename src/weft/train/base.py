@@ -22,7 +22,8 @@ from weft.errors import ConfigError
 from weft.files import replace_folder, to_json
 from weft.tasks import Encoded, Task, TaskSampler, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, build_source_tokenizer, load_splits, load_texts
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import Packed, pack_in_chunks
 from weft.train.run import Run, RunConfig
 
@@ -104,34 +105,17 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
         rows_per_task=recipe.rows_per_task,
         seed=recipe.run.seed,
     )
-    optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
-    schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
     with Run(recipe.run, recipe, resume=resume, data_hash=_hash(train, text)) as run:
-        start = run.restore(model, optimizers, schedulers)
-        wrapped, *steppers = run.accelerator.prepare(model, *optimizers)
-        for done in range(start + 1, recipe.run.max_steps + 1):
-            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            groups = _groups(tokenizer, recipe, samplers, text, draw)
-            loss = _backward(
-                run, wrapped, pack_in_chunks(groups, _CHUNKS, pad_id=cast(int, config.pad_token_id))
-            )
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
-            run.check_finite(done, norm, "the gradient")
-            for stepper in steppers:
-                stepper.step()
-                stepper.zero_grad()
-            for scheduler in schedulers:
-                scheduler.step()
-            if run.is_due("logging", done):
-                rate = schedulers[0].get_last_lr()[0]
-                run.log(done, {"loss": loss, "grad_norm": float(norm), "learning_rate": rate})
+        learner = Learner(run, recipe.optimizer, model.to(run.accelerator.device))
+        wrapped = run.accelerator.prepare(model)
+        for done in learner.left():
+            groups = _groups(tokenizer, recipe, samplers, text, run.draw(done))
+            packs = pack_in_chunks(groups, _CHUNKS, pad_id=cast(int, config.pad_token_id))
+            learner.step(done, {"loss": _backward(run, wrapped, packs)})
             if run.is_due("eval", done):
-                run.log(
-                    done,
-                    {f"{name}/followed": followed(model, tokenizer, tasks) for name, tasks in splits.items()},
-                )
-            if run.is_due("save", done):
-                run.save(done, model, optimizers, schedulers)
+                found = {name: followed(model, tokenizer, tasks) for name, tasks in splits.items()}
+                run.log(done, {f"{name}/followed": share for name, share in found.items()})
+            learner.save(done)
         folder = run.folder / "model"
         if run.accelerator.is_main_process:
             with replace_folder(folder) as fresh:

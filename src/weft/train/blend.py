@@ -21,29 +21,25 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
 
-from weft.config import Config
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError
 from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
 from weft.tasks.source import Data, load_split
-from weft.train.answers import answer, load_base, pad_id, split_rows, sum_over_processes
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
+from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.types import Bank, Mixture
 
 
-class BlendRecipe(Config):
+class BlendRecipe(AbstractRecipe):
     """`weft train blend RECIPE`; names as in `weft train lora` where they have one."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base and the library; the network is trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """On a CPU, short rows under bf16 take a third less time with eager."""
     library: str
     """A folder of adapter folders, or one that ships with Weft; every card needs a description."""
     labels: Literal["card", "wordings"] = "card"
@@ -100,13 +96,8 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
     tasks = _choose(recipe, library)
     labels = _labels(recipe, library, tasks)
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=run.accelerator.device,
-            target_modules=targets_for(library.adapters),
-            attn_implementation=recipe.attn_implementation,
-        )
+        targets = targets_for(library.adapters)
+        host = host or load_base(recipe, run.accelerator.device, target_modules=targets, dtype=recipe.dtype)
         bank = library.bank(host)
         encoder = Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
         blend = Blend(
@@ -118,39 +109,20 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
             seed=recipe.run.seed,
         ).to(host.device)
         draw_groups, test = _rows(recipe, host, tasks, bank)
-        optimizers = build_optimizers(recipe.optimizer, blend.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(blend, optimizers, schedulers)
+        learner = Learner(run, recipe.optimizer, blend)
         metrics: dict[str, float] = {}
-        for done in range(start + 1, recipe.run.max_steps + 1):
-            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            told = _backward(host, blend, bank, draw_groups(draw), _tokens(host, recipe), run.accelerator)
-            norm = torch.nn.utils.clip_grad_norm_(blend.parameters(), recipe.optimizer.max_grad_norm)
-            run.check_finite(done, norm, "the gradient")
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-            if run.is_due("logging", done):
-                rate = schedulers[0].get_last_lr()[0]
-                run.log(done, {**told, "grad_norm": float(norm), "learning_rate": rate})
+        for done in learner.left():
+            groups = draw_groups(run.draw(done))
+            learner.step(done, _backward(host, blend, bank, groups, _tokens(host, recipe), run.accelerator))
             if run.is_due("eval", done) and run.accelerator.is_main_process:
                 metrics = measure(host, blend, bank, test, tokens=_tokens(host, recipe))
                 run.log(done, metrics)
-            if run.is_due("save", done):
-                run.save(done, blend, optimizers, schedulers)
+            learner.save(done)
         folder = run.folder / "blend"
         if run.accelerator.is_main_process:
             metrics = metrics or measure(host, blend, bank, test, tokens=_tokens(host, recipe))
-            provenance = {
-                "base_model": recipe.base,
-                "library": recipe.library,
-                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
-                "seed": recipe.run.seed,
-                "data_hash": hash_tasks(tasks),
-                "metrics": metrics,
-            }
-            blend.save_pretrained(folder, base=host.fingerprint, provenance=provenance)
+            facts = {"library": recipe.library, "data_hash": hash_tasks(tasks), "metrics": metrics}
+            blend.save_pretrained(folder, base=host.fingerprint, provenance=provenance(recipe, **facts))
     return folder
 
 
@@ -179,9 +151,7 @@ def _backward(
         loss += part.detach()
     assert given_GK.grad is not None
     weight_GK.backward(given_GK.grad)
-    for parameter in blend.parameters():
-        if parameter.grad is not None:
-            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    sum_gradients(blend, accelerator)
     return {"loss": float(sum_over_processes(loss, accelerator)), **_choices(weight_GK.detach(), groups)}
 
 

@@ -27,17 +27,18 @@ from torch import Tensor
 
 from weft.config import Config, Size
 from weft.errors import ConfigError
-from weft.files import nearest
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.reading import read_lines
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer, load_base, pad_id
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.answers import answer, pad_id
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import pack
-from weft.train.run import Run, RunConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.types import Bank, Mixture
 
 
@@ -67,12 +68,9 @@ class PassagesConfig(Config):
     """Of the texts, from their start."""
 
 
-class ContextRecipe(Config):
-    """`weft train context RECIPE`."""
+class ContextRecipe(AbstractRecipe):
+    """`weft train context RECIPE`; the base also reads the documents."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base, which also reads the documents."""
     data: Source | None = Field(default=None, discriminator="kind")
     """Tasks whose descriptions are documents and whose rows are questions."""
     passages: PassagesConfig | None = None
@@ -82,8 +80,6 @@ class ContextRecipe(Config):
     network: ContextConfig = ContextConfig()
     target_modules: str | list[str] = ["down_proj", "o_proj"]
     """Modules that get the adapters, as in PEFT."""
-    attn_implementation: str = "sdpa"
-    """As in transformers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     curriculum: tuple[Stage, ...] = ()
     """Of `data`; one stage over all tasks alike unless given."""
@@ -122,39 +118,22 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
     torch.manual_seed(recipe.run.seed)
     if recipe.data is None and recipe.passages is None:
         raise ConfigError("there is nothing to read; give data or passages")
-    splits = {} if recipe.data is None else load_splits(recipe.data)
-    if splits and recipe.select_on not in splits:
-        raise ConfigError(
-            f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {', '.join(splits)}"
-        )
+    splits = {} if recipe.data is None else load_splits(recipe.data, recipe.select_on)
     train = splits.get("train", ())
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype="float32",
-            device=run.accelerator.device,
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
-        )
-        provenance = {
-            "recipe": recipe.model_dump(mode="json"),
-            "seed": recipe.run.seed,
-            "base_model": recipe.base,
-            "data_hash": hash_tasks(train),
-        }
-        network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=provenance)
-        network.to(host.device)
+        device = run.accelerator.device
+        host = host or load_base(recipe, device, target_modules=recipe.target_modules)
+        facts = provenance(recipe, placed=True, data_hash=hash_tasks(train))
+        network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=facts).to(host.device)
         plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
         stages = [(stage.until, _samplers(recipe, train, stage.category_shares)) for stage in plan]
         text = None if recipe.passages is None else encode_texts(host, recipe.passages)
         first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1][1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
-        optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(network, optimizers, schedulers)
+        learner = Learner(run, recipe.optimizer, network)
         folder = run.folder / "context"
         best = run.best("margin")
-        for done in range(start + 1, recipe.run.max_steps + 1):
+        for done in learner.left():
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             at = done / recipe.run.max_steps
             samplers = next((made for until, made in stages if at <= until), stages[-1][1])
@@ -162,14 +141,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
             with run.accelerator.autocast():
                 loss, told = _loss(recipe, network, lessons)
             run.accelerator.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            for scheduler in schedulers:
-                scheduler.step()
-            if run.is_due("logging", done):
-                run.log(done, {"loss": loss.item(), **told, "grad_norm": float(norm)})
+            learner.step(done, {"loss": loss.item(), **told})
             if run.is_due("eval", done):
                 metrics = {"margin": float(done)} if not splits else recall(network, splits[recipe.select_on])
                 run.log(done, metrics)
@@ -177,8 +149,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
                     best = metrics["margin"]
                     network.provenance |= {"metrics": metrics, "step": done}
                     network.save_pretrained(folder)
-            if run.is_due("save", done):
-                run.save(done, network, optimizers, schedulers)
+            learner.save(done)
     return folder
 
 

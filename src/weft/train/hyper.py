@@ -28,31 +28,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.config import Config
 from weft.embed import Cached, EncoderConfig, Parts, build_encoder
 from weft.errors import ConfigError
-from weft.files import nearest
 from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
 from weft.tasks import Draw, Task, fit_rows, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
-from weft.train.answers import load_base
 from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import Packed
 from weft.train.reach import reach_of
-from weft.train.run import Run, RunConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.train.steering import loss, pack_draws, steering
 from weft.types import AbstractEncoder, Cue
 
 
-class HyperRecipe(Config):
+class HyperRecipe(AbstractRecipe):
     """`weft train hyper RECIPE`."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     data: Data
     select_on: str = "validation"
     """The split whose steering margin chooses the network that is saved."""
@@ -75,8 +71,6 @@ class HyperRecipe(Config):
     tokens_per_forward: int | None = Field(default=None, gt=0)
     """Most tokens, padding counted, that a batch puts through the base at once; tasks of like length go
     together. A task's rows stay in one piece. Everything at once unless given."""
-    attn_implementation: str = "sdpa"
-    """As in transformers; on a CPU and short rows `eager` takes a quarter less time."""
     soup: tuple[str, ...] = ()
     """Folders of hypernetworks of the same network; the mean of their weights and the trained ones is saved
     as `output_dir/soup`."""
@@ -114,21 +108,10 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
     Raises ConfigError for a `select_on` that the data lacks, and when no task has enough rows that fit.
     """
     torch.manual_seed(recipe.run.seed)
-    splits = load_splits(recipe.data)
-    if recipe.select_on not in splits:
-        known = ", ".join(splits)
-        raise ConfigError(
-            f"no split {recipe.select_on!r}{nearest(recipe.select_on, splits)}; there are {known}"
-        )
-    told = hash_tasks(splits["train"])
-    with Run(recipe.run, recipe, resume=resume, data_hash=told) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=run.accelerator.device,
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
-        )
+    splits = load_splits(recipe.data, recipe.select_on)
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(splits["train"])) as run:
+        device, targets = run.accelerator.device, recipe.target_modules
+        host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
         if recipe.gradient_checkpointing:
             host.gradient_checkpointing_enable()
         train = _fitting(host, splits["train"], recipe, run)
@@ -148,12 +131,10 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         batches = recipe.gradient_accumulation_steps
         recomputed = recipe.gradient_checkpointing
         run.say(forecast(host, network, packs, steps=steps, batches=batches, recomputed=recomputed))
-        optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(network, optimizers, schedulers)
+        learner = Learner(run, recipe.optimizer, network)
         folder, last = run.folder / "hypernetwork", run.folder / "last"
         best = run.best("steering")
-        for done in range(start + 1, recipe.run.max_steps + 1):
+        for done in learner.left():
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
             mean = 0.0
             for part in range(recipe.gradient_accumulation_steps):
@@ -170,26 +151,15 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
             if run.accelerator.num_processes > 1:
                 for parameter in network.parameters():
                     parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
-            run.check_finite(done, norm, "the gradient")
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            for scheduler in schedulers:
-                scheduler.step()
-            if run.is_due("logging", done):
-                rate = schedulers[0].get_last_lr()[0]
-                run.log(done, {"loss": mean, "grad_norm": float(norm), "learning_rate": rate})
+            learner.step(done, {"loss": mean})
             if run.is_due("eval", done):
                 metrics = _measure(recipe, host, hyper, validation)
                 run.log(done, metrics)
                 if metrics["steering"] > best and run.accelerator.is_main_process:
                     best = metrics["steering"]
                     _save(hyper, folder, recipe, {"metrics": metrics, "step": done})
-            if run.is_due("save", done):
-                run.save(done, network, optimizers, schedulers)
-                if run.accelerator.is_main_process:
-                    _save(hyper, last, recipe, {"step": done})
+            if learner.save(done) and run.accelerator.is_main_process:
+                _save(hyper, last, recipe, {"step": done})
         if recipe.soup and run.accelerator.is_main_process:
             folder = _cook(recipe, host, hyper, folder, validation)
     return folder
@@ -275,14 +245,9 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
         raise ConfigError(f"{recipe.init} has another network or other sites than this recipe; take its own")
     if start and start.encoder.identity != encoder.identity:
         raise ConfigError(f"{recipe.init} reads vectors of {start.encoder.identity}; take that encoder")
-    provenance = {
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": recipe.run.seed,
-        "base_model": recipe.base,
-        "target_modules": short_names(host.sites, host.module),
-        "data_hash": hash_tasks(train),
-    }
-    hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)
+    names = short_names(host.sites, host.module)
+    facts = provenance(recipe, placed=True, target_modules=names, data_hash=hash_tasks(train))
+    hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=facts)
     told = [(task, text) for task in train for text in task.descriptions]
     cues = [_cue(recipe, Draw(0, task, text, task.train[:1]), f"start/{text}") for task, text in told]
     e_ND = hyper.encode(cues)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weft.host import Dropout, Host
 from weft.tasks import Encoded
-from weft.train.answers import answer, pad_id, split_rows, sum_over_processes
+from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
 
 
@@ -99,9 +99,7 @@ def backward(
         loss_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none") / asked_K[adapter_N]
         accelerator.backward(loss_N.sum())
         loss_K.index_add_(0, adapter_N, loss_N.detach())
-    for parameter in bank.parameters():
-        if parameter.grad is not None:
-            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    sum_gradients(bank, accelerator)
     return sum_over_processes(loss_K, accelerator)
 
 

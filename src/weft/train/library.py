@@ -35,27 +35,23 @@ from weft.host import Host, short_names
 from weft.plain import plain
 from weft.tasks import Encoded, Task, fit_rows, hash_tasks, render, shuffled
 from weft.tasks.source import Data, load_splits
-from weft.train.answers import load_base
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
 from weft.train.learned import LearnedBank, backward, score
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.recipe import BaseConfig, load_base
 
 INDEX = "library.json"
 
 
-class LibraryRecipe(Config):
+class LibraryRecipe(BaseConfig):
     """`weft train library RECIPE`; names as in `weft train lora` where they mean the same."""
 
     output_dir: str
     """Folder of `adapters`, `library.json` and the recipe; an unfinished library goes on there."""
     seed: int = 0
     """Of the first A of every adapter, and of the order of rows."""
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base; adapters are trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """As in transformers."""
     data: Data
     """Where the tasks come from."""
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
@@ -118,12 +114,9 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
             check_same(folder, recipe, hash_tasks(tasks))
         keep(folder, recipe, hash_tasks(tasks))
         remove_leftovers(folder / "adapters")
+        device = Accelerator().device
         host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=Accelerator().device,
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
+            recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype
         )
         _train_all(recipe, host, tasks, folder, done=_done(folder) if resume else {})
     finally:

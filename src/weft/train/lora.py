@@ -32,11 +32,11 @@ from weft.reading import shown
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
-from weft.train.answers import load_base
 from weft.train.best import Best
 from weft.train.learned import LearnedBank, backward, score
+from weft.train.learner import Learner
 from weft.train.lora_recipe import LoraRecipe
-from weft.train.optimizer import build_optimizers, build_schedulers
+from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
 
 _TOLD = 8
@@ -73,13 +73,8 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
     if per_task:
         tasks.sort(key=_length)  # neighbours share forwards, padded to the longest of them
     with Run(config, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=run.accelerator.device,
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
-        )
+        device, targets = run.accelerator.device, recipe.target_modules
+        host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
         fitting = [_fit(task, host, recipe) for task in tasks]
         _say_left_out(run, tasks, fitting)
         bank = LearnedBank(
@@ -96,23 +91,20 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
             seed=recipe.run.seed,
         )
         encode = _encoder(host, recipe)
-        [optimizer] = build_optimizers(recipe.optimizer, bank.named_parameters())
-        [scheduler] = build_schedulers(recipe.optimizer, [optimizer], config.max_steps)
-        start = run.restore(bank, [optimizer], [scheduler])
+        learner = Learner(run, recipe.optimizer, bank, clip=bank.clip_grad_norm_)
         seeks = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
         if seeks and not all(task.test for task in fitting):
             raise ConfigError("the best step is the one of the lowest test loss; give every task test rows")
-        best = Best(run.folder, bank, step=start) if seeks else None
+        best = Best(run.folder, bank, step=learner.start) if seeks else None
         metrics: dict[str, dict[str, float]] = {}
-        if config.eval_on_start and not start:
+        if config.eval_on_start and not learner.start:
             run.log(0, _mean(measure(host, bank, fitting, recipe).values()))
-        for done in range(start + 1, config.max_steps + 1):
+        for done in learner.left():
             if best is not None and best.has_ended(recipe.early_stopping_patience):
                 run.say(f"stopped after step {done - 1}: the test loss no longer falls")
                 break
             rows: list[list[Encoded]] = [[] for _ in bank.names]
-            draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-            for visit in sampler.draw(draw):
+            for visit in sampler.draw(run.draw(done)):
                 mine = rows[visit.task_index if per_task else 0]
                 mine += [encode(row, visit.description) for row in visit.rows]
             masks = Dropout(recipe.lora_dropout, f"{config.seed}/{draw}")
@@ -126,14 +118,7 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
             )
             if not loss_K.isfinite().all():
                 run.check_finite(done, loss_K, _where(host, bank, rows, loss_K, _tokens(host, recipe)))
-            norm_K = bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)
-            run.check_finite(done, norm_K, "the gradient")
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            if run.is_due("logging", done):
-                norm, rate = float(norm_K.mean()), scheduler.get_last_lr()[0]
-                run.log(done, {**_losses(bank.names, loss_K), "grad_norm": norm, "learning_rate": rate})
+            learner.step(done, _losses(bank.names, loss_K))
             if run.is_due("eval", done):
                 metrics = measure(host, bank, fitting, recipe)
                 run.log(done, _mean(metrics.values()))
@@ -141,10 +126,8 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
                     tests = [metrics[task.name]["test/loss"] for task in fitting]
                     losses = tests if per_task else [fmean(tests)]
                     best.see(done, losses, write=run.accelerator.is_main_process)
-            if run.is_due("save", done) or (
-                best is not None and best.has_ended(recipe.early_stopping_patience)
-            ):
-                run.save(done, bank, [optimizer], [scheduler])
+            if not learner.save(done) and best is not None and best.has_ended(recipe.early_stopping_patience):
+                learner.keep(done)
         if best is not None and recipe.load_best_model_at_end:
             best.bring_back()
             metrics = {}
@@ -270,25 +253,20 @@ def _write(
     metrics: Mapping[str, Mapping[str, float]],
 ) -> None:
     dtype = getattr(torch, recipe.save_dtype)
-    told = recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}})
     for k, name in enumerate(bank.names):
         mine = slice(k, k + 1) if recipe.mode == "per_task" else slice(None)
         left_out = sum(
             len(task.train) + len(task.test) - len(kept.train) - len(kept.test)
             for task, kept in zip(tasks[mine], fitting[mine], strict=True)
         )
-        provenance = {
-            "base_model": recipe.base,
-            "recipe": told,
-            "seed": recipe.run.seed,
-            "data_hash": hash_tasks(tasks[mine]),
-            "target_modules": short_names(host.sites, host.module),
-            "rows_left_out": left_out,
-            "metrics": _mean([metrics[task.name] for task in tasks[mine]]),
-        }
-        if recipe.mode == "per_task":
-            provenance["description"] = tasks[k].descriptions[0]
-        save(
-            bank.adapter(k, base=host.fingerprint, provenance=provenance, dtype=dtype),
-            folder / "adapters" / name,
+        told = provenance(
+            recipe,
+            data_hash=hash_tasks(tasks[mine]),
+            target_modules=short_names(host.sites, host.module),
+            rows_left_out=left_out,
+            metrics=_mean([metrics[task.name] for task in tasks[mine]]),
         )
+        if recipe.mode == "per_task":
+            told["description"] = tasks[k].descriptions[0]
+        adapter = bank.adapter(k, base=host.fingerprint, provenance=told, dtype=dtype)
+        save(adapter, folder / "adapters" / name)

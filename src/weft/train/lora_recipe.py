@@ -4,22 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from weft.config import Config, Rank, Size
+from weft.config import Rank, Size
 from weft.tasks.source import Data
 from weft.train.optimizer import OptimizerConfig
-from weft.train.run import RunConfig
+from weft.train.recipe import AbstractRecipe
 
 
-class LoraRecipe(Config):
+class LoraRecipe(AbstractRecipe):
     """`weft train lora RECIPE`; names as in PEFT's LoraConfig and TRL's SFTConfig where they have one."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base; adapters are trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """On a CPU, short rows under bf16 take a third less time with eager."""
     data: Data
     split: str = "train"
     """Where the tasks come from. Each is trained on its train rows and measured on its test rows."""

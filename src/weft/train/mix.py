@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from weft.config import Config, Rank, Size
+from weft.config import Rank, Size
 from weft.engine.mixer import Mixer, build_mix
 from weft.host import Host
 from weft.hyper import ContextNetwork, HyperNetwork
@@ -29,9 +29,11 @@ from weft.route.library import select
 from weft.route.mix import Mix, MixConfig, mixed, sizes
 from weft.tasks.letters.recalls import Recall, draw_recall
 from weft.tasks.letters.world import World
-from weft.train.answers import language_model, load_base
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
+from weft.train.answers import language_model
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.train.shift import split_head
 from weft.train.streams import head_input
 from weft.types import Bank, Description, Mixture
@@ -39,11 +41,11 @@ from weft.types import Bank, Description, Mixture
 SOURCES: tuple[Literal["context", "stack", "library"], ...] = ("context", "stack", "library")
 
 
-class MixRecipe(Config):
+class MixRecipe(AbstractRecipe):
     """`weft train mix RECIPE`."""
 
-    run: RunConfig
-    base: str
+    attn_implementation: Literal["eager", "sdpa"] = "eager"
+    """As in transformers."""
     context: str
     """Folder of a context network for that base."""
     stack: str
@@ -92,13 +94,8 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
     Raises what loading raises, and UnknownNameError for an operation that the library lacks.
     """
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype="float32",
-            device=run.accelerator.device,
-            target_modules=["all-linear", "lm_head"],
-            attn_implementation="eager",
-        )
+        device = run.accelerator.device
+        host = host or load_base(recipe, device, target_modules=["all-linear", "lm_head"])
         made = MixSources.load(recipe, host)
         sites, head = split_head(host)
         torch.manual_seed(recipe.run.seed)
@@ -112,32 +109,16 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
         )
         mix.requires_grad_(not recipe.fixed)
         model = nn.ModuleDict({"speaker": speaker, "mix": mix}).to(host.device)
-        optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        for done in range(run.restore(model, optimizers, schedulers) + 1, recipe.run.max_steps + 1):
+        learner = Learner(run, recipe.optimizer, model)
+        for done in learner.left():
             recalls = draw(recipe, f"{recipe.run.seed} train {done}", recipe.questions_per_batch)
             lessons = [encode_recall(host, one) for one in recalls]
             told = read_recalls(host, lessons, made.banks(recalls), speaker.bank(), mix)
             run.accelerator.backward(told.loss)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-            if run.is_due("logging", done):
-                run.log(
-                    done,
-                    {"loss": float(told.loss.detach()), "followed": told.right, "grad_norm": float(norm)},
-                )
-            if run.is_due("save", done):
-                run.save(done, model, optimizers, schedulers)
+            learner.step(done, {"loss": float(told.loss.detach()), "followed": told.right})
+            learner.save(done)
         folder = run.folder / "mix"
-        provenance = {
-            "base_model": recipe.base,
-            "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
-            "seed": recipe.run.seed,
-        }
-        mixer = Mixer(speaker, mix, SOURCES, (recipe.token,), host.fingerprint, provenance)
+        mixer = Mixer(speaker, mix, SOURCES, (recipe.token,), host.fingerprint, provenance(recipe))
         if run.accelerator.is_main_process:
             mixer.save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.adapters import load, spectrum
-from weft.config import Config, Size
+from weft.config import Size
 from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
@@ -31,18 +31,16 @@ from weft.host import Host, fitted, short_names
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.tasks import Task, TaskSampler, hash_tasks
 from weft.tasks.source import Data, load_splits
-from weft.train.answers import load_base
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.types import Adapter, Bank, Description, Site
 
 
-class ReconstructRecipe(Config):
-    """`weft train reconstruct RECIPE`."""
+class ReconstructRecipe(AbstractRecipe):
+    """`weft train reconstruct RECIPE`; the base is what the adapters are for, and an encoder may read it."""
 
-    run: RunConfig
-    base: str
-    """The base that the adapters are for; only an encoder that reads it runs it."""
     data: Data
     """Where the tasks' descriptions come from."""
     library: str
@@ -74,13 +72,7 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
     for adapters of a higher rank than the network's, and what loading an adapter raises.
     """
     torch.manual_seed(recipe.run.seed)
-    host = host or load_base(
-        recipe.base,
-        dtype="float32",
-        device=torch.device("cpu"),
-        target_modules=recipe.target_modules,
-        attn_implementation="sdpa",
-    )
+    host = host or load_base(recipe, "cpu", target_modules=recipe.target_modules)
     tasks, targets = _read(recipe, host)
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         hyper = _build(recipe, host, tasks)
@@ -92,11 +84,9 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
             rows_per_task=1,
             seed=recipe.run.seed,
         )
-        optimizers = build_optimizers(recipe.optimizer, network.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(network, optimizers, schedulers)
+        learner = Learner(run, recipe.optimizer, network)
         by_name = _takes_names(recipe)
-        for done in range(start + 1, recipe.run.max_steps + 1):
+        for done in learner.left():
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             draws = sampler.draw(done - 1)
             bank = hyper.generate([Description(d.task.name if by_name else d.description) for d in draws])
@@ -104,16 +94,8 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
             error = relative_error(bank, target)
             loss = error if recipe.objective == "delta" else _factor_error(bank, target, wanted)
             run.accelerator.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.max_grad_norm)
-            run.check_finite(done, norm, "the gradient")
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-            if run.is_due("logging", done):
-                run.log(done, {"loss": loss.item(), "error": error.item(), "grad_norm": float(norm)})
-            if run.is_due("save", done):
-                run.save(done, network, optimizers, schedulers)
+            learner.step(done, {"loss": loss.item(), "error": error.item()})
+            learner.save(done)
         hyper.provenance |= {"step": recipe.run.max_steps}
         folder = run.folder / "hypernetwork"
         hyper.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
@@ -190,14 +172,9 @@ def _build(recipe: ReconstructRecipe, host: Host, tasks: Sequence[Task]) -> Hype
     if not _takes_names(recipe):
         encoder = Cached(encoder, recipe.encoder_cache)
     network = build_t2l(recipe.network, host.sites, dim=encoder.dim)
-    provenance = {
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": recipe.run.seed,
-        "base_model": recipe.base,
-        "target_modules": short_names(host.sites, host.module),
-        "data_hash": hash_tasks(tasks),
-    }
-    hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=provenance)
+    names = short_names(host.sites, host.module)
+    facts = provenance(recipe, placed=True, target_modules=names, data_hash=hash_tasks(tasks))
+    hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=facts)
     if not _takes_names(recipe):
         hyper.fit_normaliser(
             hyper.encode([Description(text) for task in tasks for text in task.descriptions])

@@ -166,6 +166,10 @@ class Run:
         }
         return step == self.config.max_steps or (every[what] > 0 and step % every[what] == 0)
 
+    def draw(self, step: int) -> int:
+        """Which draw of the data this process takes in a step, so that no two processes take the same."""
+        return (step - 1) * self.accelerator.num_processes + self.accelerator.process_index
+
     def best(self, metric: str) -> float:
         """The highest value of a metric so far; minus infinity before the first."""
         return max((line.get(metric, -math.inf) for line in self._logged()), default=-math.inf)

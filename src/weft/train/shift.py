@@ -28,9 +28,11 @@ from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
 from weft.route import load_library
 from weft.tasks.letters.streams import LetterStreams
-from weft.train.answers import language_model, load_base
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.run import Run, RunConfig
+from weft.train.answers import language_model
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
 from weft.train.streams import Pieces, Told, encode_stream, read_streams
 from weft.types import Adapter, Bank, Site
 
@@ -59,16 +61,11 @@ class StreamsConfig(Config):
         )
 
 
-class ShiftRecipe(Config):
+class ShiftRecipe(AbstractRecipe):
     """`weft train shift RECIPE`."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base and the library; the network is trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """On a CPU, short rows under bf16 take a third less time with eager."""
     library: str
     """A folder of adapter folders, or one that ships with Weft."""
     adapters: tuple[str, ...] = ()
@@ -108,13 +105,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
     library = _choose(load_library(recipe.library).adapters, recipe.adapters)
     streams = recipe.data.build()
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=run.accelerator.device,
-            target_modules=["all-linear", "lm_head"],
-            attn_implementation=recipe.attn_implementation,
-        )
+        host = host or load_with_head(recipe, run.accelerator.device)
         sites, head = split_head(host)
         torch.manual_seed(recipe.run.seed)
         speaker = Speaker(
@@ -144,11 +135,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
             budget=recipe.budget,
             max_shifts=recipe.max_shifts,
             base=host.fingerprint,
-            provenance={
-                "base_model": recipe.base,
-                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
-                "seed": recipe.run.seed,
-            },
+            provenance=provenance(recipe),
         )
         if run.accelerator.is_main_process:
             shifter.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
@@ -163,37 +150,29 @@ def fit(
     read: Callable[[Sequence[Pieces]], Told],
 ) -> None:
     """Fit a model to what is drawn, under a run: schedule, logs and checkpoints."""
-    optimizers = build_optimizers(recipe.optimizer, model.named_parameters())
-    steps = recipe.run.max_steps
-    schedulers = build_schedulers(recipe.optimizer, optimizers, steps)
+    learner, steps = Learner(run, recipe.optimizer, model), recipe.run.max_steps
     started = time.monotonic()
-    for done in range(run.restore(model, optimizers, schedulers) + 1, steps + 1):
+    for done in learner.left():
         told = read(draw(done - 1))
         guide = recipe.guide * max(0.0, 1 - (done - 1) / max(steps * recipe.guide_until, 1))
         loss = told.loss / told.tokens
         extra = guide * told.guide / max(told.shifts, 1) + recipe.price * told.spurious / told.tokens
         run.accelerator.backward(loss + extra)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.max_grad_norm)
-        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-        if run.is_due("logging", done):
-            run.log(
-                done,
-                {
-                    "loss": float(loss.detach()),
-                    "followed": told.right / told.tokens,
-                    "guide": float(told.guide.detach()) / max(told.shifts, 1),
-                    "missed": told.missed / max(told.shifts, 1),
-                    "spurious": float(told.spurious.detach()) / told.tokens,
-                    "grad_norm": float(norm),
-                    "learning_rate": schedulers[0].get_last_lr()[0],
-                    "seconds_per_step": (time.monotonic() - started) / done,
-                },
-            )
-        if run.is_due("save", done):
-            run.save(done, model, optimizers, schedulers)
+        metrics = {
+            "loss": float(loss.detach()),
+            "followed": told.right / told.tokens,
+            "guide": float(told.guide.detach()) / max(told.shifts, 1),
+            "missed": told.missed / max(told.shifts, 1),
+            "spurious": float(told.spurious.detach()) / told.tokens,
+            "seconds_per_step": (time.monotonic() - started) / done,
+        }
+        learner.step(done, metrics)
+        learner.save(done)
+
+
+def load_with_head(recipe: ShiftRecipe, device: torch.device | str) -> Host:
+    """The base of a recipe, its output head a site like the linear modules of its layers."""
+    return load_base(recipe, device, target_modules=["all-linear", "lm_head"], dtype=recipe.dtype)
 
 
 def split_head(host: Host) -> tuple[list[Site], Site]:

@@ -11,7 +11,6 @@ level in place of a prior.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,27 +18,27 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from weft.config import Config, Size
+from weft.config import Size
 from weft.embed import Cached
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig
 from weft.hyper.stack import build_network
-from weft.tasks import Row, hash_tasks, render, samplers_by_category
+from weft.tasks import hash_tasks, samplers_by_category
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer, load_base, pad_id
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
-from weft.train.packing import Packed, pack
-from weft.train.run import Run, RunConfig
+from weft.train.answers import answer
+from weft.train.learner import Learner
+from weft.train.optimizer import OptimizerConfig
+from weft.train.packing import Packed
+from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.run import Run
+from weft.train.steering import mean_by_line, pack_draws
 from weft.types import Description, Mixture
 
 
-class StackRecipe(Config):
+class StackRecipe(AbstractRecipe):
     """`weft train stack RECIPE`."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     data: Source = Field(discriminator="kind")
     init: str
     """Folder of the trained hypernetwork that becomes the first level; its encoder reads the cues."""
@@ -55,8 +54,6 @@ class StackRecipe(Config):
     """Of a level, in nats per answer token."""
     halting_learning_rate: float = Field(default=0.01, gt=0)
     """In place of the schedule's, in the last phase."""
-    attn_implementation: str = "sdpa"
-    """As in transformers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: Size = 32
     """How many tasks a step meets."""
@@ -78,13 +75,7 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
     phases = _phases(recipe)
     train = load_splits(recipe.data)["train"]
     with Run(recipe.run, recipe, resume=resume) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype="float32",
-            device=run.accelerator.device,
-            target_modules="all-linear",
-            attn_implementation=recipe.attn_implementation,
-        )
+        host = host or load_base(recipe, run.accelerator.device, target_modules="all-linear")
         first = HyperNetwork.from_pretrained(recipe.init, host=host)
         hyper = build_stack_on(first, recipe, data_hash=hash_tasks(train), encoder_cache=recipe.encoder_cache)
         stack = hyper.network.to(run.accelerator.device)
@@ -96,14 +87,12 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             rows_per_task=recipe.rows_per_task,
             seed=recipe.run.seed,
         )
-        optimizers = build_optimizers(recipe.optimizer, stack.named_parameters())
-        schedulers = build_schedulers(recipe.optimizer, optimizers, recipe.run.max_steps)
-        start = run.restore(stack, optimizers, schedulers)
-        for done in range(start + 1, recipe.run.max_steps + 1):
+        learner = Learner(run, recipe.optimizer, stack)
+        for done in learner.left():
             torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             phase = next(p for until, p in phases if done <= until)
             draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]
-            packed = pack_rows(host, [draw.rows for draw in draws])
+            packed = pack_draws(host, draws, described=False)
             e_BD = hyper.encode([Description(draw.description) for draw in draws])
             if phase == "halting":
                 loss, told = _halting_loss(recipe, hyper, stack, e_BD, packed, host)
@@ -115,17 +104,11 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             for name, parameter in stack.named_parameters():
                 if not name.startswith(learns):
                     parameter.grad = None
-            norm = torch.nn.utils.clip_grad_norm_(stack.parameters(), recipe.optimizer.max_grad_norm)
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-                    group["lr"] = recipe.halting_learning_rate if phase == "halting" else rate
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-            if run.is_due("logging", done):
-                run.log(done, {"loss": loss.item(), **told, "grad_norm": float(norm)})
-            if run.is_due("save", done):
-                run.save(done, stack, optimizers, schedulers)
+            if phase == "halting":
+                for group in (group for optimizer in learner.optimizers for group in optimizer.param_groups):
+                    group["lr"] = recipe.halting_learning_rate
+            learner.step(done, {"loss": loss.item(), **told})
+            learner.save(done)
         folder = run.folder / "stack"
         hyper.save_pretrained(folder)
     return folder
@@ -146,13 +129,8 @@ def build_stack_on(
     assert isinstance(stack, Stack)
     stack.levels[0].load_state_dict(first.network.state_dict())
     stack.copy_normaliser()
-    provenance = {
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": recipe.run.seed,
-        "base_model": recipe.base,
-        "data_hash": data_hash,
-    }
-    return HyperNetwork(encoder, stack, base=first.base, name=recipe.name, provenance=provenance)
+    facts = provenance(recipe, placed=True, data_hash=data_hash)
+    return HyperNetwork(encoder, stack, base=first.base, name=recipe.name, provenance=facts)
 
 
 def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
@@ -170,18 +148,12 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
     return [*phases, (steps - round(steps * recipe.halting_share), "all"), (steps, "halting")]
 
 
-def pack_rows(host: Host, rows: Sequence[Sequence[Row]]) -> Packed:
-    """One line per task: its rows side by side, no description anywhere."""
-    return pack([[render(host.tokenizer, row) for row in of_one] for of_one in rows], pad_id=pad_id(host))
-
-
 def _losses(hyper: HyperNetwork, e_BD: Tensor, packed: Packed, host: Host, depth: int) -> Tensor:
     """Mean loss of each cue's answer tokens at a depth, in nats: [B]."""
     bank = hyper.generate(e_BD, levels=depth)
     said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
     loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
-    loss_B = loss_N.new_zeros(len(bank)).index_add(0, said.line_N, loss_N)
-    return loss_B / torch.bincount(said.line_N, minlength=len(bank))
+    return mean_by_line(loss_N, said.line_N, len(bank))
 
 
 def _halting_loss(

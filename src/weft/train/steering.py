@@ -56,10 +56,11 @@ def loss(
         theirs_NV = prompted.logits_NV.float().log_softmax(-1)
         kl_NV = F.kl_div(ours_NV, theirs_NV, reduction="none", log_target=True)
         loss_N = loss_N + kl_weight * kl_NV.sum(-1)
-    return _mean_by_line(loss_N, said.line_N, len(bank)).mean()
+    return mean_by_line(loss_N, said.line_N, len(bank)).mean()
 
 
-def _mean_by_line(value_N: Tensor, line_N: Tensor, lines: int) -> Tensor:
+def mean_by_line(value_N: Tensor, line_N: Tensor, lines: int) -> Tensor:
+    """The mean over the places of each line of a pack: [K], from [N]."""
     sum_K = value_N.new_zeros(lines).index_add(0, line_N, value_N)
     return sum_K / torch.bincount(line_N, minlength=lines)
 
@@ -111,7 +112,7 @@ def steering(
             correct, count = packed.count_right(said.logits_NV, said.targets_N)
             right, total = right + correct, total + count
             loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
-            nats += float(_mean_by_line(loss_N, said.line_N, len(chunk)).sum())
+            nats += float(mean_by_line(loss_N, said.line_N, len(chunk)).sum())
         shares[name] = right / max(total, 1)
         losses[f"loss_{name}"] = nats / len(tasks)
     hyper.train(training)

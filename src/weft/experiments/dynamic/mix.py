@@ -20,8 +20,8 @@ from weft.experiments.dynamic.table import Line, line_of
 from weft.host import Host
 from weft.rows import Request
 from weft.tasks.letters.recalls import SIGNS, Recall
-from weft.train.answers import load_base
 from weft.train.mix import MixRecipe, MixSources, draw, train_mix
+from weft.train.recipe import load_base
 from weft.types import Adapter
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -51,11 +51,9 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
             tell(f"seed {seed}: {way}")
             recipe = _changed(comparison.recipe, way, seed, changes)
             host = host or load_base(
-                recipe.base,
-                dtype="float32",
-                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                recipe,
+                "cuda" if torch.cuda.is_available() else "cpu",
                 target_modules=["all-linear", "lm_head"],
-                attn_implementation="eager",
             )
             mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
             rights.setdefault(way, []).append(answers(host, mixer, recipe, questions))

@@ -37,9 +37,8 @@ from weft.hyper import Shifter, Speaker
 from weft.route import load_library
 from weft.rows import AbstractController
 from weft.tasks.streams import Stream, answers_of
-from weft.train.answers import load_base
 from weft.train.run import Run
-from weft.train.shift import ShiftRecipe, fit, split_head, train_shift
+from weft.train.shift import ShiftRecipe, fit, load_with_head, split_head, train_shift
 from weft.train.streams import encode_stream, read_streams
 from weft.types import Adapter, Bank, Mixture
 
@@ -124,13 +123,7 @@ def measure_shift(comparison: ShiftComparison, tell: Callable[[str], None] = lam
 
 def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]) -> list[Answered]:
     mine = _changed(comparison.recipe, "shift", seed)
-    host = load_base(
-        mine.base,
-        dtype=mine.dtype,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        target_modules=["all-linear", "lm_head"],
-        attn_implementation=mine.attn_implementation,
-    )
+    host = load_with_head(mine, "cuda" if torch.cuda.is_available() else "cpu")
     library = {a.name: a for a in load_library(mine.library).adapters}
     library = {name: library[name] for name in mine.adapters or library}
     specialists = {a.name: a for a in load_library(comparison.specialists).adapters}

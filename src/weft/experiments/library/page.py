@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 
 from weft.evaluate.intervals import Interval, bootstrap, interval, task_means
-from weft.evaluate.tables import markdown_table, show_interval, versions
+from weft.evaluate.tables import how_made, markdown_table, show_interval
 from weft.experiments.library.embeddings import Retrieved
 from weft.experiments.library.measure import Measured
 from weft.experiments.library.recipe import RoutingRecipe
@@ -118,8 +117,6 @@ def routing_page(
         for way in ways
         if len(set(way.by_seed)) > 1
     )
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     rows = recipe.rows_per_task * len(recipe.seeds)
     parts = [
         f"# Choosing from a library: {recipe.base}",
@@ -144,10 +141,7 @@ def routing_page(
         "libraries. Ties count against the right one.",
         f"![top-1 accuracy of every embedding]({pictures[1]})",
         markdown_table(found),
-        "## How it was made",
-        f"Seeds {', '.join(map(str, recipe.seeds))} draw wordings and rows. Made with {told}.",
-        f"```sh\n{command}\n```",
-        f"```yaml\n{text}```",
+        *how_made(recipe, command, f"Seeds {', '.join(map(str, recipe.seeds))} draw wordings and rows. "),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
-from weft.evaluate.tables import markdown_table, show_interval, versions
+from weft.evaluate.tables import how_made, markdown_table, show_interval
 from weft.experiments.merging.measure import BASE, OWN, SetScores
 from weft.experiments.merging.recipe import MergingRecipe
 
@@ -116,9 +115,8 @@ def merging_page(recipe: MergingRecipe, scores: Sequence[SetScores], *, picture:
         ]
         for d in differences(scores)
     ]
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
     how_many = ", ".join(f"{n} of {size}" for size, n in sorted(recipe.sets.items()))
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    about = f"Sets: {how_many}. {recipe.rows_per_task} rows of each task. Seed {recipe.seed}. "
     parts = [
         f"# How many adapters a merge carries: {recipe.base}",
         "Random sets of a library are merged into one adapter, which answers test rows of all of them. "
@@ -134,10 +132,7 @@ def merging_page(recipe: MergingRecipe, scores: Sequence[SetScores], *, picture:
         "## Against the plain average",
         "Paired: the same sets and rows. Less loss is better.",
         markdown_table(compared),
-        "## How it was made",
-        f"Sets: {how_many}. {recipe.rows_per_task} rows of each task. Seed {recipe.seed}. Made with {told}.",
-        f"```sh\n{command}\n```",
-        f"```yaml\n{text}```",
+        *how_made(recipe, command, about),
     ]
     return "\n\n".join(parts) + "\n"
 

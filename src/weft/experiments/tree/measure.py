@@ -30,7 +30,7 @@ from weft.experiments.tree.recipe import TreeComparison
 from weft.files import read_json, replace_file, to_json
 from weft.host import Host
 from weft.route import Smear, TreeGate, XLora
-from weft.train.answers import load_base
+from weft.train.recipe import load_base
 from weft.train.run import Run
 from weft.train.tree import TreeRecipe
 from weft.train.tree.learned import Learned, deciding, learned_tree, width
@@ -93,13 +93,9 @@ def _compare(
     @cache
     def prepared(base: str) -> tuple[Host, Callable[[int], Groups], Groups, int, str]:
         tasks = choose_tasks(recipe)
-        host = load_base(
-            base,
-            dtype=recipe.dtype,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
-        )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        mine = recipe.model_copy(update={"base": base})
+        host = load_base(mine, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
         draw, test = tree_rows(recipe, host, tasks)
         steps = range(recipe.run.max_steps)
         tokens = sum(len(row.ids) for step in steps for group in draw(step) for row in group)

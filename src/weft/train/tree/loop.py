@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
-from weft.train.answers import load_base, pad_id, split_rows, sum_over_processes
-from weft.train.optimizer import build_optimizers, build_schedulers
+from weft.train.answers import pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.learner import Learner
+from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
 from weft.train.tree.forwards import answer_under, evenness, heard, measure, watch
 from weft.train.tree.learned import Learned, learned_tree
@@ -44,28 +45,17 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
     """
     tasks = choose_tasks(recipe)
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
-        host = host or load_base(
-            recipe.base,
-            dtype=recipe.dtype,
-            device=run.accelerator.device,
-            target_modules=recipe.target_modules,
-            attn_implementation=recipe.attn_implementation,
-        )
+        device, targets = run.accelerator.device, recipe.target_modules
+        host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
         draw_groups, test = tree_rows(recipe, host, tasks)
         learned = learned_tree(recipe, host).to(host.device)
         metrics = fit(recipe, run, host, learned, draw_groups, test)
         folder = run.folder / "tree"
         if run.accelerator.is_main_process:
-            provenance = {
-                "base_model": recipe.base,
-                "recipe": recipe.model_dump(mode="json", exclude={"run": {"output_dir", "report_to"}}),
-                "seed": recipe.run.seed,
-                "data_hash": hash_tasks(tasks),
-                "metrics": metrics,
-            }
+            told = provenance(recipe, data_hash=hash_tasks(tasks), metrics=metrics)
             tree = learned.tree()
             tree = replace(tree, leaves=replace(tree.leaves, base=host.fingerprint))
-            save_tree(tree, folder, provenance=provenance, dtype=getattr(torch, recipe.save_dtype))
+            save_tree(tree, folder, provenance=told, dtype=getattr(torch, recipe.save_dtype))
     return folder
 
 
@@ -82,31 +72,21 @@ def fit(
     A gate that is no tree's has no schedule: its temperature and its descent stay as they are.
     """
     steps, tokens = recipe.run.max_steps, _tokens(host, recipe)
-    [optimizer] = build_optimizers(recipe.optimizer, learned.named_parameters())
-    [scheduler] = build_schedulers(recipe.optimizer, [optimizer], steps)
-    start = run.restore(learned, [optimizer], [scheduler])
-    if not start and isinstance(learned.gate, TreeGate):
+    learner = Learner(run, recipe.optimizer, learned)
+    if not learner.start and isinstance(learned.gate, TreeGate):
         _start_evenly(host, learned, learned.gate, draw_groups(0), tokens)
     metrics: dict[str, float] = {}
-    for done in range(start + 1, steps + 1):
-        draw = (done - 1) * run.accelerator.num_processes + run.accelerator.process_index
-        factor = _schedule(learned.gate, recipe, done)
-        told, load_LK = _backward(host, learned.train(), draw_groups(draw), recipe, factor, run.accelerator)
-        norm = nn.utils.clip_grad_norm_(learned.parameters(), recipe.optimizer.max_grad_norm)
-        run.check_finite(done, norm, "the gradient")
-        optimizer.step()
-        optimizer.zero_grad()
+    for done in learner.left():
+        groups, factor = draw_groups(run.draw(done)), _schedule(learned.gate, recipe, done)
+        told, load_LK = _backward(host, learned.train(), groups, recipe, factor, run.accelerator)
+        learner.step(done, told)
         gate = learned.gate
         if isinstance(gate, TreeGate) and recipe.rebalance:
             gate.bias_LN.data -= recipe.rebalance * uneven_turns(load_LK, gate.right_NK, gate.left_NK)
-        scheduler.step()
-        if run.is_due("logging", done):
-            run.log(done, {**told, "grad_norm": float(norm), "learning_rate": scheduler.get_last_lr()[0]})
         if run.is_due("eval", done) and run.accelerator.is_main_process:
             metrics = measure(host, learned.mixture(), test, tokens=tokens)
             run.log(done, metrics)
-        if run.is_due("save", done):
-            run.save(done, learned, [optimizer], [scheduler])
+        learner.save(done)
     _schedule(learned.gate, recipe, steps)
     return metrics or measure(host, learned.mixture(), test, tokens=tokens)
 
@@ -159,9 +139,7 @@ def _backward(
         accelerator.backward(task + share * (factor * entropy + recipe.balance * uneven))
         told_3 += torch.stack([task, share * entropy, share * uneven]).detach()
         load_LK = load_LK + load
-    for parameter in learned.parameters():
-        if parameter.grad is not None:
-            parameter.grad = sum_over_processes(parameter.grad, accelerator)
+    sum_gradients(learned, accelerator)
     loss, entropy, uneven = sum_over_processes(told_3, accelerator).tolist()
     load_LK = sum_over_processes(torch.as_tensor(load_LK), accelerator)
     told = {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}

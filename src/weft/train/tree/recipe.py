@@ -4,23 +4,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from weft.config import Config
 from weft.route.tree import Scope
 from weft.tasks.source import Data
 from weft.train.optimizer import OptimizerConfig
-from weft.train.run import RunConfig
+from weft.train.recipe import AbstractRecipe
 
 
-class TreeRecipe(Config):
+class TreeRecipe(AbstractRecipe):
     """`weft train tree RECIPE`; names as in `weft train lora` where they have one."""
 
-    run: RunConfig
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base; the tree is trained in float32."""
-    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """On a CPU, short rows under bf16 take a third less time with eager."""
     data: Data
     split: str = "train"
     """Where the tasks come from: trained on their train rows, measured on their test rows."""

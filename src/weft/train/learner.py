@@ -1,0 +1,62 @@
+"""What every training does in a step: clip the gradient, move the weights, go on with the schedule, log."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor, nn
+
+from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.run import Run
+
+
+class Learner:
+    """The parameters of a module under a run, as its last checkpoint left them.
+
+    `clip` bounds the norm of the gradient and returns the norm, or norms, before; of all parameters together
+    unless given. Raises what `Run.restore` raises.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: OptimizerConfig,
+        module: nn.Module,
+        *,
+        clip: Callable[[float], Tensor] | None = None,
+    ) -> None:
+        self.run, self.config, self.module = run, config, module
+        self.clip = clip or partial(nn.utils.clip_grad_norm_, list(module.parameters()))
+        self.optimizers = build_optimizers(config, module.named_parameters())
+        self.schedulers = build_schedulers(config, self.optimizers, run.config.max_steps)
+        self.start = run.restore(module, self.optimizers, self.schedulers)
+        """How many steps were done before."""
+
+    def left(self) -> range:
+        """The steps that are still to be done, counted from 1."""
+        return range(self.start + 1, self.run.config.max_steps + 1)
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Move the weights by the gradient that was added up, and log `metrics` where it is due.
+
+        Raises NotFiniteError for a gradient that is no number; the weights are then as they were.
+        """
+        norm = self.clip(self.config.max_grad_norm)
+        self.run.check_finite(done, norm, "the gradient")
+        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        if self.run.is_due("logging", done):
+            rate = self.schedulers[0].get_last_lr()[0]
+            self.run.log(done, {**metrics, "grad_norm": float(norm.mean()), "learning_rate": rate})
+
+    def save(self, done: int) -> bool:
+        """Write a checkpoint where it is due; whether it was."""
+        due = self.run.is_due("save", done)
+        if due:
+            self.keep(done)
+        return due
+
+    def keep(self, done: int) -> None:
+        """Write a checkpoint."""
+        self.run.save(done, self.module, self.optimizers, self.schedulers)

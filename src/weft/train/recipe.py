@@ -1,0 +1,50 @@
+"""What the trainings over a frozen base share: keys of their recipes, and what their results tell."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from weft.config import Config
+from weft.host import Host
+from weft.train.answers import language_model
+from weft.train.run import RunConfig
+
+
+class BaseConfig(Config):
+    """A frozen base, and how it attends."""
+
+    base: str
+    """Embedded name, folder or hub id of the frozen base."""
+    attn_implementation: Literal["eager", "sdpa"] = "sdpa"
+    """As in transformers; on a CPU, short rows take a quarter to a third less time with `eager`."""
+
+
+class AbstractRecipe(BaseConfig):
+    """Where a run lives, and over which base."""
+
+    run: RunConfig
+
+
+def load_base(
+    recipe: BaseConfig,
+    device: torch.device | str,
+    *,
+    target_modules: str | Sequence[str],
+    dtype: str = "float32",
+) -> Host:
+    """The frozen base of a recipe, with the attention that it asks for. Raises what loading a host raises."""
+    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
+    host = Host.from_pretrained(recipe.base, dtype=dtype, device=str(device), target_modules=modules)
+    language_model(host).set_attn_implementation(recipe.attn_implementation)
+    return host
+
+
+def provenance(recipe: AbstractRecipe, *, placed: bool = False, **facts: Any) -> dict[str, Any]:
+    """What a result says of its making: base, recipe, seed, and these facts.
+
+    Only where `placed` does it tell the folder of its run too: elsewhere equal runs leave equal bytes.
+    """
+    left_out = {} if placed else {"run": {"output_dir", "report_to"}}
+    values = recipe.model_dump(mode="json", exclude=left_out)
+    return {"base_model": recipe.base, "recipe": values, "seed": recipe.run.seed, **facts}
