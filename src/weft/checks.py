@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from weft.errors import AdapterFormatError, MissingFileError, SaveError, ShapeError, WeftError
+from weft.errors import AdapterFormatError, MissingFileError, ShapeError, WeftError
+from weft.files import check_free
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 PICKLE = "adapter_model.bin"
@@ -56,9 +57,4 @@ def check_shapes(
 
 def check_target(target: Path) -> None:
     """Raise SaveError for a place that holds anything but an adapter: replacing deletes what is in it."""
-    if target.exists() and not target.is_dir():
-        raise SaveError(f"{target} is a file; an adapter needs a folder of its own")
-    names = {found.name for found in target.iterdir()} if target.is_dir() else set()
-    others = sorted(names - {CONFIG, WEIGHTS, CARD} if CONFIG in names else names)
-    if others:
-        raise SaveError(f"{target} holds other files ({others[0]}); an adapter needs a folder of its own")
+    check_free(target, "an adapter", (CONFIG, WEIGHTS, CARD) if (target / CONFIG).exists() else ())

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if fresh is not None:
             _remove(fresh)
+
+
+def check_free(target: Path, what: str, own: Collection[str]) -> None:
+    """Raise SaveError for a file, or a folder that holds more than `own`: replacing deletes what is there."""
+    if target.exists() and not target.is_dir():
+        raise SaveError(f"{target} is a file; {what} needs a folder of its own")
+    names = {found.name for found in target.iterdir()} if target.is_dir() else set()
+    others = sorted(names - set(own))
+    if others:
+        raise SaveError(f"{target} holds other files ({others[0]}); {what} needs a folder of its own")
 
 
 def remove_leftovers(folder: Path) -> None:

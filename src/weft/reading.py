@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,14 +205,6 @@ def parse_yaml(text: str, where: str) -> Any:
     # The constructors of dates, numbers and truth values raise what their first failing line raises.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise ConfigError(f"{where} is not valid YAML: {_reason(error)}") from error
-
-
-def compile_pattern(pattern: str, what: str) -> re.Pattern[str]:
-    """A regular expression. Raises ConfigError where it is none."""
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{what} {shown(pattern)} is no regular expression: {_reason(error)}") from error
 
 
 def _measure(root: Any, where: str) -> None:

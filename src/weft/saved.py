@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.adapters import tensor_bytes
 from weft.checks import MAX_TENSOR
@@ -24,11 +24,10 @@ from weft.errors import (
     BaseMismatchError,
     ConfigError,
     MissingFileError,
-    SaveError,
     ShapeError,
     WeightsError,
 )
-from weft.files import nearest, read_json, replace_folder, resolve, to_json
+from weft.files import check_free, nearest, read_json, replace_folder, resolve, to_json
 from weft.tensor_file import read_header
 from weft.types import Site
 
@@ -57,6 +56,7 @@ class Saved(Config):
 
 
 S = TypeVar("S", bound=Saved)
+M = TypeVar("M", bound=nn.Module)
 
 
 def write(
@@ -130,6 +130,21 @@ def read_tensors(file: Path, shapes: Shapes | Callable[[Found], Shapes] | None =
     return tensors
 
 
+def load_module(file: Path, build: Callable[[], M]) -> M:
+    """A network as `build` makes it, with the numbers of a file. Raises what `read_tensors` raises.
+
+    Its sizes are told by one on the meta device: a config is small, what it asks for may not be. Weights that
+    are drawn, only to be overwritten, do not move the caller's random state.
+    """
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            sized = build()
+        tensors = read_tensors(file, {name: tuple(x.shape) for name, x in sized.state_dict().items()})
+        made = build()
+    made.load_state_dict(tensors)
+    return made
+
+
 def _check_shapes(file: Path, found: Found, shapes: Shapes) -> None:
     for name in sorted(shapes.keys() - found.keys()):
         raise WeightsError(f"{file} lacks {name}, which its config asks for")
@@ -172,13 +187,5 @@ def _kind(values: Any) -> Any:
 
 
 def _check_target(folder: Path, schema: type[Saved]) -> None:
-    # Replacing a folder deletes what is in it: never anything of another sort.
-    if folder.exists() and not folder.is_dir():
-        raise SaveError(f"{folder} is a file; a {schema.sort} needs a folder of its own")
-    names = {file.name for file in folder.iterdir()} if folder.exists() else set()
-    known = CONFIG in names and _kind(read_json(folder / CONFIG)) in _kinds(schema)
-    others = sorted(names - {CONFIG, WEIGHTS} if known else names)
-    if others:
-        raise SaveError(
-            f"{folder} holds other files ({others[0]}); a {schema.sort} needs a folder of its own"
-        )
+    known = (folder / CONFIG).is_file() and _kind(read_json(folder / CONFIG)) in _kinds(schema)
+    check_free(folder, f"a {schema.sort}", (CONFIG, WEIGHTS) if known else ())

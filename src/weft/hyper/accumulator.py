@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from weft.config import Config
 from weft.hyper.groups import group_sites
 from weft.hyper.head import kaiming
-from weft.hyper.perceiver import Made
+from weft.hyper.made import Made
 from weft.hyper.states import SHIFT, Inputs, StateMix, convolve
 from weft.hyper.whiten import Whitening
 from weft.types import Site

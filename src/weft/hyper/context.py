@@ -29,19 +29,11 @@ from weft.config import Config, Size
 from weft.errors import ConfigError, CueError, ShapeError
 from weft.host import Host
 from weft.hyper.accumulator import Accumulator, AccumulatorConfig
+from weft.hyper.made import bank_of
 from weft.hyper.perceiver import Perceiver, PerceiverConfig
 from weft.hyper.slug import slug
 from weft.hyper.states import Inputs
-from weft.saved import (
-    WEIGHTS,
-    Saved,
-    SavedSite,
-    check_base,
-    describe,
-    list_sites,
-    read_tensors,
-    write,
-)
+from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
 from weft.types import AbstractHyperNetwork, Adapter, Bank, Cue, Document, Factors, Site
 
 T = TypeVar("T")
@@ -133,13 +125,8 @@ class ContextNetwork(AbstractHyperNetwork):
         if not all(chunks):
             raise CueError("there is nothing to read in an empty chunk")
         made = self.reader(*self._read(chunks))
-        scaling = self.config.reader.scaling
-        return Bank(
-            names=tuple(f"chunk-{k}" for k in range(len(chunks))),
-            a={site: a_BRI for site, (a_BRI, _) in made.items()},
-            b={site: b_BOR * scaling for site, (_, b_BOR) in made.items()},
-            base=self.host.fingerprint,
-        )
+        names = [f"chunk-{k}" for k in range(len(chunks))]
+        return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint)
 
     def fit_whitening(self, chunks: Sequence[Sequence[int]]) -> None:
         """Let keys be whitened by what the sites read of ordinary texts. Raises CueError for no chunks."""
@@ -281,20 +268,15 @@ class ContextNetwork(AbstractHyperNetwork):
         """
         saved, folder = describe(name_or_folder, SavedContext)
         if host is None:
-            base = saved.provenance.get("base_model")
-            if not isinstance(base, str):
+            named = saved.provenance.get("base_model")
+            if not isinstance(named, str):
                 raise ConfigError(f"{folder} does not say which base it is for; give --base")
-            host = Host.from_pretrained(base)
+            host = Host.from_pretrained(named)
         check_base(saved, folder, host.fingerprint)
         sites = [Site(*values) for values in saved.sites]
         told = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
-        with torch.random.fork_rng(devices=[]):
-            with torch.device("meta"):  # sizes first: a config is small, what it asks for may not be
-                sized = cls(host, saved.network, **told)
-            shapes = {key: tuple(tensor.shape) for key, tensor in sized.state_dict().items()}
-            tensors = read_tensors(folder / WEIGHTS, shapes)
-            network = cls(host, saved.network, **told)
-        network.load_state_dict(tensors)
+        base = host
+        network = load_module(folder / WEIGHTS, lambda: cls(base, saved.network, **told))
         return network.to(host.device).eval()
 
     def tokens(self, text: str) -> list[int]:

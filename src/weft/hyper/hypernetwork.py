@@ -16,19 +16,11 @@ from weft.adapters import OnMismatch
 from weft.embed.load import EncoderConfig, build_same_encoder
 from weft.errors import ConfigError
 from weft.host import Host
+from weft.hyper.made import Made, bank_of
 from weft.hyper.slug import cue_text, slug
 from weft.hyper.stack import Stack, StackConfig, build_network
-from weft.hyper.t2l import T2L, Made, T2LConfig
-from weft.saved import (
-    WEIGHTS,
-    Saved,
-    SavedSite,
-    check_base,
-    describe,
-    list_sites,
-    read_tensors,
-    write,
-)
+from weft.hyper.t2l import T2L, T2LConfig
+from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
 from weft.types import AbstractEncoder, AbstractHyperNetwork, Adapter, Bank, Cue, Description, Factors, Site
 
 
@@ -98,14 +90,7 @@ class HyperNetwork(AbstractHyperNetwork):
             names, e_BD = tuple(f"row-{i}" for i in range(cues.shape[0])), cues
         else:
             names, e_BD = tuple(slug(cue) for cue in cues), self.encode(cues)
-        factors = self._made(e_BD, levels)
-        scaling = self.network.config.scaling
-        return Bank(
-            names=names,
-            a={site: a_KRI for site, (a_KRI, _) in factors.items()},
-            b={site: b_KOR * scaling for site, (_, b_KOR) in factors.items()},
-            base=self.base,
-        )
+        return bank_of(self._made(e_BD, levels), names, self.network.config.scaling, self.base)
 
     def forward(self, cues: Sequence[Cue] | Float[Tensor, "B D"]) -> Bank:
         """`generate`, where something wraps the module and calls it."""
@@ -188,16 +173,13 @@ class HyperNetwork(AbstractHyperNetwork):
         check_base(saved, folder, host.fingerprint if host else "")
         sites = [Site(*values) for values in saved.sites]
         told = {"base": saved.base, "name": saved.name, "provenance": saved.provenance}
-        # The weights drawn here are overwritten, so drawing them must not move the caller's random state.
         with torch.random.fork_rng(devices=[]):
             encoder = build_same_encoder(saved.encoder, saved.encoder_identity, folder, host)
-            with torch.device("meta"):  # sizes first: a config is small, what it asks for may not be
-                sized = cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
-            shapes = {name: tuple(tensor.shape) for name, tensor in sized.state_dict().items()}
-            tensors = read_tensors(folder / WEIGHTS, shapes)
-            hyper = cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
-        hyper.load_state_dict(tensors)
-        return hyper.eval()
+
+        def build() -> HyperNetwork:
+            return cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
+
+        return load_module(folder / WEIGHTS, build).eval()
 
 
 def _copy(x: Tensor) -> Tensor:

@@ -32,11 +32,10 @@ from weft.config import Config
 from weft.errors import ConfigError
 from weft.hyper.groups import group_sites
 from weft.hyper.head import kaiming
+from weft.hyper.made import Made
 from weft.hyper.states import Inputs, StateMix
 from weft.hyper.whiten import Whitening
 from weft.types import Site
-
-Made = dict[Site, tuple[Float[Tensor, "B R _"], Float[Tensor, "B _ R"]]]
 
 
 class PerceiverConfig(Config):

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from weft.config import Config, Size
 from weft.errors import ConfigError, ShapeError
+from weft.hyper.made import bank_of
 from weft.hyper.t2l import HeadZConfig, T2LConfig, build_t2l
 from weft.types import Bank, Site
 
@@ -140,9 +141,5 @@ class Shift(nn.Module):
         if self.generator is None:
             return Shifted(after, decay_B, torch.zeros_like(decay_B), None, logits_BN)
         factors, scaling = self.generator(z_BD), self.generator.config.scaling
-        delta = Bank(
-            ("shift",) * len(z_BD),
-            {site: a_BRI for site, (a_BRI, _) in factors.items()},
-            {site: b_BOR * scaling for site, (_, b_BOR) in factors.items()},
-        )
+        delta = bank_of(factors, ("shift",) * len(z_BD), scaling)
         return Shifted(after, decay_B, share_BN[:, -1], delta, logits_BN)

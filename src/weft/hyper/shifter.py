@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from weft.config import Rank
 from weft.errors import BaseMismatchError, ConfigError, UnknownNameError
@@ -18,7 +19,7 @@ from weft.host.pool import content
 from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shift_controller import ShiftController
 from weft.hyper.speaker import Speaker
-from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, read_tensors, write
+from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
 from weft.types import Adapter, Site
 
 
@@ -120,9 +121,8 @@ class Shifter:
             "library_folder": self.library_folder,
             "provenance": dict(self.provenance or {}),
         }
-        parts = {"speaker": self.speaker, "network": self.network}
-        tensors = {f"{part}.{k}": x.to(dtype) for part, m in parts.items() for k, x in m.state_dict().items()}
-        write(folder, SavedShift, values, tensors)
+        parts = nn.ModuleDict({"speaker": self.speaker, "network": self.network})
+        write(folder, SavedShift, values, {name: x.to(dtype) for name, x in parts.state_dict().items()})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Shifter:
@@ -130,24 +130,18 @@ class Shifter:
         saved, found = describe(folder, SavedShift)
         check_base(saved, found, host.fingerprint if host else "")
         sites, head = [Site(*values) for values in saved.sites], Site(*saved.head)
-        with torch.random.fork_rng(devices=[]):
-            speaker = Speaker(
-                sites, head, [saved.control], rank=saved.speaker_rank, scaling=saved.speaker_scaling
-            )
+        sizes = {"rank": saved.speaker_rank, "scaling": saved.speaker_scaling}
+
+        def build() -> nn.ModuleDict:
+            speaker = Speaker(sites, head, [saved.control], **sizes)
             network = Shift(saved.network, sites, width=head.in_features, count=len(saved.library))
-        parts = {"speaker": speaker, "network": network}
-        shapes = {f"{p}.{k}": tuple(x.shape) for p, m in parts.items() for k, x in m.state_dict().items()}
-        tensors = read_tensors(found / WEIGHTS, shapes)
-        for part, module in parts.items():
-            own = {k.removeprefix(f"{part}."): x for k, x in tensors.items() if k.startswith(f"{part}.")}
-            module.load_state_dict(own)
-            module.eval().requires_grad_(False)
-        if host is not None:
-            speaker.to(host.device)
-            network.to(host.device)
+            return nn.ModuleDict({"speaker": speaker, "network": network})
+
+        parts = load_module(found / WEIGHTS, build).eval().requires_grad_(False)
+        parts.to(None if host is None else host.device)
         return cls(
-            speaker,
-            network,
+            cast(Speaker, parts["speaker"]),
+            cast(Shift, parts["network"]),
             saved.library,
             saved.contents,
             saved.library_folder,

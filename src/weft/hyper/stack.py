@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from weft.config import Config
 from weft.errors import ConfigError
 from weft.host import Host, sites_of
-from weft.hyper.t2l import T2L, HeadZConfig, Made, T2LConfig, build_t2l
+from weft.hyper.made import Made, bank_of
+from weft.hyper.t2l import T2L, HeadZConfig, T2LConfig, build_t2l
 from weft.hyper.trunk import Trunk
-from weft.types import Bank, Mixture, Site
+from weft.types import Mixture, Site
 
 _TRUNK = r"trunk\..*"
 
@@ -139,13 +140,8 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "B Z P G"]:
         """What the first level says when each level runs under what the one above it has made."""
         for k in range(top - 1, -1, -1):
-            scaling = self.config.higher[k].scaling
             made = self._level(k + 1).emit(z_BSQF)
-            bank = Bank(
-                tuple(str(row) for row in range(len(z_BSQF))),
-                {site: a_BRI for site, (a_BRI, _) in made.items()},
-                {site: b_BOR * scaling for site, (_, b_BOR) in made.items()},
-            )
+            bank = bank_of(made, [str(row) for row in range(len(z_BSQF))], self.config.higher[k].scaling)
             with self._hosts[k].running(Mixture.rows(bank, range(len(bank)))):
                 z_BSQF = self._level(k).latents(inputs[k])
         return z_BSQF

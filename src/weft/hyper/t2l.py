@@ -25,11 +25,9 @@ from weft.hyper.head_p import HeadP
 from weft.hyper.head_published import HeadPublished, Size
 from weft.hyper.head_s import HeadS
 from weft.hyper.head_z import HeadZ
+from weft.hyper.made import Made
 from weft.hyper.trunk import Trunk
 from weft.types import Site
-
-Made = dict[Site, tuple[Float[Tensor, "B R I"], Float[Tensor, "B O R"]]]
-"""A and B of every site, one of each per cue."""
 
 
 class HeadLConfig(Config):

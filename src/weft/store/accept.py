@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from weft.errors import BaseMismatchError, ConfigError, SaveError, UnknownNameError
 from weft.files import nearest
-from weft.store.checkout import contents
+from weft.store.checkout import contents, write_files
 from weft.store.edit import Change, edit
 from weft.store.gate import command_words, evaluate
 from weft.store.git import Git
@@ -190,7 +190,6 @@ def write_folders(git: Git, adapters: Sequence[Stored], place: Path) -> tuple[Pa
     for stored in adapters:
         folder = place / stored.name
         folder.mkdir(parents=True)
-        for name, pieces in contents(git, stored).items():
-            (folder / name).write_bytes(b"".join(pieces))
+        write_files(folder, contents(git, stored))
         folders.append(folder)
     return tuple(folders)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weft.errors import ConfigError, UnknownNameError
-from weft.files import is_name, nearest
+from weft.errors import BaseMismatchError, ConfigError
+from weft.files import is_name
 from weft.store.edit import Change, edit
 from weft.store.folder import take_apart
 from weft.store.git import Git
@@ -23,7 +23,15 @@ from weft.store.manifest import check_lineage
 from weft.store.objects import FILE, FILES, Entry, Objects
 from weft.store.pointer import BLOBS_OVER, SETTING, move_out
 from weft.store.store_file import Modules, StoreFile, store_bytes
-from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, store_at, write_adapter
+from weft.store.stored import (
+    adapters_at,
+    base_at,
+    manifest_of,
+    no_adapter,
+    open_tree,
+    store_at,
+    write_adapter,
+)
 
 
 class Added(NamedTuple):
@@ -88,43 +96,61 @@ def _attributes_at(git: Git, entry: Entry | None) -> bytes:
     return told
 
 
-def add(
+def take_in(
     git: Git,
     path: str | os.PathLike[str],
     name: str,
     message: str | None = None,
     lineage: Mapping[str, Any] | None = None,
+    parent: str | None = None,
 ) -> Added:
     """Take an adapter in under a name; commit it with a message, stage it without one.
 
-    The lineage stays what it was unless one is given. Raises what `take_apart` raises, ConfigError for a bad
-    name or lineage, and BaseMismatchError or ShapeError for an adapter of another base than the store's.
+    With a parent, which `name` may be itself, the adapter begins with the parent's ranks: only what is new is
+    stored (stack.py), and the lineage's `parents` become the parent and its tree. Else the lineage stays what
+    it was unless one is given.
+
+    Raises what `take_apart` raises, ConfigError for a bad name or lineage, BaseMismatchError or ShapeError
+    for an adapter of another base than the store's, UnknownNameError for the parent, and ShapeError where the
+    adapter is not the parent with new columns, to the bit.
     """
-    check_name(name)
+    for each in (name,) if parent is None else (parent, name):
+        check_name(each)
     check_lineage(lineage or {})
-    head = git.commit_of("HEAD")
-    store = store_at(git, head)
+    if parent is not None and "parents" in (lineage or {}):
+        raise ConfigError("the lineage of a stack cannot state parents: its parent is the adapter below it")
+    store, source = store_at(git, git.commit_of("HEAD")), os.fspath(path)
     parts = take_apart(path)
-    named = store.check(parts.header, os.fspath(path))
+    named = store.check(parts.header, source)
     written = 0
 
     def plan(objects: Objects, tree: str | None) -> Change:
         nonlocal written
         known = adapters_at(git, tree) if tree else {}
+        if parent is not None and parent not in known:
+            raise no_adapter(parent, known)
         check_portable([*known, name], ADAPTERS)
-        former, old = lineage, None
-        if name in known:
-            old = open_tree(git, name, known[name])
-            if lineage is None:
-                former = manifest_of(git, old).lineage
+        old = open_tree(git, name, known[name]) if name in known else None
+        former = manifest_of(git, old).lineage if old is not None and lineage is None else lineage or {}
+        base, kept, files = named, {}, parts.tensors
+        if parent is not None:
+            from weft.store.stack import new_columns
+
+            below = open_tree(git, parent, known[parent])
+            git.fetch(git.missing(below.tree))
+            base = manifest_of(git, below).base
+            if named and base and named != base:
+                raise BaseMismatchError(f"{source} belongs to base {named}, {parent} to {base}")
+            former = {**former, "parents": [{"name": parent, "tree": below.tree}]}
+            base, kept, files = named or base, below.tensors, new_columns(git, below, parts, source)
         fresh = Objects(git.algorithm)
-        tensors = fresh.add_files(move_out(git, parts.tensors, store.blobs_over))
+        tensors = {**kept, **fresh.add_files(move_out(git, files, store.blobs_over))}
         held = set(old.tensors.values()) if old else set()
         held |= git.existing([oid for oid in fresh.content if oid not in held])
         new = {oid: blob for oid, blob in fresh.content.items() if oid not in held}
         written = len(new)
         objects.content |= new
-        return {(ADAPTERS, name): write_adapter(objects, parts, named or store.base, former or {}, tensors)}
+        return {(ADAPTERS, name): write_adapter(objects, parts, base or store.base, former, tensors)}
 
     commit = edit(git, plan, message)
     return Added(name, commit, len(parts.tensors), written, parts.left_out)
@@ -142,7 +168,7 @@ def remove(git: Git, name: str, message: str | None = None) -> str | None:
         known = git.tree(tree, tree).get(ADAPTERS) if tree else None
         names = git.tree(known.oid, ADAPTERS) if known else {}
         if name not in names:
-            raise UnknownNameError(f"no adapter {name}{nearest(name, names)}; `weft store list` names all")
+            raise no_adapter(name, names)
         return {(ADAPTERS, name): None}
 
     return edit(git, plan, message)

@@ -1,10 +1,13 @@
 """An adapter out of the store: the very bytes that went in."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from weft.checks import check_target
+from weft.errors import SaveError
 from weft.files import replace_folder
-from weft.store.folder import check_target, put_together
+from weft.store.folder import put_together
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_TEXT, TENSORS, WEIGHTS
 from weft.store.manifest import parse_manifest
@@ -19,14 +22,25 @@ def checkout(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD"
     What was at `out` stays whole until the new folder takes its place. Every blob is checked against its
     hash, every header against its bytes. Raises UnknownNameError, AdapterFormatError and SaveError.
     """
-    check_target(Path(out))
     stored = stored_at(git, git.commit_of(rev), name)
-    files = contents(git, stored)
-    with replace_folder(out) as folder:
-        for file, parts in files.items():
-            with (folder / file).open("wb") as handle:
-                handle.writelines(parts)
+    replace_adapter(Path(out), contents(git, stored))
     return stored
+
+
+def replace_adapter(out: Path, files: Mapping[str, list[bytes]]) -> None:
+    """Write files as a folder in the place of an adapter. Raises SaveError for anything else there."""
+    if out.is_symlink():
+        raise SaveError(f"{out} is a file; an adapter needs a folder of its own")
+    check_target(out)
+    with replace_folder(out) as folder:
+        write_files(folder, files)
+
+
+def write_files(folder: Path, files: Mapping[str, list[bytes]]) -> None:
+    """Write files, given in pieces, into a folder."""
+    for file, parts in files.items():
+        with (folder / file).open("wb") as handle:
+            handle.writelines(parts)
 
 
 def contents(git: Git, stored: Stored) -> dict[str, list[bytes]]:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import ConfigError, UnknownNameError
-from weft.files import nearest
+from weft.errors import ConfigError
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, check_name
-from weft.store.stored import adapters_at, base_at, open_tree
+from weft.store.stored import adapters_at, base_at, no_adapter, open_tree
 
 
 class Cloned(NamedTuple):
@@ -65,7 +64,7 @@ def _check_out(git: Git, adapters: Sequence[str], filtered: bool) -> Cloned:
     trees = adapters_at(git, git.tree_of(head))
     for name in adapters:
         if name not in trees:
-            raise UnknownNameError(f"the store has no adapter {name}{nearest(name, trees)}")
+            raise no_adapter(name, trees)
     here = tuple(dict.fromkeys(adapters)) if filtered or adapters else tuple(sorted(trees))
     for name in here:
         open_tree(git, name, trees[name])

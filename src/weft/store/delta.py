@@ -9,19 +9,17 @@ Where the sides' configs differ, the config counts as part of every module, for 
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import combinations, count, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from weft.adapters import load, save
+from weft.adapters import save
 from weft.adapters.card import base_model
 from weft.errors import ConfigError
 from weft.files import nearest
 from weft.merging import merge, options_of
-from weft.store.checkout import contents
 from weft.store.folder import Parts, take_apart
 from weft.store.git import Git
 from weft.store.layout import CONFIG, file_of
@@ -30,6 +28,7 @@ from weft.store.pieces import piece_file
 from weft.store.sides import Sides
 from weft.store.stored import Stored, manifest_of
 from weft.store.three_way import alive
+from weft.store.values import load_stored
 from weft.types import Adapter, Factors, Site
 
 _ANCESTOR = "task_arithmetic"
@@ -128,11 +127,7 @@ def join(
 
 
 def _load(git: Git, stored: Stored, name: str) -> Adapter:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for file, parts in contents(git, stored).items():
-            (folder / file).write_bytes(b"".join(parts))
-        return replace(load(folder, base=manifest_of(git, stored).base or ""), name=name[:12])
+    return replace(load_stored(git, stored, manifest_of(git, stored).base or ""), name=name[:12])
 
 
 def _state(stored: Stored | None, path: str) -> State:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weft.files import replace_folder
-from weft.store.checkout import contents
-from weft.store.folder import check_target
+from weft.store.checkout import contents, replace_adapter
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, CARD, CONFIG
 from weft.store.manifest import Manifest
@@ -33,12 +31,8 @@ def export(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEAD") 
 
     Its files are those of `checkout`, and errors too.
     """
-    check_target(Path(out))
     made = upload(git, name, rev)
-    with replace_folder(out) as folder:
-        for file, parts in made.files.items():
-            with (folder / file).open("wb") as handle:
-                handle.writelines(parts)
+    replace_adapter(Path(out), made.files)
     return made.wrote_card
 
 

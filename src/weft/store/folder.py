@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import AdapterFormatError, MissingFileError, SaveError
+from weft.errors import AdapterFormatError, MissingFileError
 from weft.files import resolve
 from weft.store.layout import (
     CARD,
@@ -82,10 +82,7 @@ def put_together(
     `text` is the header that the file had. Where the tensors no longer fit it (a merge changed their shapes)
     the usual header is written, and the last value is False. Raises AdapterFormatError.
     """
-    read: dict[str, tuple[str, Values]] = {}
-    for file, blob in blobs:
-        name, dtype, shape, raw = read_tensor(file, blob, source)
-        read[file] = name, Values(dtype, shape, raw)
+    read = {file: read_tensor(file, blob, source) for file, blob in blobs}
     data: dict[str, Values] = {}
     for files in pieces_of(read, source).values():
         name = read[files[0]][0]
@@ -106,8 +103,8 @@ def put_together(
     return framed(header.text), [data[spec.name][2] for spec in header.specs], exact
 
 
-def read_tensor(file: str, blob: bytes, folder: object) -> tuple[str, str, tuple[int, ...], bytes]:
-    """Name, dtype, shape and raw bytes in one single-tensor file. Raises AdapterFormatError."""
+def read_tensor(file: str, blob: bytes, folder: object) -> tuple[str, Values]:
+    """Name and values in one single-tensor file. Raises AdapterFormatError."""
     source = f"{folder}/{file}"
     header = split(blob, source)
     if len(header.specs) != 1 or header.metadata is not None:
@@ -120,17 +117,7 @@ def read_tensor(file: str, blob: bytes, folder: object) -> tuple[str, str, tuple
         )
     raw = blob[8 + len(header.text) :]
     _check(name, dtype, shape, raw, source)
-    return name, dtype, shape, raw
-
-
-def check_target(target: Path) -> None:
-    """Raise SaveError for a place that holds anything but an adapter: it would be replaced."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise SaveError(f"{target} is a file; an adapter needs a folder of its own")
-    names = {found.name for found in target.iterdir()} if target.is_dir() else set()
-    others = sorted(names - {CONFIG, WEIGHTS, CARD} if CONFIG in names else names)
-    if others:
-        raise SaveError(f"{target} holds other files ({others[0]}); an adapter needs a folder of its own")
+    return name, Values(dtype, shape, raw)
 
 
 def _take_tensors(file: Path) -> tuple[Header, dict[str, bytes]]:

@@ -125,7 +125,7 @@ class Git:
         """Id of the commit that a revision names, None where it names none."""
         if "\n" in revision or not revision:
             return None
-        kind, oid, _ = self._ask(f"{revision}^{{commit}}")
+        [(kind, oid, _)] = self._facts([f"{revision}^{{commit}}"])
         return oid if kind == "commit" else None
 
     def commit_of(self, revision: str) -> str:
@@ -167,29 +167,17 @@ class Git:
 
     def sizes(self, oids: Sequence[str]) -> list[int]:
         """Bytes of each object, without reading it. Raises AdapterFormatError where one is missing."""
-        process = self._sizer = self._sizer or self._serve("--batch-check")
-        sizes = []
-        for first in range(0, len(oids), _AT_ONCE):
-            some = oids[first : first + _AT_ONCE]
-            _send(process, some)
-            answers = [_answer(process, oid) for oid in some]
-            for oid, (kind, _, size) in zip(some, answers, strict=True):
-                if not kind:
-                    raise AdapterFormatError(f"object {oid} is missing or damaged; `git fsck` says more")
-                sizes.append(size)
-        return sizes
+        found = dict(zip(oids, self._facts(oids), strict=True))
+        for oid, (kind, _, _) in found.items():
+            if not kind:
+                raise AdapterFormatError(f"object {oid} is missing or damaged; `git fsck` says more")
+        return [found[oid][2] for oid in oids]
 
     def existing(self, oids: Sequence[str]) -> set[str]:
         """Which of these are in the repository; none in a partial clone, where asking would fetch them."""
         if self.is_partial():
             return set()
-        process = self._sizer = self._sizer or self._serve("--batch-check")
-        found = set()
-        for first in range(0, len(oids), _AT_ONCE):
-            some = oids[first : first + _AT_ONCE]
-            _send(process, some)
-            found |= {oid for oid in some if _answer(process, oid)[0]}
-        return found
+        return {oid for oid, (kind, _, _) in zip(oids, self._facts(oids), strict=True) if kind}
 
     def tree(self, oid: str, source: object, limit: int = 64 << 20) -> dict[str, Entry]:
         """The entries of a tree."""
@@ -201,7 +189,7 @@ class Git:
 
     def tree_of(self, commit: str) -> str:
         """Id of the root tree of a commit."""
-        kind, oid, _ = self._ask(f"{commit}^{{tree}}")
+        [(kind, oid, _)] = self._facts([f"{commit}^{{tree}}"])
         if kind != "tree":
             raise AdapterFormatError(f"commit {commit} has no tree that can be read")
         return oid
@@ -270,10 +258,15 @@ class Git:
     ) -> None:
         self.close()
 
-    def _ask(self, name: str) -> tuple[str, str, int]:
+    def _facts(self, names: Sequence[str]) -> list[tuple[str, str, int]]:
+        """Kind, id and size of each of some objects, none of which is read."""
         process = self._sizer = self._sizer or self._serve("--batch-check")
-        _send(process, [name])
-        return _answer(process, name)
+        facts = []
+        for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
+            _send(process, some)
+            facts += [_answer(process, name) for name in some]
+        return facts
 
     def _serve(self, mode: str) -> subprocess.Popen[bytes]:
         if self.is_partial():

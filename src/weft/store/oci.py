@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from weft.errors import SaveError
-from weft.files import replace_folder
+from weft.files import check_free, replace_folder
 from weft.store.export import upload
 from weft.store.git import Git
 from weft.store.layout import CARD, CONFIG, WEIGHTS
@@ -26,7 +25,7 @@ _LAYERS = {
     CONFIG: f"{_MODEL}.weight.config.v1.raw",
     CARD: f"{_MODEL}.doc.v1.raw",
 }
-_LAYOUT, _INDEX, _BLOBS = "oci-layout", "index.json", "blobs"
+_FILES = _LAYOUT, _INDEX, _BLOBS = "oci-layout", "index.json", "blobs"
 
 Descriptor = dict[str, Any]
 """Media type, digest and size of a blob, and what is told about it."""
@@ -38,7 +37,7 @@ def export_oci(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEA
     `out` is replaced whole or not at all. Raises what `checkout` raises, and SaveError for a place that holds
     anything but such a layout.
     """
-    _check_target(Path(out))
+    check_free(Path(out), "a layout", _FILES if (Path(out) / _LAYOUT).exists() else ())
     made = upload(git, name, rev)
     with replace_folder(out) as folder:
         blobs = folder / _BLOBS / "sha256"
@@ -102,12 +101,3 @@ def _json(value: Mapping[str, Any]) -> bytes:
 def _texts(value: object) -> list[str]:
     """What a lineage says, as a list of texts; other values are for the card."""
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-
-
-def _check_target(target: Path) -> None:
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise SaveError(f"{target} is a file; a layout needs a folder of its own")
-    names = {found.name for found in target.iterdir()} if target.is_dir() else set()
-    others = sorted(names - {_LAYOUT, _INDEX, _BLOBS} if _LAYOUT in names else names)
-    if others:
-        raise SaveError(f"{target} holds other files ({others[0]}); a layout needs a folder of its own")

@@ -100,7 +100,7 @@ def misfit(git: Git, name: str, config: str, tensors: Mapping[str, str]) -> str 
     wanted = None if values.get("rank_pattern") else values.get("r")
     ranks: dict[str, dict[str, int]] = {}
     for file, blob in read_tensors(git, tensors, where):
-        tensor, _, shape, _ = read_tensor(file, blob, where)
+        tensor, (_, shape, _) = read_tensor(file, blob, where)
         for half, axis in ((".lora_A.weight", 0), (".lora_B.weight", -1)):
             if tensor.endswith(half) and shape:
                 found = ranks.setdefault(layer_of(tensor), {})

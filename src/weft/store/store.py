@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from weft.store.add import Added, add, init, remove
+from weft.store.add import Added, init, remove, take_in
 from weft.store.git import Git
 from weft.store.pointer import BLOBS_OVER
 
@@ -69,7 +69,7 @@ class Store:
         The lineage stays what it was unless one is given. Raises AdapterFormatError, BaseMismatchError,
         ConfigError, MissingFileError, and GitError or SaveError where git or the disk refuses.
         """
-        return add(self._git, path, name, message, lineage)
+        return take_in(self._git, path, name, message, lineage)
 
     def stack(
         self,
@@ -84,9 +84,7 @@ class Store:
 
         Raises ShapeError where it is not the parent with new columns, to the bit, and what `add` raises.
         """
-        from weft.store.stack import stack
-
-        return stack(self._git, parent, path, name, message, lineage)
+        return take_in(self._git, path, name, message, lineage, parent)
 
     def remove(self, name: str, *, message: str | None = None) -> str | None:
         """Take an adapter out; its history stays. Id of the commit, None when it was staged."""

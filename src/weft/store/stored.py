@@ -1,6 +1,6 @@
 """One adapter as a commit holds it: its files by id, with every name and mode checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from weft.errors import AdapterFormatError, MissingFileError, UnknownNameError
@@ -76,6 +76,11 @@ def adapters_at(git: Git, tree: str) -> dict[str, str]:
     return {name: _adapter_tree(name, found) for name, found in git.tree(entry.oid, ADAPTERS).items()}
 
 
+def no_adapter(name: str, known: Iterable[str], where: str = "") -> UnknownNameError:
+    """The error that a store has no adapter of a name."""
+    return UnknownNameError(f"no adapter {name}{where}{nearest(name, known)}; `weft store list` names all")
+
+
 def stored_at(git: Git, commit: str, name: str) -> Stored:
     """One adapter at a commit. Raises UnknownNameError, ConfigError for a bad name, AdapterFormatError."""
     check_name(name)
@@ -83,9 +88,7 @@ def stored_at(git: Git, commit: str, name: str) -> Stored:
     entry = git.tree(git.tree_of(commit), commit).get(ADAPTERS)
     known = git.tree(entry.oid, ADAPTERS) if entry is not None and entry.mode == TREE else {}
     if name not in known:
-        raise UnknownNameError(
-            f"no adapter {name} at {commit[:12]}{nearest(name, known)}; `weft store list` names all"
-        )
+        raise no_adapter(name, known, f" at {commit[:12]}")
     return open_tree(git, name, _adapter_tree(name, known[name]))
 
 

@@ -6,13 +6,14 @@ is low-rank as well, so its singular values come from factors of twice the rank,
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from weft.adapters import load, spectrum
-from weft.store.checkout import contents
+from weft.store.checkout import contents, write_files
 from weft.store.diff import Sides, changes_delta, diff
 from weft.store.git import Git
 from weft.store.stored import Stored
@@ -51,14 +52,15 @@ def value_changes(git: Git, sides: Sides) -> list[ValueChange]:
     return rows
 
 
-def _factors(git: Git, stored: Stored | None) -> dict[Site, Factors]:
-    if stored is None:
-        return {}
+def load_stored(git: Git, stored: Stored, base: str = "") -> Adapter:
+    """A stored adapter as `weft.load` reads it. Raises what that raises."""
     with tempfile.TemporaryDirectory() as folder:
-        for file, parts in contents(git, stored).items():
-            (Path(folder) / file).write_bytes(b"".join(parts))
-        adapter: Adapter = load(folder)
-        return dict(adapter.factors)
+        write_files(Path(folder), contents(git, stored))
+        return load(folder, base=base)
+
+
+def _factors(git: Git, stored: Stored | None) -> Mapping[Site, Factors]:
+    return {} if stored is None else load_stored(git, stored).factors
 
 
 def _change(name: str, site: Site, old: Factors | None, new: Factors | None) -> ValueChange:

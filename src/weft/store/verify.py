@@ -177,7 +177,8 @@ class _Walk:
             if oid not in self.missing and (file, oid) not in self.tensors
         }
         for file, blob in read_tensors(self.git, fresh, f"{where}/{TENSORS}"):
-            self.tensors[file, fresh[file]] = read_tensor(file, blob, f"{where}/{TENSORS}")[:3]
+            name, values = read_tensor(file, blob, f"{where}/{TENSORS}")
+            self.tensors[file, fresh[file]] = name, values.dtype, values.shape
         shapes = {}
         for files in pieces.values():
             read = [self.tensors.get((file, stored.tensors[file])) for file in files]
