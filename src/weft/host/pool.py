@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,7 +25,8 @@ class Pool:
     """`slots` places for adapters of rank `r` or less on `sites`, the least recently used one evicted first.
 
     `grow` lets a pool without a free place, or asked for a larger rank, become larger in place of refusing.
-    Raises ConfigError for a size below 1 or no sites.
+    `key` says which adapters are the same one: those of equal content unless given. Raises ConfigError for a
+    size below 1 or no sites.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Pool:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         grow: bool = False,
+        key: Callable[[Adapter], str] | None = None,
     ) -> None:
         if slots < 1 or r < 1 or not sites:
             raise ConfigError(f"a pool needs a slot, a rank and a site, got {slots}, {r} and {len(sites)}")
@@ -45,6 +47,7 @@ class Pool:
         self.base = base
         self.grow = grow
         self._options = {"dtype": dtype, "device": torch.device(device)}
+        self._key = key or content
         self._keys: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
         self._slots: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._pins: dict[str, int] = {}
@@ -76,9 +79,9 @@ class Pool:
         return self.key(adapter) in self._slots
 
     def key(self, adapter: Adapter) -> str:
-        """SHA-256 of what an adapter does: its sites, factors and scalings; not of its name."""
+        """What an adapter is known by: SHA-256 of what it does, not of its name, unless `key` is given."""
         if adapter not in self._keys:
-            self._keys[adapter] = content(adapter)
+            self._keys[adapter] = self._key(adapter)
         return self._keys[adapter]
 
     def put(self, adapter: Adapter) -> int:
@@ -152,7 +155,14 @@ class Pool:
         if self.pinned(adapter):
             raise ConfigError(f"adapter {adapter.name} acts on a row; it can leave when the row has ended")
         if key in self._slots:
-            self._drop(key)
+            self.free(key)
+
+    def free(self, key: str) -> int:
+        """Take the adapter of a key out, whoever it acts on; its place, which holds zeros from then on."""
+        slot = self._drop(key)
+        self._write(slot, {})
+        self.version += 1
+        return slot
 
     def front(self, count: int, sites: Sequence[Site]) -> Bank:
         """The first places, at some sites: a view."""

@@ -20,6 +20,8 @@ from weft.route.xlora import XLora
 from weft.saved import check_base
 from weft.types import Bank, Cue, Mixture, Term
 
+_GATES = {"layers": LayerWeights, "phatgoose": Phatgoose, "smear": Smear, "top1": Top1, "xlora": XLora}
+
 Router = AbstractWeigher | Term
 """What chooses from a library: a weigher looks at requests, a term's gate at hidden states."""
 
@@ -52,17 +54,8 @@ def load_router(folder: str | os.PathLike[str], bank: Bank, *, host: Host | None
         return kind.from_pretrained(found, host=host)
     check_known(saved, found, bank.names)
     bank = select(bank, saved.names)
-    match saved.kind:
-        case "layers":
-            return Term(bank, LayerWeights.from_pretrained(found, bank))
-        case "phatgoose":
-            return Term(bank, Phatgoose.from_pretrained(found, bank))
-        case "smear":
-            return Term(bank, Smear.from_pretrained(found, bank), "average")
-        case "top1":
-            return Term(bank, Top1.from_pretrained(found, bank))
-        case "xlora":
-            return Term(bank, XLora.from_pretrained(found, bank))
+    gate = _GATES[saved.kind].from_pretrained(found, bank)
+    return Term(bank, gate, "average" if isinstance(gate, Smear) else "sum")
 
 
 def routed(router: Router, requests: Sequence[Cue | str], bank: Bank) -> Mixture:
