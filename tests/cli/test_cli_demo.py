@@ -14,7 +14,8 @@ from weft.files import embedded_folder
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks.functions.world import World as Functions
-from weft.tasks.letters.operations import OPERATIONS, UNSEEN_PHRASES
+from weft.tasks.letters.operation import UNSEEN_PHRASES
+from weft.tasks.letters.operations import OPERATIONS
 from weft.tasks.letters.world import World
 
 LETTERS_NAME, REAL_NAME = "weft/letters-t2l", "weft/smollm2-t2l"

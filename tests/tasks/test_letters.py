@@ -8,7 +8,8 @@ import pytest
 
 from weft.errors import ConfigError
 from weft.tasks import render
-from weft.tasks.letters.operations import OPERATIONS, UNSEEN_PHRASES
+from weft.tasks.letters.operation import UNSEEN_PHRASES
+from weft.tasks.letters.operations import OPERATIONS
 from weft.tasks.letters.phrases import MORE_PHRASES
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weft.errors import ConfigError
-from weft.tasks.letters.operations import ALPHABET
+from weft.tasks.letters.operation import ALPHABET
 from weft.tasks.letters.world import World
 from weft.tasks.streams import Part, Stream
 

@@ -13,7 +13,8 @@ from itertools import islice, permutations
 
 from weft.errors import ConfigError
 from weft.files import nearest
-from weft.tasks.letters.operations import ALPHABET, OPERATIONS, UNSEEN_PHRASES, VOWELS, Operation, Parameters
+from weft.tasks.letters.operation import ALPHABET, UNSEEN_PHRASES, VOWELS, Operation, Parameters
+from weft.tasks.letters.operations import OPERATIONS
 from weft.tasks.letters.phrases import MORE_PHRASES
 from weft.tasks.manners import dress
 from weft.tasks.task import Row, Task
