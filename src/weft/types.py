@@ -57,9 +57,16 @@ def _nothing() -> Mapping[Any, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One LoRA adapter: the same thing as one PEFT folder."""
+    """One LoRA adapter: the same thing as one PEFT folder.
+
+    Example:
+        >>> adapter = weft.load("weft/letters-adapters/reverse")
+        >>> adapter.name, adapter.rank, adapter.factors[adapter.sites[0]].a_RI.shape
+        ('reverse', 4, torch.Size([4, 512]))
+    """
 
     factors: Mapping[Site, Factors]
+    """A [R, in] and B [out, R] of every site that it changes, and their scaling."""
     base: str = ""
     """Fingerprint of the base it belongs to; empty where a folder does not say."""
     name: str = "adapter"
@@ -90,12 +97,19 @@ class Bank:
     """K adapters on one base, stacked per site; scaling folded into `b`, ranks padded with zeros.
 
     A site that an adapter lacks holds zeros for it. The tensors may require grad.
+
+    Example:
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> bank = weft.Bank.stack(adapters)
+        >>> bank.names, bank.a[bank.sites[0]].shape
+        (('reverse', 'sort'), torch.Size([2, 4, 512]))
     """
 
     names: tuple[str, ...]
     a: Mapping[Site, Float[Tensor, "K R I"]]
     b: Mapping[Site, Float[Tensor, "K O R"]]
     base: str = ""
+    """Fingerprint of the base that they belong to; empty where nobody said."""
 
     def __post_init__(self) -> None:
         """Raise ShapeError where names, a and b do not fit each other."""
@@ -308,13 +322,22 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Terms whose contributions add up: the one thing that a host accepts. No terms is the base."""
+    """Terms whose contributions add up: the one thing that a host accepts. No terms is the base.
+
+    Example:
+        >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
+        >>> bank = weft.Bank.stack(adapters)
+        >>> one_each = weft.Mixture.rows(bank, [0, 1, None])  # None is the base
+        >>> half_of_both = weft.Mixture.dense(bank, torch.tensor([[0.5, 0.5]]))
+        >>> len((one_each + half_of_both).terms)
+        2
+    """
 
     terms: tuple[Term, ...] = ()
 
     @classmethod
     def of(cls, adapter: Adapter | Bank) -> Mixture:
-        """One adapter (or a bank of one) on every row."""
+        """One adapter (or a bank of one) on every row. Raises ShapeError for a bank of several."""
         bank = Bank.stack([adapter]) if isinstance(adapter, Adapter) else adapter
         if len(bank) != 1:
             raise ShapeError(f"Mixture.of takes one adapter, this bank holds {len(bank)}; use rows or dense")
@@ -323,7 +346,7 @@ class Mixture:
 
     @classmethod
     def rows(cls, bank: Bank, index: Sequence[int | None] | Int[Tensor, " B"]) -> Mixture:
-        """Row i of the batch takes adapter index[i]; None is the base."""
+        """Row i of the batch takes adapter index[i], None the base. Raises ShapeError for other indices."""
         if not isinstance(index, Tensor):
             index = torch.tensor([-1 if i is None else i for i in index], dtype=torch.long)
         if index.numel() and (int(index.max()) >= len(bank) or int(index.min()) < -1):
@@ -335,7 +358,7 @@ class Mixture:
     def dense(
         cls, bank: Bank, weight: Float[Tensor, "B K"], combine: Literal["sum", "average"] = "sum"
     ) -> Mixture:
-        """Every row blends all adapters by its own weights."""
+        """Every row blends all adapters by its own weights. Raises ShapeError for another number of them."""
         if weight.shape[-1] != len(bank):
             raise ShapeError(f"{weight.shape[-1]} weights for {len(bank)} adapters")
         return cls((Term(bank, Dense(weight), combine),))

@@ -105,7 +105,10 @@ class Engine:
         ShapeError for an empty prompt or a mixture or shares made for another number of prompts.
 
         Example:
-            >>> Engine(host).generate("cab", mixture=Mixture.of(adapter), max_new_tokens=16)
+            >>> engine = weft.Engine(weft.Host.from_pretrained("weft/letters"))
+            >>> adapter = weft.load("weft/letters-adapters/reverse")
+            >>> engine.generate("cab", mixture=weft.Mixture.of(adapter), max_new_tokens=16)
+            'bac'
         """
         options = Sampling(**sampling)
         one = _is_one(prompts)

@@ -47,8 +47,9 @@ def under(
     what `fitted` raises.
 
     Example:
-        >>> adapter = weft.load("weft/letters-adapters/reverse")
-        >>> share = under(host, [adapter], [0.5])
+        >>> from weft.engine.request import under
+        >>> host = weft.Host.from_pretrained("weft/letters")
+        >>> share = under(host, [weft.load("weft/letters-adapters/reverse")], [0.5])
         >>> [(a.name, weight) for a, weight in share.adapters]
         [('reverse', 0.5)]
     """

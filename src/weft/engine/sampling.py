@@ -35,6 +35,10 @@ class Sampling:
     """How a text is continued; the names and neutral values are those of Hugging Face's GenerationConfig.
 
     Raises ConfigError for a value out of range.
+
+    Example:
+        >>> weft.Sampling(temperature=0.7, top_p=0.9, max_new_tokens=32).top_k
+        0
     """
 
     temperature: float = 0.0
@@ -56,6 +60,7 @@ class Sampling:
     seed: int = 0
     """Prompt i of a list is drawn with seed + i."""
     max_new_tokens: int = 64
+    """Most tokens of an answer."""
     stop: Sequence[str] = ()
     """Strings that end the text and are not part of it; one string, or several. Kept as a tuple."""
 

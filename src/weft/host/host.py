@@ -58,8 +58,11 @@ class Host(AbstractHost):
     The parameters are frozen. Hosts over one module do not see each other's mixtures.
 
     Example:
-        >>> host = Host.from_pretrained("weft/letters")
-        >>> host(ids_BT, Mixture.rows(bank, [0, 1, None])).logits
+        >>> host = weft.Host.from_pretrained("weft/letters")
+        >>> adapter = weft.load("weft/letters-adapters/reverse")
+        >>> ids_BT = torch.tensor([host.tokenizer.encode("cab")])
+        >>> host(ids_BT, weft.Mixture.of(adapter)).logits.shape[2] == host.vocab_size
+        True
     """
 
     def __init__(

@@ -30,6 +30,11 @@ def sites_of(
     expression over whole paths, or a list of paths and path endings, `all-linear` among them. From a config
     the network is built on the meta device, so no weights are needed. Raises UnknownNameError for a name that
     matches no linear module, ConfigError for a pattern that is not a regular expression.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> [site.path for site in weft.sites_of(LlamaConfig(num_hidden_layers=1), ["q_proj"])]
+        ['model.layers.0.self_attn.q_proj']
     """
     if isinstance(model_or_config, nn.Module):
         module = model_or_config

@@ -125,9 +125,9 @@ def accept(
 def write_base(git: Git, out: Path, base: Base, version: str | None = None, rev: str = "HEAD") -> str:
     """Derive a version of the base (the last one unless named) into a folder; its fingerprint.
 
-    Raises SaveError for a folder that holds something, UnknownNameError for a version, BaseMismatchError
-    where the result is not what the recipe says, and what `accept` raises for weights. Only a whole model is
-    written.
+    Raises SaveError for a folder that holds something, UnknownNameError for a version, ConfigError for the
+    first one, BaseMismatchError where the result is not what the recipe says, and what `accept` raises for
+    weights. Only a whole model is written.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise SaveError(f"{out} holds something already; a base needs a folder of its own")

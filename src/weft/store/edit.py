@@ -106,7 +106,7 @@ def advance(
 
 
 def replaced(git: Git, objects: Objects, tree: str | None, change: Change) -> str:
-    """Id of a tree with some paths replaced; folders that become empty go."""
+    """Id of a tree with some paths replaced; empty folders go. Raises ConfigError for a file in the way."""
     entries = _entries(git, objects, tree)
     deeper: dict[str, dict[tuple[str, ...], Entry | None]] = {}
     for (first, *rest), entry in change.items():

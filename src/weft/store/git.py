@@ -98,7 +98,10 @@ class Git:
         return (out + b"\n" + said).decode("utf-8", "replace")
 
     def secure(self) -> None:
-        """Switch off what the configuration would run; needed before files, signatures or remotes are."""
+        """Switch off what the configuration would run; needed before files, signatures or remotes are.
+
+        Raises ConfigError where fetching would run a program of the repository's own.
+        """
         if self._secured:
             return
         settings = read_settings(self.run("config", "--list", "--show-scope", "-z"), self._environment)
@@ -140,7 +143,7 @@ class Git:
         return next(self.read_all([oid], kind, limit))
 
     def read_all(self, oids: Sequence[str], kind: str, limit: int) -> Iterator[bytes]:
-        """Objects in order, each checked against its id; errors as `read`."""
+        """Objects in order, each checked against its id. Raises AdapterFormatError as `read` does."""
         if self._unread:  # whoever asked last has stopped in the middle
             self._end_readers()
         process = self._reader = self._reader or self._serve("--batch")
@@ -188,7 +191,7 @@ class Git:
         return parse_tree(data, self._oid_size, source)
 
     def tree_of(self, commit: str) -> str:
-        """Id of the root tree of a commit."""
+        """Id of the root tree of a commit. Raises AdapterFormatError."""
         [(kind, oid, _)] = self._facts([f"{commit}^{{tree}}"])
         if kind != "tree":
             raise AdapterFormatError(f"commit {commit} has no tree that can be read")
@@ -208,7 +211,7 @@ class Git:
         return [line[1:] for line in lines if line.startswith("?")]
 
     def fetch(self, oids: Sequence[str]) -> None:
-        """Get missing objects of a partial clone in one request."""
+        """Get missing objects of a partial clone at once. Raises AdapterFormatError without a remote."""
         if not oids:
             return
         self.secure()

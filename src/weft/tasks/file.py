@@ -48,7 +48,10 @@ def load_file_task(
 
 
 def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
-    """Rows of a file, or of a data set of the Hub where there is no such file. Raises what loading raises."""
+    """Rows of a file, or of a data set of the Hub where there is no such file.
+
+    Raises ConfigError for another kind of file, and what loading raises.
+    """
     text = os.fspath(path)
     if text.endswith(_LINES):
         return read_rows(text)

@@ -65,7 +65,8 @@ def serve(
 ) -> None:
     """Answer until git closes its end. A file that a filter refuses is told on the error stream, in one line.
 
-    Raises ConfigError for what does not follow the protocol.
+    So is one of more than `limit` bytes, as an AdapterFormatError. Raises ConfigError for what does not
+    follow the protocol.
     """
     welcome, *versions = _texts(source) or [""]
     if welcome != "git-filter-client" or "version=2" not in versions:

@@ -12,7 +12,8 @@ def textconv(file: Path) -> str:
     """Name, dtype, shape and hash of every tensor, by name, after the metadata.
 
     A safetensors file and its listing give the same lines; a pointer gives its own. Of other content a line
-    says what is wrong, for git breaks off a whole diff where there is an error. Raises MissingFileError.
+    says what is wrong (an AdapterFormatError), for git breaks off a whole diff where there is an error.
+    Raises MissingFileError.
     """
     if not file.is_file():
         raise MissingFileError(f"no such file: {file}")
