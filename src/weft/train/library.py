@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from weft.adapters import save
-from weft.config import Config, Rank, Size
+from weft.config import Rank, Size
 from weft.errors import ConfigError, NotFiniteError
 from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
 from weft.host import Host, short_names
@@ -115,9 +115,7 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
         keep(folder, recipe, hash_tasks(tasks))
         remove_leftovers(folder / "adapters")
         device = Accelerator().device
-        host = host or load_base(
-            recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype
-        )
+        host = host or load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
         _train_all(recipe, host, tasks, folder, done=_done(folder) if resume else {})
     finally:
         os.close(lock)

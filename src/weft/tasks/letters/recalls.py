@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from weft.errors import ConfigError
-from weft.tasks.letters.operations import ALPHABET
+from weft.tasks.letters.operation import ALPHABET
 from weft.tasks.letters.world import World
 from weft.tasks.task import Row, Task
 
