@@ -56,7 +56,10 @@ def choose(splits: Sequence[Sequence[Task]], count: int) -> list[Task]:
 
 
 def train_both(host: Host, hyper: HyperNetwork, task: Task, steps: Steps, *, seed: int) -> Curve:
-    """Train one function from both starts; the description is an unseen wording of it."""
+    """Train one function from both starts; the description is an unseen wording of it.
+
+    Raises ConfigError for a task without train or test rows.
+    """
     text = (task.unseen_descriptions or task.descriptions)[0]
     made = hyper.adapt(Description(text))
     bank = _bank(made, task.name, seed).to(host.device)
