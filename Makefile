@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types imports unit quick docs walk fuzz attack load bench train-letters clean
+.PHONY: help demo serve test lint types imports unit quick docs walk fuzz swarm attack load bench train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ walk: $(READY)  ## run docs/walk.md again, with a real model, and keep what it p
 fuzz: $(READY)  ## 10,000 damaged inputs: each is taken or ends in one clear line
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzer.py --cases 10000
 	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=1250 $(BIN)/pytest -n 2 tests/fuzz/test_damaged_folders.py
+
+swarm: $(READY)  ## 1,000 schedules of faults, a kill at every call, 30 with real processes, 10,000 damaged messages
+	OMP_NUM_THREADS=1 WEFT_SWARM_CASES=1000 WEFT_SWARM_PROCESSES=30 WEFT_FUZZ_CASES=10000 $(BIN)/pytest -n 2 tests/swarm
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
 	$(BIN)/weft bench kernels train-many merge --write

@@ -131,6 +131,8 @@ class AbstractHost(ABC):
     fingerprint: str
     tokenizer: Any
     name: str
+    generation_config: Any = None
+    """How Hugging Face says that the network writes: what ends a text, and how tokens are drawn."""
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 
 from weft.errors import WorkerError
 from weft.swarm import AbstractLink, Part, Stage, SwarmHost
@@ -16,6 +17,8 @@ KINDS = (
     "flip answer",
     "kill",
     "kill after",
+    "hang",
+    "slow",
 )
 
 
@@ -27,9 +30,17 @@ class Place:
         self.stage = Stage(part)
         self.late = []
         """Answers that come when nobody waits for them any more."""
+        self.hangs = False
 
     def kill(self):
         self.stage = Stage(self.part)
+        self.hangs = False
+
+    def connect(self, draw, failed):
+        """A link; whoever watches over the workers has replaced one that hangs by the second failure."""
+        if self.hangs and failed >= 2:
+            self.kill()
+        return FaultyLink(self, draw)
 
 
 class FaultyLink(AbstractLink):
@@ -42,6 +53,13 @@ class FaultyLink(AbstractLink):
     def send(self, message):
         fault = self.draw()
         data = encode(message)
+        if self.place.hangs:
+            return
+        if fault == "hang":
+            self.place.hangs = True
+            return
+        if fault == "slow":
+            time.sleep(0.002)
         if fault == "lost call":
             raise WorkerError("the call was lost")
         if fault == "flip call":
@@ -107,6 +125,6 @@ def spread(parts, draw=lambda: None, **options):
     """A spread host over parts in this process, and the places of its stages."""
     places = [Place(part) for part in parts]
     host = SwarmHost(
-        [lambda failed, place=place: FaultyLink(place, draw) for place in places], tries=30, **options
+        [lambda failed, place=place: place.connect(draw, failed) for place in places], tries=30, **options
     )
     return host, places

@@ -1,19 +1,25 @@
-"""Three worker processes over TCP, which are killed and stopped."""
+"""Three worker processes over TCP, which are killed and stopped; WEFT_SWARM_PROCESSES says how often."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from laws.test_law_remote import check_same
+from swarm.test_training import gradients, same
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.host import Host
 from weft.rows import Request, Share
 from weft.swarm import SwarmHost, TcpLink
 
+CASES = int(os.environ.get("WEFT_SWARM_PROCESSES", "3"))
+STEPS = 8
 WORKER = Path(__file__).with_name("worker_process.py")
 
 
@@ -57,37 +63,66 @@ def workers(model, tmp_path):
 
 
 def write(host, bank, before=lambda step: None):
+    """Tokens and logits by row."""
     loop = Loop(host)
     shares = [Share(), Share.of(bank[0]), Share.of(bank[1], bank[2], weights=[0.5, -0.5]), Share.of(bank[2])]
     for i, share in enumerate(shares):
         ids = tuple(range(5 + i, 10 + 2 * i))
         loop.submit(
-            Request(str(i), ids, share), sampling=Sampling(max_new_tokens=12, temperature=float(i % 2))
+            Request(str(i), ids, share), sampling=Sampling(max_new_tokens=STEPS, temperature=float(i % 2))
         )
-    tokens, step = {}, 0
+    tokens, logits, step = {}, {}, 0
     while loop.busy:
         before(step)
         for spoken in loop.step():
             tokens.setdefault(spoken.id, []).append(spoken.token_id)
+            logits.setdefault(spoken.id, []).append(spoken.logits_V)
         step += 1
-    return tokens
+    return tokens, {name: torch.stack(rows) for name, rows in logits.items()}
 
 
 @pytest.mark.slow
 def test_killed_and_stopped_workers_cost_no_token(model, workers):
+    """Each case kills or stops one worker before one step; by turns every step and stage, then drawn ones."""
     local = Host(model)
     bank = make_bank(local.sites, 3, 4)
-    want = write(local, bank)
     host = SwarmHost([worker.connect for worker in workers], patience=5.0)
     assert host.sites == local.sites
     assert host.fingerprint == local.fingerprint
-    faults = {2: (1, signal.SIGKILL), 4: (0, signal.SIGKILL), 6: (2, signal.SIGSTOP)}
+    calm = write(host, bank)
+    assert calm[0] == write(local, bank)[0]
+    rng = random.Random(0)
+    places = [(step, stage) for step in (0, STEPS // 2, STEPS - 1) for stage in (2, 0, 1)]
+    places += [(step, stage) for step in range(STEPS) for stage in range(3)]
+    for case in range(CASES):
+        at, stage = places[case] if case < len(places) else (rng.randrange(STEPS), rng.randrange(3))
+        number = signal.SIGSTOP if case % 5 == 1 else signal.SIGKILL
+        seen = [seat.recoveries for seat in host.seats]
 
-    def fault(step):
-        if step in faults:
-            place, sent = faults[step]
-            os.kill(workers[place].process.pid, sent)
+        def fault(step, at=at, stage=stage, number=number):
+            if step == at:
+                os.kill(workers[stage].process.pid, number)
 
-    assert write(host, bank, fault) == want
-    assert [seat.recoveries for seat in host.seats] == [2, 2, 2]
+        check_same(write(host, bank, fault), calm)
+        seen[stage] += 1
+        assert [seat.recoveries for seat in host.seats] == seen
+    host.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_in_training_changes_no_gradient(model, workers):
+    local = Host(model)
+    local.gradient_checkpointing_enable()
+    want = gradients(local)
+    host = SwarmHost([worker.connect for worker in workers], patience=5.0)
+    same(gradients(host), want)
+    workers[1].process.kill()  # the forward starts a new one
+    same(gradients(host), want)
+
+    def die(grad):
+        workers[2].process.kill()
+        workers[0].process.kill()
+        return grad
+
+    same(gradients(host, at_loss=die), want)
     host.close()

@@ -24,7 +24,7 @@ def served():
     """A stage behind a port of this process."""
     stage = Stage(parts_of(make_llama(), [0, 2])[0])
     with listen() as listener:
-        thread = threading.Thread(target=serve, args=(stage, listener), daemon=True)
+        thread = threading.Thread(target=serve, args=(stage.answer, listener), daemon=True)
         thread.start()
         yield listener.getsockname()
         listener.shutdown(socket.SHUT_RDWR)
@@ -81,6 +81,19 @@ def test_a_worker_of_another_base_does_not_take_a_place():
     local = Host(make_llama(num_hidden_layers=4))
     want = local.step(torch.tensor([[5, 6, 7]]), local.new_cache(), [Share()]).logits_BV
     torch.testing.assert_close(after, want, atol=1e-5, rtol=1e-5)
+
+
+def test_a_worker_whose_weights_differ_where_no_fingerprint_looks_is_refused():
+    model, other = make_llama(), make_llama()
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight[1, 1] += 1e-3
+    (part,), (stranger,) = parts_of(model, [0, 2]), parts_of(other, [0, 2])
+    assert part.base == stranger.base
+    host, places = spread([part])
+    places[0].stage = Stage(stranger)
+    host.close()
+    with pytest.raises(WorkerError, match="another weights than the one that was here before"):
+        host.step(torch.tensor([[7]]), host.new_cache(), [Share()])
 
 
 def test_an_old_coordinator_is_refused():

@@ -12,4 +12,4 @@ if __name__ == "__main__":
     stage = load_stage(folder, int(first), int(last))
     with listen() as listener:
         print(listener.getsockname()[1], flush=True)
-        serve(stage, listener)
+        serve(stage.answer, listener)

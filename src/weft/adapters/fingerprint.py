@@ -1,6 +1,7 @@
 """A short name for a base network, so that an adapter finds its base and refuses another."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
@@ -34,12 +35,23 @@ def fingerprint(module: nn.Module) -> str:
     stored, weights = _STORED.get(module, ("", ()))
     if stored and weights == _weights(module):
         return stored
+    return fingerprint_by(module, lambda _, parameter, index_N: _values(parameter, index_N))
+
+
+def fingerprint_by(module: nn.Module, read: Callable[[str, nn.Parameter, list[int]], Tensor]) -> str:
+    """The same with values that lie elsewhere: `read(name, parameter, places)` gives those of one tensor.
+
+    So a network on the meta device has the fingerprint of the files that it would be filled from.
+    """
     digest = hashlib.sha256()
     left_out = _vocabulary(module)
     for name, parameter in sorted(module.named_parameters()):
         if id(parameter) not in left_out:
             digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-            digest.update(_sample(parameter))
+            last, count = parameter.numel() - 1, min(parameter.numel(), _SAMPLES)
+            digest.update(
+                _bytes(read(name, parameter, [i * last // max(count - 1, 1) for i in range(count)]))
+            )
     return f"weft2-{digest.hexdigest()[:16]}"
 
 
@@ -64,9 +76,10 @@ def _vocabulary(module: nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def _sample(parameter: Tensor) -> bytes:
-    last, count = parameter.numel() - 1, min(parameter.numel(), _SAMPLES)
-    index = [i * last // max(count - 1, 1) for i in range(count)]
-    values = parameter.reshape(-1)[torch.tensor(index, dtype=torch.long, device=parameter.device)]
-    values = values.to(torch.bfloat16).cpu()
+def _values(parameter: Tensor, index_N: list[int]) -> Tensor:
+    return parameter.reshape(-1)[torch.tensor(index_N, dtype=torch.long, device=parameter.device)]
+
+
+def _bytes(values: Tensor) -> bytes:
+    values = values.detach().to(torch.bfloat16).cpu()
     return values.masked_fill(values.abs() < _TINY, 0.0).view(torch.uint8).numpy().tobytes()

@@ -25,6 +25,7 @@ VERBS = {
     "generate": "weft.cli.generate:generate",
     "chat": "weft.cli.chat:chat",
     "serve": "weft.cli.serve:serve",
+    "swarm": "weft.cli.swarm:swarm",
     "route": "weft.cli.route:route",
     "merge": "weft.cli.merge:merge",
     "fold": "weft.cli.fold:fold",

@@ -14,9 +14,8 @@ from weft.plain import one_line, plain
 
 if TYPE_CHECKING:
     from weft.engine import Engine
-    from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.rows import Share
+    from weft.rows import AbstractHost, Share
     from weft.types import Adapter
 
 _COMMANDS = {
@@ -51,10 +50,12 @@ def chat(
     host, adapters, share = load_model(model)
 
     from weft.engine import Engine
+    from weft.host import Host
 
     @cache
     def hypernetwork() -> "HyperNetwork":
-        return open_hypernetwork(model.hypernetwork, host=host, on_mismatch=model.base_mismatch)
+        local = host if isinstance(host, Host) else None
+        return open_hypernetwork(model.hypernetwork, host=local, on_mismatch=model.base_mismatch)
 
     engine = Engine(host)
     system = [] if model.system is None else [{"role": "system", "content": model.system}]
@@ -99,7 +100,7 @@ def _fitting(
 def _change(
     command: str,
     rest: str,
-    host: "Host",
+    host: "AbstractHost",
     hypernetwork: "Callable[[], HyperNetwork]",
     on_mismatch: BaseMismatch,
 ) -> "tuple[list[Adapter], Share] | None":

@@ -21,8 +21,7 @@ from weft.errors import ConfigError
 
 if TYPE_CHECKING:
     from weft.engine.request import Chooser
-    from weft.host import Host
-    from weft.rows import Share
+    from weft.rows import AbstractHost, Share
     from weft.types import Adapter
 
 
@@ -34,6 +33,7 @@ def generate(
     leaves: TreeFlags = TreeFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
     shift: str | None = None,
+    journal: Path | None = None,
     trace: Flag = False,
     trace_json: Flag = False,
     stream: Flag = False,
@@ -61,6 +61,7 @@ def generate(
         leaves: A tree of adapters.
         sampling: How the answers are drawn.
         shift: A trained shift: the model changes its adapters while it answers.
+        journal: With --host, a file; a run that was killed and is started again with it goes on from there.
         trace: Show every token in the colour of what acted on it, and in the margin what happened.
         trace_json: Print the same as JSON.
         stream: Print an answer while it grows.
@@ -89,9 +90,9 @@ def generate(
             raise ConfigError("what changes its adapters by itself takes no --library and no --tree")
         host, adapters, share, controller = load_controlled(model, shift)
     elif choice.library is None:
-        host, adapters, share = load_model(model)
+        host, adapters, share = load_model(model, journal=journal)
     else:
-        host, adapters, share, chooser = _load_library(model, choice)
+        host, adapters, share, chooser = _load_library(model, choice, journal)
 
     from weft.engine import Engine
     from weft.engine.request import planted
@@ -148,7 +149,9 @@ def generate(
         )
 
 
-def _load_library(model: ModelFlags, choice: LibraryFlags) -> tuple[Host, list[Adapter], Share, Chooser]:
+def _load_library(
+    model: ModelFlags, choice: LibraryFlags, journal: Path | None
+) -> tuple[AbstractHost, list[Adapter], Share, Chooser]:
     """The base that a library is for, the adapters that are always on, and what chooses from the library."""
     from weft.engine.request import Chooser
     from weft.route import load_library
@@ -157,7 +160,9 @@ def _load_library(model: ModelFlags, choice: LibraryFlags) -> tuple[Host, list[A
     check_router(choice.router)
     library = load_library(choice.library or "", labels=choice.labels, strict=choice.strict)
     base = model.base or library.base_model or None
-    host, adapters, share = load_model(replace(model, base=base, describe=None), library.adapters)
+    host, adapters, share = load_model(
+        replace(model, base=base, describe=None), library.adapters, journal=journal
+    )
     chooser = Chooser.over(
         host,
         library,

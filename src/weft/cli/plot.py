@@ -12,31 +12,39 @@ from weft.reading import read_json_lines
 
 
 def plot(
-    kind: Literal["run", "trace"],
+    kind: Literal["run", "trace", "swarm"],
     file: Path,
     /,
     *,
     output: Output | None = None,
     prompt: int = 0,
 ) -> None:
-    """Draw a training, or which adapters acted on which token.
+    """Draw a training, which adapters acted on which token, or who held the stages of a swarm.
 
     For example:
 
         weft plot run runs/letters-t2l -o loss.png
         weft generate "1Ehtgf" --shift weft/letters-shift --trace-json > trace.json
         weft plot trace trace.json -o trace.png
+        weft plot swarm S -o swarm.png
 
     Args:
-        kind: What to draw: the run in a folder, or a trace.
-        file: The folder of the run; or the JSON that "weft generate --trace-json" printed.
-        output: Picture to write, a PNG; run.png or trace.png unless given.
+        kind: What to draw: the run in a folder, a trace, or a swarm.
+        file: The folder of the run; or the JSON that "weft generate --trace-json" printed; or the name
+            of a swarm.
+        output: Picture to write, a PNG; run.png, trace.png or swarm.png unless given.
         prompt: Which prompt of a trace, counted from 0.
     """
     output = output or Path(f"{kind}.png")
     if output.suffix != ".png":
         raise ConfigError(f"the picture is a PNG, {output} should end in .png")
-    _draw_run(file, output) if kind == "run" else _draw_trace(file, output, prompt)
+    match kind:
+        case "run":
+            _draw_run(file, output)
+        case "trace":
+            _draw_trace(file, output, prompt)
+        case "swarm":
+            _draw_swarm(str(file), output)
     print(output)
 
 
@@ -66,6 +74,15 @@ def _draw_trace(file: Path, output: Path, prompt: int) -> None:
     from weft.plot.trace import draw_trace
 
     draw_trace(results[prompt]["trace"], output)
+
+
+def _draw_swarm(name: str, output: Path) -> None:
+    from weft.plot.swarm import draw_swarm
+    from weft.swarm.folder import SwarmFolder
+
+    folder = SwarmFolder(name)
+    _ = folder.plan  # an unknown name is told as such
+    draw_swarm(list(folder.events()), output)
 
 
 def _is_traced(one: Any) -> bool:

@@ -8,7 +8,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.shared.controlled import shifting, speaking
-from weft.cli.shared.model import BASE, Dtype, hypernetwork_for, load_adapters, open_host, open_hypernetwork
+from weft.cli.shared.model import (
+    BASE,
+    Dtype,
+    hypernetwork_for,
+    load_adapters,
+    open_host,
+    open_hypernetwork,
+    open_spread,
+)
 from weft.errors import ConfigError, MissingExtraError
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -49,7 +57,8 @@ def serve(
 
     Args:
         base: Folder, hub id or embedded name.
-        host: Address to listen on; one that others can reach needs --api-key-file.
+        host: Address to listen on; one that others can reach needs --api-key-file. swarm:NAME listens on
+            127.0.0.1 and runs the base over the workers of that swarm.
         port: Port to listen on.
         adapter: Adapter folder, under its own name; may be given several times.
         library: Folder of adapter folders: route:NAME chooses from it, and each adapter has its name.
@@ -82,6 +91,8 @@ def serve(
     from weft.hyper import ContextNetwork
     from weft.route import load_library, load_tree
 
+    swarm = host if host.startswith("swarm:") else None
+    host = _LOOPBACK[0] if swarm is not None else host
     if host not in _LOOPBACK and api_key_file is None:
         raise ConfigError(f"{host} can be reached by others; give --api-key-file, or listen on 127.0.0.1")
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
@@ -89,16 +100,22 @@ def serve(
     libraries = {Path(name).name: load_library(name) for name in library}
     held = [a for one in libraries.values() for a in one.adapters]
     speakers = [speaking(folder) for folder in shift]
-    model = open_host(base, device=device, dtype=dtype, adapters=[*adapters, *held, *speakers])
+    local = None
+    if swarm is None:
+        local = open_host(base, device=device, dtype=dtype, adapters=[*adapters, *held, *speakers])
+    elif shift or context:
+        raise ConfigError("--shift and --context need a base of this process; leave them out over a swarm")
+    model = local or open_spread(swarm or "")
+    base = model.name
     named = hypernetwork or hypernetwork_for(model)
     shelf = Shelf(
         model,
-        hypernetwork=open_hypernetwork(named, host=model) if named else None,
+        hypernetwork=open_hypernetwork(named, host=local) if named else None,
         stores={path.resolve().name: path for path in store},
         choosers={name: Chooser.over(model, one, router) for name, one in libraries.items()},
         trees={Path(name).name: planted(load_tree(name), model) for name in tree},
-        shifts={Path(name).name: shifting(name, model) for name in shift},
-        reader=ContextNetwork.from_pretrained(context, host=model) if context else None,
+        shifts={Path(name).name: shifting(name, local) for name in shift} if local else {},
+        reader=ContextNetwork.from_pretrained(context, host=local) if context else None,
         room=max_cpu_loras,
     )
     for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
+from weft.errors import ConfigError
 from weft.plain import plain
 
 Kind = Literal[
@@ -30,6 +31,7 @@ def train(
     recipe: Path,
     /,
     *overrides: Overrides,
+    host: str | None = None,
     resume: bool = True,
     threads: Threads = None,
     dry_run: Flag = False,
@@ -52,6 +54,7 @@ def train(
             the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
+        host: swarm:NAME trains through the workers of that swarm; for lora.
         resume: Go on from the last checkpoint, or start again.
         threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and train nothing.
@@ -63,7 +66,14 @@ def train(
         print_recipe(config, json=json)
         return
     set_threads(threads)
-    made = run(config, resume=resume)
+    spread = {}
+    if host is not None:
+        if kind != "lora":
+            raise ConfigError(f"--host trains lora; {kind} is trained on a base of this process")
+        from weft.cli.shared.model import open_spread
+
+        spread = {"host": open_spread(host)}
+    made = run(config, resume=resume, **spread)
     folders = [str(folder) for folder in (made.values() if isinstance(made, dict) else [made])]
     print_json({"folders": folders}) if json else print(plain("\n".join(folders), keep="\n"))
 

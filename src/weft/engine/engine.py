@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast, overload
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GenerationMixin
 
 from weft.engine.batch import batches, check_rows, part_of, shares_of
 from weft.engine.loop import Loop, Spoken
@@ -19,9 +18,8 @@ from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
 from weft.engine.trace import Traced, trace
 from weft.errors import ConfigError, ShapeError
-from weft.host import Host
 from weft.reading import check_text
-from weft.rows import AbstractController, Request, Share
+from weft.rows import AbstractController, AbstractHost, Request, Share
 from weft.tasks import Encoded, collate, render_prompt
 from weft.tasks.chat import plain_ids, stop_ids
 from weft.tasks.rows import turn_of
@@ -49,7 +47,7 @@ class Engine:
     Raises ConfigError when the host has no tokenizer.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: AbstractHost) -> None:
         if host.tokenizer is None:
             raise ConfigError("this host has no tokenizer, so it reads no text; give it one, or call decode")
         self.host = host
@@ -294,10 +292,10 @@ def _is_one(prompts: Prompt | Prompts) -> bool:
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict | int))
 
 
-def _stop_ids(host: Host) -> frozenset[int]:
+def _stop_ids(host: AbstractHost) -> frozenset[int]:
     """What ends an answer: by the tokenizer and its template, and by the model's generation config."""
     ends: list[int | None] = [*stop_ids(host.tokenizer)]
-    if isinstance(host.module, GenerationMixin) and host.module.generation_config is not None:
-        named = host.module.generation_config.eos_token_id
+    if host.generation_config is not None:
+        named = host.generation_config.eos_token_id
         ends += named if isinstance(named, list) else [named]
     return frozenset(end for end in ends if end is not None)

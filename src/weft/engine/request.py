@@ -21,7 +21,7 @@ from weft.reading import read_json
 from weft.route import Library, Tree, place_leaves
 from weft.route.load import Router
 from weft.route.named import check_router, explained, named_router
-from weft.rows import Share
+from weft.rows import AbstractHost, Share
 from weft.types import Adapter, Bank, Mixture, Term
 
 
@@ -35,7 +35,7 @@ def named_base(adapters: Sequence[Adapter], hypernetwork: str | None = None) -> 
 
 
 def under(
-    host: Host,
+    host: AbstractHost,
     adapters: Sequence[Adapter],
     weights: Sequence[float] | None = None,
     *,
@@ -60,7 +60,7 @@ def under(
     return Share(tuple((adapter, weight) for adapter, weight in pairs if weight))
 
 
-def planted(tree: Tree, host: Host, leaf_devices: Sequence[str] = ()) -> Share:
+def planted(tree: Tree, host: AbstractHost, leaf_devices: Sequence[str] = ()) -> Share:
     """A row under a tree on its base, its leaves on the base's device or spread over others.
 
     Raises what `check_fits` and `place_leaves` raise.
@@ -89,7 +89,7 @@ class Chooser:
     @classmethod
     def over(
         cls,
-        host: Host,
+        host: AbstractHost,
         library: Library,
         router: str = "nearest",
         *,
@@ -105,7 +105,8 @@ class Chooser:
         check_router(router)
         library = library.fitting(host, strict=strict)
         bank = library.bank(host)
-        named = named_router(router, library, bank, top_k=top_k, threshold=threshold, host=host)
+        local = host if isinstance(host, Host) else None  # for encoders that read its states
+        named = named_router(router, library, bank, top_k=top_k, threshold=threshold, host=local)
         return cls(named, library, bank)
 
     @torch.no_grad()

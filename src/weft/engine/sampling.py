@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
-    GenerationMixin,
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -88,13 +88,12 @@ class Sampling:
         )
 
 
-def own_sampling(module: nn.Module) -> dict[str, Any]:
+def own_sampling(config: GenerationConfig | None) -> dict[str, Any]:
     """What a model's generation_config says of drawing, as fields of `Sampling`; nothing where it is greedy.
 
     As Hugging Face's `generate`: what a config that samples leaves open is 50 for `top_k` and neutral for the
     rest. Departs from it in: `max_new_tokens` stays Weft's own. Raises ConfigError for a value out of range.
     """
-    config = module.generation_config if isinstance(module, GenerationMixin) else None
     if config is None:
         return {}
     own: dict[str, Any] = {"repetition_penalty": config.repetition_penalty}

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from weft.engine.batch import check_rows
+from weft.errors import ConfigError
 from weft.host import Host
-from weft.rows import Share
+from weft.rows import AbstractHost, Share
 from weft.types import Bank, Dense, Mixture, Term
 
 IGNORE = -100
 
 
 def nll(
-    host: Host,
+    host: AbstractHost,
     ids_BT: Int[Tensor, "B T"],
     labels_BT: Int[Tensor, "B T"],
     mixture: Mixture | None = None,
@@ -38,7 +39,7 @@ def nll(
 
 
 def predict(
-    host: Host,
+    host: AbstractHost,
     ids_BT: Int[Tensor, "B T"],
     labels_BT: Int[Tensor, "B T"],
     mixture: Mixture | None = None,
@@ -47,8 +48,11 @@ def predict(
 ) -> tuple[Float[Tensor, "B t V"], Int[Tensor, "B t"]]:
     """Logits and labels from the column of the first label on, at least one there; differentiable.
 
-    Gates that decide on the prompt see what has no label: an answer must not choose its own adapters.
+    Gates that decide on the prompt see what has no label: an answer must not choose its own adapters. Raises
+    ConfigError for a host that is not local.
     """
+    if not isinstance(host, Host):
+        raise ConfigError("losses are measured on a local host; a spread one writes and trains")
     states = None
     if mixture is not None:
         check_rows(mixture, ids_BT.shape[0])
@@ -64,7 +68,7 @@ def predict(
 
 
 @torch.no_grad()
-def prompt_logits(host: Host, ids: Sequence[int], share: Share) -> Float[Tensor, "T V"]:
+def prompt_logits(host: AbstractHost, ids: Sequence[int], share: Share) -> Float[Tensor, "T V"]:
     """What a host says at every token of a text under a row's share. Raises what `forward` raises."""
     terms = share.terms
     if share.adapters:

@@ -99,6 +99,28 @@ class RowCache(AbstractCache):
             raise ShapeError(f"cannot keep {count} tokens of a row of {self._lengths[row]}")
         self._lengths[row] = count
 
+    def taken(self, columns_BT: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+        """Keys and values that the step under way has written: each [L, B, heads, T, features]."""
+        rows, tokens = columns_BT.shape
+        row_B1 = torch.arange(rows, device=columns_BT.device)[:, None]
+        keys, values = [], []
+        for layer in self.layers:
+            for block, found in ((layer.keys, keys), (layer.values, values)):
+                assert block is not None
+                if self.write_BT is None:
+                    found.append(block[:rows, :, self.first : self.first + tokens])
+                else:
+                    found.append(block[row_B1, :, columns_BT].transpose(1, 2))
+        return torch.stack(keys), torch.stack(values)
+
+    def fill(self, start: int, length: int, keys: Tensor, values: Tensor) -> None:
+        """Add a row that holds what another cache had, [L, heads, T, features], from a position on."""
+        place = len(self._lengths)
+        for layer, own_keys, own_values in zip(self.layers, keys, values, strict=True):
+            layer.fill(place, own_keys, own_values)
+        self._lengths.append(length)
+        self._starts.append(start)
+
     def visible(
         self, columns_BT: Int[Tensor, "B T"], sliding: int | None = None
     ) -> Bool[Tensor, "B 1 T C"] | None:
@@ -179,6 +201,15 @@ class _Layer(CacheLayerMixin):
             self.keys[place, :, :columns] = other.keys[row, :, :columns]
             self.values[place, :, :columns] = other.values[row, :, :columns]
             place += 1
+
+    def fill(self, place: int, keys: Tensor, values: Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(keys[None], values[None])
+        self.reserve(place + 1, keys.shape[1])
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[place, :, : keys.shape[1]] = keys
+        self.values[place, :, : values.shape[1]] = values
 
     def move(self, source: int, target: int, columns: int) -> None:
         for block in (self.keys, self.values):

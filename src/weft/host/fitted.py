@@ -18,6 +18,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from weft.adapters import OnMismatch, check_fits, on_host, site_at
 from weft.host.host import Host
 from weft.host.sites import ALL_LINEAR
+from weft.rows import AbstractHost
 from weft.types import Adapter, Site
 
 
@@ -27,14 +28,14 @@ def targets_for(adapters: Sequence[Adapter]) -> list[str]:
     return [ALL_LINEAR, *sorted(outside)]
 
 
-def fitted(adapter: Adapter, host: Host, on_mismatch: OnMismatch = "refuse") -> Adapter:
+def fitted(adapter: Adapter, host: AbstractHost, on_mismatch: OnMismatch = "refuse") -> Adapter:
     """The adapter with the module names of a host, checked against it; `on_host` says of which base.
 
     Raises what `check_fits` and `on_host` raise.
     """
     adapter = on_host(adapter, host.fingerprint, host.name, on_mismatch)
     here = {site.path: site for site in host.sites}
-    if any(site.path not in here for site in adapter.sites):
+    if isinstance(host, Host) and any(site.path not in here for site in adapter.sites):
         renamed = {site: _renamed(site, host.module) for site in adapter.sites}
         if all(site.path in here for site in renamed.values()) and len(set(renamed.values())) == len(renamed):
             factors = {renamed[site]: adapter.factors[site] for site in adapter.sites}

@@ -77,6 +77,7 @@ class Host(AbstractHost):
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint(module)
+        self.generation_config = getattr(module, "generation_config", None)
         self.sites = sites_of(module, target_modules)
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
         self._span: ContextVar[Span | None] = ContextVar("weft_span", default=None)

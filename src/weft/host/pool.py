@@ -84,8 +84,8 @@ class Pool:
             self._keys[adapter] = self._key(adapter)
         return self._keys[adapter]
 
-    def put(self, adapter: Adapter) -> int:
-        """The place of an adapter, which takes one where it has none.
+    def put(self, adapter: Adapter, slot: int | None = None) -> int:
+        """The place of an adapter, which takes one where it has none: the first that is free, or `slot`.
 
         Raises PoolFullError where every place is pinned, ShapeError for a rank above the pool's or for
         factors whose scaled product is not finite, and what `check_fits` raises.
@@ -102,16 +102,16 @@ class Pool:
                 )
             self._resize(self.slots, adapter.rank)
         ready = _ready(adapter, self._bank)
-        slot = self._free()
+        slot = self._free() if slot is None else self._at(slot)
         self._write(slot, ready)
         self.version += 1
         self._slots[key] = slot
         self._rename(slot, adapter.name)
         return slot
 
-    def pin(self, adapter: Adapter) -> int:
+    def pin(self, adapter: Adapter, slot: int | None = None) -> int:
         """Put an adapter in and keep it there until it is unpinned as often. Raises what `put` raises."""
-        slot = self.put(adapter)
+        slot = self.put(adapter, slot)
         key = self.key(adapter)
         self._pins[key] = self._pins.get(key, 0) + 1
         return slot
@@ -211,6 +211,14 @@ class Pool:
         if oldest is None:
             raise PoolFullError(f"all {self.slots} adapter slots act on rows; wait, or give the pool more")
         return self._drop(oldest)
+
+    def _at(self, slot: int) -> int:
+        """A place that is asked for by its number, made where the pool may grow."""
+        if slot in self._slots.values() or (slot >= self.slots and not self.grow):
+            raise PoolFullError(f"slot {slot} of {self.slots} is not free")
+        while slot >= self.slots:
+            self._resize(2 * self.slots, self._r)
+        return slot
 
     def _drop(self, key: str) -> int:
         slot = self._slots.pop(key)

@@ -23,7 +23,8 @@ from weft.errors import (
     WeftError,
 )
 from weft.files import folders_with, nearest, read_json, resolve
-from weft.host import Host, fitted
+from weft.host import fitted
+from weft.rows import AbstractHost
 from weft.types import Adapter, Bank, Site
 
 LABELS = "labels.json"
@@ -44,7 +45,7 @@ class Library(NamedTuple):
     base_model: str
     """Name of the base as its users know it; empty where no card says it."""
 
-    def fitting(self, host: Host, *, strict: bool = False) -> Library:
+    def fitting(self, host: AbstractHost, *, strict: bool = False) -> Library:
         """The library without the adapters whose sites a host lacks, each named in a warning.
 
         Raises BaseMismatchError for a library of another base, and what `check_fits` raises: for the first
@@ -58,7 +59,7 @@ class Library(NamedTuple):
             adapters=adapters, labels={name: label for name, label in self.labels.items() if name in names}
         )
 
-    def bank(self, host: Host) -> Bank:
+    def bank(self, host: AbstractHost) -> Bank:
         """All adapters stacked on the device of a host, in the number type that they were stored in.
 
         Raises what `check_fits` raises, BaseMismatchError for adapters of different bases.

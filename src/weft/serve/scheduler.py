@@ -15,7 +15,8 @@ from weft.engine.prefixes import Prefixes
 from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
 from weft.host import Host, Pool
-from weft.rows import AbstractController, Request
+from weft.host.pool import content
+from weft.rows import AbstractController, AbstractHost, Request
 from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 
 Told = Piece | list[Likely] | Exception
@@ -69,7 +70,7 @@ class Scheduler:
 
     def __init__(
         self,
-        host: Host,
+        host: AbstractHost,
         *,
         max_rows: int = 32,
         max_waiting: int = 256,
@@ -114,7 +115,7 @@ class Scheduler:
     @property
     def resident(self) -> int:
         """How many adapters have a slot."""
-        return len(self.host.pool)
+        return len(self.host.pool) if isinstance(self.host, Host) else 0
 
     def start(self) -> None:
         """Begin, with an empty pool; nothing where the thread runs."""
@@ -122,10 +123,12 @@ class Scheduler:
         with self._lock:
             if self.alive:
                 return
-            host.pool = Pool(
-                host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device
-            )
-            prefixes = Prefixes(host, tokens=self.prefix_tokens) if self.prefix_tokens else None
+            prefixes = None
+            if isinstance(host, Host):  # a spread one keeps its pools and caches with its stages
+                host.pool = Pool(
+                    host.sites, slots=self.slots, r=self.r, base=host.fingerprint, device=host.device
+                )
+                prefixes = Prefixes(host, tokens=self.prefix_tokens) if self.prefix_tokens else None
             self._loop = Loop(host, **self._sizes, refused=self._refuse, prefixes=prefixes)
             self._inbox = SimpleQueue()
             self._thread = threading.Thread(target=self._run, name="weft-scheduler", daemon=True)
@@ -208,7 +211,7 @@ class Scheduler:
         """Hand a job to the loop; what is wrong with it is told to it alone."""
         share = job.request.share
         try:
-            if len({self.host.pool.key(adapter) for adapter, _ in share.adapters}) > self.slots:
+            if len({content(adapter) for adapter, _ in share.adapters}) > self.slots:
                 raise PoolFullError(
                     f"{len(share.adapters)} adapters at once, this server has {self.slots} slots"
                 )

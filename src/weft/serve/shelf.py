@@ -18,11 +18,11 @@ from weft.embed import SentenceEncoder
 from weft.engine.request import Chooser, under
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import is_name, nearest
-from weft.host import Host, fitted
+from weft.host import fitted
 from weft.host.pool import content
 from weft.hyper import HyperNetwork
 from weft.hyper.context import ContextNetwork
-from weft.rows import AbstractController, Share
+from weft.rows import AbstractController, AbstractHost, Share
 from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Shifted, Spec, Stored
 from weft.store import Store
 from weft.types import Adapter, Cue, Description
@@ -61,7 +61,7 @@ class Shelf:
 
     def __init__(
         self,
-        host: Host,
+        host: AbstractHost,
         *,
         hypernetwork: HyperNetwork | None = None,
         reader: ContextNetwork | None = None,

@@ -2,9 +2,11 @@
 
 from weft.swarm.host import SwarmCache, SwarmHost
 from weft.swarm.link import AbstractLink, LocalLink, TcpLink
+from weft.swarm.load import load_part
+from weft.swarm.open import open_swarm
 from weft.swarm.part import Part
 from weft.swarm.stage import Stage
-from weft.swarm.worker import listen, load_stage, serve
+from weft.swarm.worker import Worker, listen, load_stage, serve
 
 __all__ = [
     "AbstractLink",
@@ -14,7 +16,10 @@ __all__ = [
     "SwarmCache",
     "SwarmHost",
     "TcpLink",
+    "Worker",
     "listen",
+    "load_part",
     "load_stage",
+    "open_swarm",
     "serve",
 ]

@@ -1,33 +1,47 @@
 """A host whose layers lie on several workers, which may die: to whoever decodes it is a host like any other.
 
-States go from stage to stage through the coordinator, which writes down what each stage read. A step counts
-when every stage has answered and the journal has it; then its logits are given. So no token is released that
-a new worker could not be brought to, and a stage that dies costs one replay of that stage.
+States go from stage to stage through the coordinator. With its answer each stage gives what it has written
+into its cache; a step counts when every stage has answered and the journal has it, and then its logits are
+given. So no token is released that a new worker could not be brought to, and a stage that dies is filled with
+the numbers that it had: what follows is equal to the bit.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weft.adapters import check_fits, site_at
-from weft.errors import ConfigError, MessageError, PoolFullError, ShapeError, WeftError, WorkerError
+from weft.errors import (
+    BaseMismatchError,
+    ConfigError,
+    MessageError,
+    ShapeError,
+    UnknownNameError,
+    WeftError,
+    WorkerError,
+)
 from weft.rows import AbstractCache, AbstractHost, Share, Stepped
-from weft.swarm.journal import RowJournal, Weighed, replay
+from weft.swarm.codec import Codec
+from weft.swarm.journal import RowJournal, Written
+from weft.swarm.kept import Kept
+from weft.swarm.message import Message
+from weft.swarm.remote import Reading
 from weft.swarm.seat import Call, Connect, Seat
-from weft.swarm.shares import Shares
+from weft.swarm.shares import Shares, Told
 from weft.swarm.stage import ADAPTERS
-from weft.types import Adapter, Mixture
-
-_SPARE = 16
-"""Adapters that act on no row and stay with the stages all the same."""
+from weft.swarm.tape import Tape
+from weft.swarm.things import of_assignment, of_bank
+from weft.types import AbstractGate, Bank, Mixture
 
 
 class SwarmCache(AbstractCache):
@@ -72,6 +86,7 @@ class SwarmHost(AbstractHost):
     """Stages in the order of their layers, each behind a way to connect to its worker.
 
     A step of a stage may take `patience` seconds, or ten times its mean; then its worker counts as lost.
+    `journal` is a file that lets a coordinator be started again (see `Tape`); `codec` is how states travel.
     Raises WorkerError for workers that cannot be reached, ConfigError for stages that do not make one base.
     """
 
@@ -83,8 +98,15 @@ class SwarmHost(AbstractHost):
         name: str = "",
         patience: float = 5.0,
         tries: int = 6,
+        generation_config: Any = None,
+        journal: str | os.PathLike[str] | None = None,
+        codec: Codec = "none",
+        log: Callable[..., None] | None = None,
     ) -> None:
         self.tokenizer, self.name = tokenizer, name
+        self.generation_config = generation_config
+        self._log = log
+        """Told of every step: `log("step", rows=..., tokens=..., seconds=...)`."""
         self.seats = [Seat(connect, patience=patience, tries=tries) for connect in stages]
         told = [seat.open() for seat in self.seats]
         if not told:
@@ -102,10 +124,13 @@ class SwarmHost(AbstractHost):
         self.fingerprint = told[0].text("base")
         self.sites = tuple(sorted(itertools.chain(*sites)))
         self._window, self._vocab_size = first["window"], told[0].whole("vocab_size")
+        self.hidden = told[0].whole("hidden")
+        self.dtype: torch.dtype = getattr(torch, told[0].text("dtype").removeprefix("torch."))
+        self.codec: Codec = codec
+        self._paths = [{site.path for site in one} for one in sites]
         self._shares = Shares(sites)
-        self._held: dict[tuple[str, ...], int] = {}
-        self._known: OrderedDict[tuple[str, ...], Adapter] = OrderedDict()
-        """What the stages have, the least recently held first."""
+        self._kept = [Kept(seat.call) for seat in self.seats]
+        self._tape = None if journal is None else Tape(journal)
         self._caches: WeakSet[SwarmCache] = WeakSet()
         self._sessions = itertools.count(ADAPTERS + 1)
         for place, seat in enumerate(self.seats):
@@ -133,9 +158,71 @@ class SwarmHost(AbstractHost):
         *,
         mask_BT: Int[Tensor, "B T"] | None = None,
         cache: Any = None,
+        attention_mask: Float[Tensor, "B 1 T T"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        chosen_BT: Bool[Tensor, "B T"] | None = None,
     ) -> Any:
-        """Raise ConfigError: whole sequences are not run over stages yet."""
-        raise ConfigError("a spread host decodes; scoring and training run on a local host as yet")
+        """Run whole sequences without a cache; differentiable in the tensors of the mixture's banks.
+
+        `.logits` are [B, T, V], or [N, V] of the places that are chosen. `attention_mask` is added to the
+        scores, as packed rows need it. In the backward every stage computes its layers again; a worker that
+        dies in between is replaced, and the gradients are the same.
+
+        Raises ConfigError for gates that look at states or a cache, which `step` takes, ShapeError for a
+        mask of another form, WorkerError where a stage is lost, and what `Host.forward` raises of a bank.
+        """
+        rows, tokens = ids_BT.shape
+        if cache is not None:
+            raise ConfigError("a spread host decodes by step, over its own caches")
+        if mask_BT is not None:
+            raise ShapeError("a spread host takes attention_mask [B, 1, T, T] for whole sequences")
+        seen = {} if attention_mask is None else {"mask": attention_mask}
+        if attention_mask is None:
+            lowest = torch.full((tokens, tokens), torch.finfo(self.dtype).min, dtype=self.dtype)
+            seen["mask"] = lowest.triu(1)[None, None].expand(rows, 1, tokens, tokens)
+        if position_ids is None:
+            position_ids = torch.arange(tokens).expand(rows, tokens)
+        x = ids_BT
+        for place, seat in enumerate(self.seats):
+            fields, factors, tensors = self._read_at(place, mixture)
+            tensors |= {"positions": position_ids, **seen}
+            is_last = place == len(self.seats) - 1
+            if is_last and chosen_BT is not None:
+                tensors["chosen"] = chosen_BT
+            reading = Reading(seat, fields, tensors, list(factors), is_first=not place)
+            x = reading(x, list(factors.values()))
+        return SimpleNamespace(logits=x if chosen_BT is not None else x.unflatten(0, (rows, tokens)))
+
+    def _read_at(
+        self, place: int, mixture: Mixture | None
+    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+        """The terms of a mixture at one stage: values, factors by name, and other tensors."""
+        entries: list[dict[str, Any]] = []
+        factors: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
+        for term in mixture.terms if mixture is not None else ():
+            if isinstance(term.gate, AbstractGate):
+                raise ConfigError("gates that look at states are not trained over stages; use a local host")
+            self._check_bank(term.bank)
+            bank = of_bank(term.bank, self._paths[place])
+            if bank is None:
+                continue
+            assigned, start = of_assignment(term.gate), f"{len(entries)}."
+            factors |= {start + name: tensor for name, tensor in bank.tensors.items()}
+            tensors |= {start + name: tensor for name, tensor in assigned.tensors.items()}
+            entries.append({**bank.fields, **assigned.fields, "combine": term.combine})
+        return {"terms": entries}, factors, tensors
+
+    def _check_bank(self, bank: Bank) -> None:
+        if bank.base and bank.base != self.fingerprint:
+            raise BaseMismatchError(
+                f"the bank of {', '.join(bank.names[:3])} belongs to base {bank.base}, "
+                f"this one is {self.fingerprint}; load the base that it was made for"
+            )
+        known = {site.path for site in self.sites}
+        unknown = next((site.path for site in bank.a if site.path not in known), None)
+        if unknown is not None:
+            raise UnknownNameError(f"the bank changes {unknown}, which is no site of this host")
 
     def new_cache(self) -> SwarmCache:
         """A cache of no rows."""
@@ -148,24 +235,29 @@ class SwarmHost(AbstractHost):
         return self.seats[0].call("embed", ADAPTERS, {}, {"ids": ids_BT}).tensor("x", 3)
 
     def hold(self, share: Share) -> None:
-        """Keep the adapters of a share at the stages until it is released.
+        """Keep the adapters, banks and gates of a share at the stages until it is released.
 
-        Raises PoolFullError where the pool of a stage has no place, ConfigError for a share that is not fixed
-        for its row, WorkerError where a stage is lost, and what `check_fits` and `Pool.put` raise.
+        Raises PoolFullError where the pool of a stage has no place, ConfigError for a gate that stages do not
+        know, WorkerError where one is lost, and what `check_fits` and `Pool.put` raise.
         """
-        held: list[tuple[str, ...]] = []
+        for adapter, _ in share.adapters:
+            check_fits(adapter, self.sites, self.fingerprint)
+        for term in share.terms:
+            self._check_bank(term.bank)
+        held: list[tuple[Kept, Told]] = []
         try:
-            for adapter, _ in self._shares.weighed(share):
-                held.append(self._hold(adapter))
+            for kept, told in zip(self._kept, self._shares.told(share), strict=True):
+                kept.hold(told.things)
+                held.append((kept, told))
         except WeftError:
-            for key in held:
-                self._release(key)
+            for kept, told in held:
+                kept.release(told.things)
             raise
 
     def release(self, share: Share) -> None:
-        """Let the adapters of a share be dropped again."""
-        for adapter, _ in self._shares.weighed(share):
-            self._release(self._shares.shards(adapter).key)
+        """Let what acts on a row be dropped again."""
+        for kept, told in zip(self._kept, self._shares.told(share), strict=True):
+            kept.release(told.things)
 
     def step(
         self,
@@ -189,22 +281,22 @@ class SwarmHost(AbstractHost):
         begun = cache.rows
         if not begun:
             first = [0] * rows if starts is None else starts
-            begun = [RowJournal.begin(start, len(self.seats)) for start in first]
+            begun = [RowJournal.begin(int(start), len(self.seats)) for start in first]
         if not rows == len(begun) == len(shares) == len(counts):
             raise ShapeError(
                 f"{rows} rows of tokens, {len(begun)} in the cache, {len(shares)} shares "
                 f"and {len(counts)} counts"
             )
-        weighed = [self._shares.weighed(share) for share in shares]
-        used = {self._shares.shards(adapter).key for share in weighed for adapter, _ in share}
-        if used <= self._known.keys():
-            return self._run(ids_BT, cache, begun, weighed, counts, capture)
+        told = [self._shares.told(share) for share in shares]
         held: list[Share] = []
         try:
-            for share in shares:
-                self.hold(share)
-                held.append(share)
-            return self._run(ids_BT, cache, begun, weighed, counts, capture)
+            if not all(
+                kept.has(one.things) for own in told for kept, one in zip(self._kept, own, strict=True)
+            ):
+                for share in shares:
+                    self.hold(share)
+                    held.append(share)
+            return self._run(ids_BT, cache, begun, told, counts, capture)
         finally:
             for share in held:
                 self.release(share)
@@ -214,38 +306,100 @@ class SwarmHost(AbstractHost):
         ids_BT: Tensor,
         cache: SwarmCache,
         begun: list[RowJournal],
-        weighed: Sequence[Weighed],
+        told: Sequence[Sequence[Told]],
         counts: Sequence[int],
         capture: bool,
     ) -> Stepped:
-        inputs = [ids_BT]
+        started = time.perf_counter()
+        said = None if self._tape is None else self._heard(ids_BT, begun, counts)
+        if said is None:
+            said = self._asked(ids_BT, cache, begun, told, counts, capture or self._tape is not None)
+            if self._tape is not None:
+                self._write(ids_BT, counts, *said)
+        stepped, written = said
+        for row, (journal, count) in enumerate(zip(begun, counts, strict=True)):
+            own = [(k[:, row, :, :count].clone(), v[:, row, :, :count].clone()) for k, v in written]
+            journal.read(own, count)
+        cache.rows = begun
+        if self._log is not None:
+            self._log("step", rows=len(begun), tokens=sum(counts), seconds=time.perf_counter() - started)
+        return stepped if capture else Stepped(stepped.logits_BV, None)
+
+    def _asked(
+        self,
+        ids_BT: Tensor,
+        cache: SwarmCache,
+        begun: list[RowJournal],
+        told: Sequence[Sequence[Told]],
+        counts: Sequence[int],
+        capture: bool,
+    ) -> tuple[Stepped, list[Written]]:
+        """One step through all stages."""
+        tensors: Mapping[str, Tensor] = {"ids": ids_BT}
+        fields: dict[str, Any] = {"counts": list(counts), "capture": capture}
+        fields["live"] = [one.session for one in self._caches]
+        if self.codec != "none":
+            fields["codec"] = self.codec
+        if not cache.rows:
+            fields["starts"] = [row.first for row in begun]
+        written: list[Written] = []
         said = None
         try:
             for place, seat in enumerate(self.seats):
-                fields = self._fields(place, cache, counts, weighed)
-                if not cache.rows:
-                    fields["starts"] = [row.start for row in begun]
-                fields["capture"] = capture
-                tensors = {"x" if place else "ids": inputs[-1]}
+                fields["shares"] = [own[place].reference for own in told]
                 said = seat.call("step", cache.session, fields, tensors)
-                if place < len(self.seats) - 1:
-                    inputs.append(said.tensor("x", 3))
+                written.append((said.tensor("keys", 5), said.tensor("values", 5)))
+                tensors = {n: t for n, t in said.tensors.items() if n not in ("keys", "values")}
+                fields.pop("decided", None)
+                if "decided" in said.fields:
+                    fields["decided"] = said.list("decided")
             assert said is not None
             logits_BV = said.tensor("logits", 2)
-            hidden_BH = said.tensor("hidden", 2) if capture else None
+            return Stepped(logits_BV, said.tensor("hidden", 2) if capture else None), written
         except MessageError as error:
             self._forget()
             raise WorkerError(f"a stage answers something else than it should: {error}") from error
-        except WeftError:
+        except BaseException:
             self._forget()
             raise
-        for row, (journal, count, share) in enumerate(zip(begun, counts, weighed, strict=True)):
-            journal.read([x[row, :count].clone() for x in inputs], share)
-        cache.rows = begun
-        return Stepped(logits_BV, hidden_BH)
+
+    def _heard(
+        self, ids_BT: Tensor, begun: list[RowJournal], counts: Sequence[int]
+    ) -> tuple[Stepped, list[Written]] | None:
+        """The step as the journal on disk has it; None from the first one on that it does not have."""
+        assert self._tape is not None
+        if not self._tape.plays:
+            return None
+        message = self._tape.hear()
+        if message is None:  # the last one was half written
+            self._forget()
+            return None
+        if message.list("counts") != list(counts) or not torch.equal(message.tensor("ids", 2), ids_BT.cpu()):
+            raise ConfigError(f"the journal {self._tape.path} is of another run; give this one its own")
+        hidden_BH = message.tensor("hidden", 2)
+        said = self.seats[-1].call("head", ADAPTERS, {}, {"hidden": hidden_BH})
+        written = [
+            (message.tensor(f"keys{place}", 5), message.tensor(f"values{place}", 5))
+            for place in range(len(self.seats))
+        ]
+        if not self._tape.plays:
+            self._forget()  # from now on the stages are asked: they are brought to where the journal is
+        return Stepped(said.tensor("logits", 2), hidden_BH), written
+
+    def _write(
+        self, ids_BT: Tensor, counts: Sequence[int], stepped: Stepped, written: Sequence[Written]
+    ) -> None:
+        assert self._tape is not None
+        assert stepped.hidden_BH is not None
+        tensors = {"ids": ids_BT, "hidden": stepped.hidden_BH}
+        for place, (keys, values) in enumerate(written):
+            tensors |= {f"keys{place}": keys, f"values{place}": values}
+        self._tape.add(Message({"counts": list(counts)}, tensors))
 
     def everywhere(self, kind: str, session: int, fields: Mapping[str, Any]) -> None:
         """One call of a session at every stage. Raises WorkerError where one is lost."""
+        if self._tape is not None and self._tape.plays:
+            return  # the stages hold nothing of it yet
         try:
             for seat in self.seats:
                 seat.call(kind, session, fields, {})
@@ -257,103 +411,21 @@ class SwarmHost(AbstractHost):
         """End the connections; the workers stay."""
         for seat in self.seats:
             seat.close()
+        if self._tape is not None:
+            self._tape.close()
 
     def _forget(self) -> None:
         """A call was done at some stages alone: all are brought to the journal before the next one."""
         for seat in self.seats:
             seat.forget()
 
-    def _fields(
-        self, place: int, cache: SwarmCache, counts: Sequence[int], shares: Sequence[Weighed]
-    ) -> dict[str, Any]:
-        keys = []
-        for share in shares:
-            parts = [(self._shares.shards(adapter).parts[place], weight) for adapter, weight in share]
-            keys.append([[part[0], weight] for part, weight in parts if part is not None])
-        live = [one.session for one in self._caches]
-        return {"counts": list(counts), "shares": keys, "live": live}
-
-    def _hold(self, adapter: Adapter) -> tuple[str, ...]:
-        key = self._shares.shards(adapter).key
-        while key not in self._known:
-            check_fits(adapter, self.sites, self.fingerprint)
-            try:
-                for place, seat in enumerate(self.seats):
-                    self._put(seat.call, place, adapter)
-            except PoolFullError:
-                self._drop(adapter)
-                if not self._drop_one():
-                    raise
-                continue
-            except WeftError:
-                self._drop(adapter)
-                raise
-            self._known[key] = adapter
-        self._known.move_to_end(key)
-        self._held[key] = self._held.get(key, 0) + 1
-        return key
-
-    def _release(self, key: tuple[str, ...]) -> None:
-        self._held[key] -= 1
-        if not self._held[key]:
-            del self._held[key]
-        if len(self._known) - len(self._held) > _SPARE:
-            self._drop_one()
-
-    def _put(self, call: Call, place: int, adapter: Adapter) -> None:
-        part = self._shares.shards(adapter).parts[place]
-        if part is None:
-            return
-        key, shard = part
-        tensors = {}
-        for i, factors in enumerate(shard.factors.values()):
-            tensors[f"a{i}"], tensors[f"b{i}"] = factors.a_RI, factors.b_OR
-        sites = [[site.path, float(factors.scaling)] for site, factors in shard.factors.items()]
-        call("put", ADAPTERS, {"key": key, "name": adapter.name, "sites": sites}, tensors)
-
-    def _drop_one(self) -> bool:
-        """Let the stages drop the adapter that has been without a row for longest; whether there was one."""
-        key = next((key for key in self._known if key not in self._held), None)
-        if key is not None:
-            self._drop(self._known.pop(key))
-        return key is not None
-
-    def _drop(self, adapter: Adapter) -> None:
-        """A part that another adapter shares stays."""
-        for place, seat in enumerate(self.seats):
-            self._drop_part(seat.call, place, adapter)
-
-    def _drop_part(self, call: Call, place: int, adapter: Adapter) -> None:
-        part = self._shares.shards(adapter).parts[place]
-        if part is not None and part[0] not in {key[place] for key in self._known}:
-            call("drop", ADAPTERS, {"key": part[0]}, {})
-
     def _replaying(self, place: int) -> Callable[[Call], None]:
         def bring(call: Call) -> None:
-            here: dict[tuple[str, ...], Adapter] = {}
-
-            def have(wanted: Mapping[tuple[str, ...], Adapter]) -> None:
-                for key in [key for key in here if key not in wanted]:
-                    adapter = here.pop(key)
-                    part = self._shares.shards(adapter).parts[place]
-                    if part is not None and part[0] not in {other[place] for other in (*here, *wanted)}:
-                        call("drop", ADAPTERS, {"key": part[0]}, {})
-                for key, adapter in wanted.items():
-                    if key not in here:
-                        self._put(call, place, adapter)
-                        here[key] = adapter
-
+            self._kept[place].bring(call)
             for cache in self._caches:
-                if not cache.rows:
-                    continue
-                starts = {"starts": [row.start for row in cache.rows]}
-                for again in replay(cache.rows, place):
-                    used = [adapter for share in again.shares for adapter, _ in share]
-                    have({self._shares.shards(adapter).key: adapter for adapter in used})
-                    fields = self._fields(place, cache, again.counts, again.shares)
-                    call("step", cache.session, {**fields, **starts}, {"x" if place else "ids": again.x})
-                    for row, count in again.cuts:
-                        call("cut", cache.session, {"row": row, "count": count}, {})
-            have(self._known)
+                for row in cache.rows:
+                    keys, values = row.whole(place)
+                    told = {"start": row.first, "length": row.length}
+                    call("fill", cache.session, told, {"keys": keys, "values": values})
 
         return bring

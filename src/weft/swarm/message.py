@@ -1,6 +1,6 @@
 """Messages between the machines of a spread host: named values and tensors, and nothing that runs.
 
-    "WEFT" | length of the body, 8 bytes | BLAKE2b-128 of the body | CRC-32 of the 28 bytes before | body
+    "WEFT" | length of the body, 8 bytes | XXH3-128 of the body | CRC-32 of the 28 bytes before | body
 
 The body is a safetensors file in memory whose metadata holds the values as JSON. The head is checked before
 the body is read, the body before its values are looked at, so a flipped bit anywhere is noticed.
@@ -8,7 +8,6 @@ the body is read, the body before its values are looked at, so a flipped bit any
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import zlib
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
+import xxhash
 from torch import Tensor
 
 from weft.errors import MessageError, WeftError
@@ -142,7 +142,7 @@ def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
 
 
 def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16).digest()
+    return xxhash.xxh3_128_digest(body)
 
 
 def _whole(value: Any, name: str, most: int) -> int:

@@ -6,9 +6,11 @@ paths that they have in the base, so sites and adapters mean the same here and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,12 +23,28 @@ from weft.host import Pool, decoding, sites_of
 from weft.host.batches import Batches
 from weft.host.cache import RowCache
 from weft.host.sites import ALL_LINEAR
-from weft.host.span import Factors, Span, add_mixture
+from weft.host.span import Acting, Factors, Span, add_mixture
 from weft.rows import Share
-from weft.types import Bank
+from weft.types import AbstractGate, Bank, State, Term
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types of Hugging Face whose forward is: embed, rotate, layers, norm, head."""
+
+
+States = Mapping[AbstractGate, State]
+"""What gates have decided."""
+
+
+class Done(NamedTuple):
+    """What a step of a part gives."""
+
+    said: dict[str, Tensor]
+    """"x" [B, T, H], or in the last part "logits" [B, V], float32, and the "hidden" [B, H] before them."""
+    keys: Tensor
+    """What it wrote into the cache, [L, B, heads, T, features]; of padding too."""
+    values: Tensor
+    decided: States
+    """What gates have decided up to here, which parts behind this one follow."""
 
 
 class Part:
@@ -87,16 +105,22 @@ class Part:
         """Of the states that go from part to part."""
         return self.module.dtype
 
-    def trim(self) -> None:
-        """Let go of the base's other layers, and of the ends that this part does not need."""
-        layers = cast(Any, self.module.model).layers
-        for place in range(self.layers):
-            if not self.first <= place < self.last:
-                layers[place] = nn.Identity()
-        if not self.is_first and not self.is_last:
-            self.module.set_input_embeddings(nn.Identity())
-            self.module.set_output_embeddings(nn.Identity())
-            self._embed, self._head = nn.Identity(), nn.Identity()
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of every parameter of these layers and their ends: their own hash, not the base's."""
+        digest = hashlib.sha256()
+        ends = [self._embed] if self.is_first else []
+        ends += [self._norm, self._head] if self.is_last else []
+        for module in [*self._layers, *ends]:
+            for name, tensor in module.named_parameters():
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the parameters of this part take."""
+        return sum(tensor.numel() * tensor.itemsize for tensor in self.module.parameters())
 
     def new_cache(self) -> RowCache:
         """A cache of no rows over these layers."""
@@ -109,24 +133,75 @@ class Part:
 
     @torch.no_grad()
     def step(
-        self, x: Tensor, cache: RowCache, shares: Sequence[Share], counts: Sequence[int], pool: Pool
-    ) -> dict[str, Tensor]:
+        self,
+        x: Tensor,
+        cache: RowCache,
+        shares: Sequence[Share],
+        counts: Sequence[int],
+        pool: Pool,
+        decided: States | None = None,
+    ) -> Done:
         """Read the next tokens of every row: ids [B, T] in the first part, states [B, T, H] in the others.
 
-        `counts[i]` of the T tokens of row i count. Gives "x" [B, T, H], or, in the last part, "logits" [B, V]
-        in float32 and the "hidden" states [B, H] that they follow from. Raises what `Pool.put` raises.
+        `counts[i]` of the T tokens of row i count. `decided` is what gates have decided in the parts before.
+        Raises what `Pool.put` raises.
         """
         rows, tokens = x.shape[:2]
         pooled = any(share.adapters for share in shares)
         batch = self._batches.of(shares, pool if pooled else None, self.device)
         columns_BT, positions_BT = cache.open(tokens, self.device)
+        begun = {**batch.states, **(decided or {})}
         span = None
         if batch.terms:
-            span = Span(batch.terms, {}, rows, tokens, offset=positions_BT[:, 0], plans=batch.plans)
+            span = Span(batch.terms, dict(begun), rows, tokens, offset=positions_BT[:, 0], plans=batch.plans)
         x_BTH = self.embed(x) if self.is_first else x
         # The layers number themselves as in the base; what stands before theirs is never asked.
         held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
         mask = decoding.masks(self.module, cache, columns_BT)
+        x_BTH = self._through(x_BTH, mask, positions_BT, span, held)
+        keys, values = cache.taken(columns_BT)
+        cache.close(counts)
+        found = {} if span is None else span.states
+        new = {gate: state for gate, state in found.items() if state is not begun.get(gate)}
+        if not self.is_last:
+            return Done({"x": x_BTH}, keys, values, {**(decided or {}), **new})
+        last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
+        hidden_BH = self._norm(x_BTH)[torch.arange(rows, device=self.device), last_B]
+        return Done({"logits": self.head(hidden_BH), "hidden": hidden_BH}, keys, values, {})
+
+    @torch.no_grad()
+    def head(self, hidden_BH: Tensor) -> Tensor:
+        """The logits [B, V], in float32, that follow from states after the final norm; of the last part."""
+        return self._head(hidden_BH[:, None])[:, -1].float()
+
+    def read(
+        self,
+        x: Tensor,
+        terms: Sequence[Term],
+        *,
+        mask_B1TT: Tensor | None,
+        positions_BT: Tensor,
+        chosen_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Whole sequences, without a cache: states [B, T, H], or in the last part logits [N, V] where chosen.
+
+        Differentiable in the states that come in and in the banks of the terms.
+        """
+        rows, tokens = x.shape[:2]
+        acting = tuple(Acting(term, _factors(term.bank)) for term in terms)
+        span = Span(acting, {}, rows, tokens) if acting else None
+        x_BTH = self._embed(x) if self.is_first else x
+        x_BTH = self._through(x_BTH, mask_B1TT, positions_BT, span, None)
+        if not self.is_last:
+            return x_BTH
+        x_BTH = self._norm(x_BTH)
+        if chosen_BT is not None:
+            return self._head(x_BTH[chosen_BT][None])[0]
+        return self._head(x_BTH).flatten(0, 1)
+
+    def _through(
+        self, x_BTH: Tensor, mask: Any, positions_BT: Tensor, span: Span | None, held: Cache | None
+    ) -> Tensor:
         rotation = self._rotary(x_BTH, position_ids=positions_BT)
         token = self._span.set(span)
         try:
@@ -136,17 +211,12 @@ class Part:
                     attention_mask=mask,
                     position_ids=positions_BT,
                     past_key_values=held,
-                    use_cache=True,
+                    use_cache=held is not None,
                     position_embeddings=rotation,
                 )
         finally:
             self._span.reset(token)
-        cache.close(counts)
-        if not self.is_last:
-            return {"x": x_BTH}
-        last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
-        hidden_BH = self._norm(x_BTH)[torch.arange(rows, device=self.device), last_B]
-        return {"logits": self._head(hidden_BH[:, None])[:, -1].float(), "hidden": hidden_BH}
+        return x_BTH
 
 
 def _factors(bank: Bank) -> Factors:

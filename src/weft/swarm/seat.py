@@ -118,7 +118,7 @@ class Seat:
         self._link = self._connect(failed)
         told = self._exchange({"kind": "hello"}, {})
         if self.description is not None:
-            for name in ("base", "layers", "first", "last", "dtype", "sites"):
+            for name in ("base", "weights", "layers", "first", "last", "dtype", "sites"):
                 if told.fields.get(name) != self.description.fields[name]:
                     raise _FinalError(f"the worker has another {name} than the one that was here before")
         self.description = told

@@ -1,71 +1,115 @@
-"""What acts on a row of a spread host: adapters and weights, and each adapter's part at every stage."""
+"""What acts on a row of a spread host, as every stage is told it: references, and what they stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from weft.errors import ConfigError
-from weft.host.pool import content
 from weft.rows import Share
-from weft.swarm.journal import Weighed
-from weft.types import Adapter, Bank, Dense, Rows, Site, Term
+from weft.swarm.things import Thing, of_adapter, of_assignment, of_bank, of_gate, of_state
+from weft.types import AbstractGate, Adapter, Bank, Dense, Rows, Site, Term
 
 
 @dataclass(frozen=True, eq=False)
-class Shards:
-    """The parts of an adapter by stage, each with its hash; None where it changes nothing."""
+class Told:
+    """A share at one stage: adapters with weights and terms, by keys; and what has those keys."""
 
-    parts: tuple[tuple[str, Adapter] | None, ...]
+    adapters: list[list[Any]]
+    """[key, weight] each."""
+    terms: list[list[Any]]
+    """[key of the bank, key of the gate or assignment, combine, key of the row's decisions or ""] each."""
+    things: tuple[Thing, ...]
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """Equal for adapters that do the same."""
-        return tuple(part[0] if part else "" for part in self.parts)
+    def reference(self) -> list[Any]:
+        """What a step says of the row."""
+        return [self.adapters, self.terms]
 
 
 class Shares:
-    """Shares as adapters and weights, over the sites of each stage; every bank and adapter is cut once."""
+    """Shares by stage, over the sites of each; every bank, gate and adapter is cut and hashed once."""
 
     def __init__(self, stages: Sequence[Sequence[Site]]) -> None:
         self._stages = [{site.path for site in sites} for sites in stages]
-        self._shards: WeakKeyDictionary[Adapter, Shards] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[Share, tuple[Told, ...]] = WeakKeyDictionary()
+        self._adapters: WeakKeyDictionary[Adapter, tuple[Thing | None, ...]] = WeakKeyDictionary()
+        self._banks: WeakKeyDictionary[Bank, tuple[Thing | None, ...]] = WeakKeyDictionary()
+        self._gates: WeakKeyDictionary[AbstractGate, Thing] = WeakKeyDictionary()
         self._taken: WeakKeyDictionary[Bank, dict[int, Adapter]] = WeakKeyDictionary()
 
-    def shards(self, adapter: Adapter) -> Shards:
-        """The parts of an adapter."""
-        if adapter not in self._shards:
+    def told(self, share: Share) -> tuple[Told, ...]:
+        """A share for every stage. Raises ConfigError for a gate that stages do not know."""
+        if share not in self._told:
+            named, terms = self.parted(share)
+            self._told[share] = tuple(self._at(stage, named, terms) for stage in range(len(self._stages)))
+        return self._told[share]
+
+    def parted(
+        self, share: Share
+    ) -> tuple[list[tuple[Adapter, float]], list[tuple[Term, Thing, Thing | None]]]:
+        """Adapters with fixed weights, which go into pools; and terms that need their bank."""
+        named, terms = list(share.adapters), []
+        for term in share.terms:
+            fixed = self._fixed(term)
+            if fixed is not None:
+                named += fixed
+            elif isinstance(term.gate, AbstractGate):
+                state = share.states.get(term.gate)
+                decided = of_state(state) if state else None
+                terms.append((term, self._gate(term.gate), decided))
+            else:
+                terms.append((term, of_assignment(term.gate), None))
+        return named, terms
+
+    def _at(
+        self,
+        stage: int,
+        named: Sequence[tuple[Adapter, float]],
+        terms: Sequence[tuple[Term, Thing, Thing | None]],
+    ) -> Told:
+        adapters, told, things = [], [], []
+        for adapter, weight in named:
+            part = self._parts(adapter)[stage]
+            if part is not None:
+                adapters.append([part.key, float(weight)])
+                things.append(part)
+        for term, gate, decided in terms:
+            bank = self._bank(term.bank)[stage]
+            if bank is not None:
+                told.append([bank.key, gate.key, term.combine, decided.key if decided else ""])
+                things += [bank, gate] + ([decided] if decided else [])
+        return Told(adapters, told, tuple({thing.key: thing for thing in things}.values()))
+
+    def _parts(self, adapter: Adapter) -> tuple[Thing | None, ...]:
+        if adapter not in self._adapters:
             parts = []
             for paths in self._stages:
                 factors = {site: f for site, f in adapter.factors.items() if site.path in paths}
-                part = Adapter(factors, name=adapter.name)
-                parts.append((content(part), part) if factors else None)
-            self._shards[adapter] = Shards(tuple(parts))
-        return self._shards[adapter]
+                parts.append(of_adapter(Adapter(factors, name=adapter.name)) if factors else None)
+            self._adapters[adapter] = tuple(parts)
+        return self._adapters[adapter]
 
-    def weighed(self, share: Share) -> Weighed:
-        """A share as adapters and weights.
+    def _bank(self, bank: Bank) -> tuple[Thing | None, ...]:
+        if bank not in self._banks:
+            self._banks[bank] = tuple(of_bank(bank, paths) for paths in self._stages)
+        return self._banks[bank]
 
-        Raises ConfigError for gates that look at states, weights per token and averaged factors, which a
-        spread host does not run yet.
-        """
-        named = list(share.adapters)
-        for term in share.terms:
-            named += self._of_term(term)
-        return tuple(named)
+    def _gate(self, gate: AbstractGate) -> Thing:
+        if gate not in self._gates:
+            self._gates[gate] = of_gate(gate)
+        return self._gates[gate]
 
-    def _of_term(self, term: Term) -> list[tuple[Adapter, float]]:
+    def _fixed(self, term: Term) -> list[tuple[Adapter, float]] | None:
+        """A term as adapters and weights, where it is a sum that is the same for every token."""
         match term.gate:
             case Rows(index) if index.numel() == 1 and term.combine == "sum":
                 weights = {int(index): 1.0} if int(index) >= 0 else {}
             case Dense(weight) if weight.dim() == 2 and len(weight) == 1 and term.combine == "sum":
                 weights = {k: w for k, w in enumerate(weight[0].tolist()) if w}
             case _:
-                raise ConfigError(
-                    "a spread host runs adapters and blends that are fixed for a row; run gates, weights per "
-                    "token and averaged factors on a local host"
-                )
+                return None
         taken = self._taken.setdefault(term.bank, {})
         for k in weights:
             if k not in taken:

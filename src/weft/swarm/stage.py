@@ -8,28 +8,33 @@ older epoch is refused, so a coordinator or a message that comes late changes no
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from weft.adapters import site_at
 from weft.errors import MessageError, ShapeError, WeftError
 from weft.host import Pool
 from weft.host.cache import RowCache
-from weft.host.pool import content
 from weft.rows import Share
+from weft.swarm.codec import pack, unpack
+from weft.swarm.learning import backward, read, token_ids
 from weft.swarm.message import Message
-from weft.swarm.part import Part
-from weft.types import Adapter, Factors
+from weft.swarm.part import Part, States
+from weft.swarm.things import Thing, of_state, to_adapter, to_assignment, to_bank, to_gate, to_state
+from weft.types import AbstractGate, Adapter, Assignment, Bank, Dense, Rows, State, Term, Tokens, TopK
 
 ADAPTERS = 0
-"""The session of the calls that bring and drop adapters."""
+"""The session of the calls that speak of no rows."""
+_WITHOUT_ROWS = ("put", "drop", "embed", "head", "read", "backward")
+_SLOTS = 1 << 16
+"""Numbers of adapter slots are below this."""
 _SHARES = 256
 """Shares that are kept as one value each, so that rows that stay are put together once."""
 
@@ -59,9 +64,14 @@ class Stage:
         self.instance = secrets.token_hex(8)
         """Tells a worker that was started again from one that was slow."""
         self._sessions: dict[int, _Session] = {}
-        self._adapters: dict[str, Adapter] = {}
-        self._shares: OrderedDict[tuple[tuple[str, float], ...], Share] = OrderedDict()
+        self._things: dict[str, Adapter | Bank | Assignment | State | Thing] = {}
+        """By hash; a gate stays as it came, since some kinds are made for a bank."""
+        self._gates: dict[tuple[str, str], AbstractGate] = {}
+        """By the hashes of gate and bank."""
+        self._shares: OrderedDict[str, Share] = OrderedDict()
         self._lock = threading.Lock()
+        self.seconds = 0.0
+        """Mean time of a step, the newest ones count most."""
 
     def answer(self, call: Message) -> Message:
         """Answer a call; what is wrong with it is answered too, as `error` and one line of `text`."""
@@ -74,6 +84,11 @@ class Stage:
                 answer = Message({"error": "Failed", "text": f"{type(error).__name__}: {error}"[:400]})
         serial = call.fields.get("serial")
         return Message({**answer.fields, "serial": serial if type(serial) is int else -1}, answer.tensors)
+
+    @property
+    def sessions(self) -> int:
+        """How many caches hold rows; may be asked while a call is answered."""
+        return sum(bool(session.cache.lengths) for session in list(self._sessions.values()))
 
     def _fenced(self, call: Message) -> Message:
         kind = call.text("kind")
@@ -114,6 +129,7 @@ class Stage:
         part = self.part
         return {
             "base": part.base,
+            "weights": part.weights,
             "layers": part.layers,
             "first": part.first,
             "last": part.last,
@@ -127,25 +143,33 @@ class Stage:
         }
 
     def _begin(self, epoch: int) -> None:
-        for adapter in self._adapters.values():
-            self.pool.unpin(adapter)
-            self.pool.evict(adapter)
-        self._adapters.clear()
-        self._shares.clear()
+        for key in list(self._things):
+            self._drop(key)
         self._sessions.clear()
         self.epoch = epoch
 
     def _act(self, kind: str, call: Message, session: int, here: _Session) -> Message:
         rows = len(here.cache.lengths)
-        if (session == ADAPTERS) != (kind in ("put", "drop", "embed")):
+        if (session == ADAPTERS) != (kind in _WITHOUT_ROWS):
             raise MessageError(f"session {session} has no call {kind!r:.40}")
         match kind:
             case "put":
-                self._put(call)
+                return self._put(call)
             case "drop":
                 self._drop(call.text("key"))
             case "embed":
                 return Message({}, {"x": self.part.embed(self._input(call, first=True))})
+            case "head" if self.part.is_last:
+                hidden_BH = call.tensor("hidden", 2)
+                if hidden_BH.dtype != self.part.dtype or hidden_BH.shape[1] != self.part.hidden:
+                    raise MessageError(f"states are {self.part.dtype} of {self.part.hidden} features")
+                return Message({}, {"logits": self.part.head(hidden_BH.to(self.part.device))})
+            case "read":
+                return read(self.part, call)
+            case "backward":
+                return backward(self.part, call)
+            case "fill":
+                self._fill(call, here)
             case "step":
                 return self._step(call, here)
             case "join":
@@ -168,83 +192,176 @@ class Stage:
         x = self._input(call, first=self.part.is_first).to(self.part.device)
         rows, tokens = x.shape[:2]
         counts = call.wholes("counts", tokens)
-        shares = [self._share(share) for share in call.list("shares")]
+        shares = [self._share(given) for given in call.list("shares")]
+        starts = call.wholes("starts") if "starts" in call.fields else []
         begun = not here.cache.lengths
-        starts = call.wholes("starts") if begun else []
         if {len(counts), len(shares), len(starts) if begun else len(here.cache.lengths)} != {rows}:
             raise ShapeError(f"a step of {rows} rows over a session of {len(here.cache.lengths)}")
         live = {ADAPTERS, call.whole("session"), *call.wholes("live")}
         self._sessions = {session: kept for session, kept in self._sessions.items() if session in live}
+        decided = self._decided(call)
         if begun:
             here.cache.begin(starts)
+        started = time.perf_counter()
         try:
-            said = self.part.step(x, here.cache, shares, counts, self.pool)
+            done = self.part.step(x, here.cache, shares, counts, self.pool, decided)
         except Exception:
             if begun:
                 here.cache.begin([])
             raise
-        if not call.fields.get("capture"):
-            said.pop("hidden", None)
-        return Message({}, said)
+        taken = time.perf_counter() - started
+        self.seconds = 0.9 * self.seconds + 0.1 * taken if self.seconds else taken
+        if self.part.is_last:
+            said = done.said if call.fields.get("capture") else {"logits": done.said["logits"]}
+            return Message({}, {**said, "keys": done.keys, "values": done.values})
+        fields, tensors = self._told(done.decided)
+        said = pack(done.said["x"], _codec(call))
+        return Message(fields, {**tensors, **said, "keys": done.keys, "values": done.values})
+
+    def _fill(self, call: Message, here: _Session) -> None:
+        """A row comes back as the journal has it."""
+        length = call.whole("length")
+        keys, values = call.tensor("keys", 4), call.tensor("values", 4)
+        wrong = keys.shape != values.shape or keys.dtype != self.part.dtype or values.dtype != keys.dtype
+        if wrong or (len(keys), keys.shape[2]) != (self.part.last - self.part.first, length):
+            raise MessageError(f"a row of {length} tokens has keys and values of every layer")
+        device = self.part.device
+        here.cache.fill(call.whole("start"), length, keys.to(device), values.to(device))
 
     def _input(self, call: Message, *, first: bool) -> Tensor:
         """Token ids of the first stage, or the states that the stage before has made."""
         if first and not self.part.is_first:
             raise MessageError("only the first stage reads token ids")
         if first:
-            x = call.tensor("ids", 2)
-            if x.dtype != torch.long or not x.numel() or x.min() < 0 or x.max() >= self.part.vocab_size:
-                raise MessageError(f"token ids are whole numbers below {self.part.vocab_size}")
-            return x
-        x = call.tensor("x", 3)
-        if x.dtype != self.part.dtype or not x.numel() or x.shape[2] != self.part.hidden:
+            return token_ids(self.part, call)
+        x = unpack(call.tensors, _codec(call), self.part.dtype)
+        if not x.numel() or x.shape[2] != self.part.hidden:
             raise MessageError(f"states are {self.part.dtype} of {self.part.hidden} features")
         return x
 
     def _share(self, given: Any) -> Share:
-        key = tuple(_weighed(pair) for pair in given) if isinstance(given, list) else None
-        if key is None or not all(name in self._adapters for name, _ in key):
-            raise MessageError("a share of adapters that are not here")
+        """What a reference stands for; the same value for the same reference."""
+        key = json.dumps(given)
         if key not in self._shares:
-            self._shares[key] = Share(tuple((self._adapters[name], weight) for name, weight in key))
+            if not (isinstance(given, list) and len(given) == 2 and all(isinstance(g, list) for g in given)):
+                raise MessageError("a share is adapters and terms")
+            adapters = tuple(self._weighed(pair) for pair in given[0])
+            terms, states = [], {}
+            for entry in given[1]:
+                term, state = self._term(entry)
+                terms.append(term)
+                if state is not None and isinstance(term.gate, AbstractGate):
+                    states[term.gate] = state
+            self._shares[key] = Share(adapters, tuple(terms), states)
             if len(self._shares) > _SHARES:
                 self._shares.popitem(last=False)
         self._shares.move_to_end(key)
         return self._shares[key]
 
-    def _put(self, call: Message) -> None:
-        key, factors = call.text("key"), {}
-        for place, entry in enumerate(call.list("sites")):
+    def _weighed(self, pair: Any) -> tuple[Adapter, float]:
+        if not (isinstance(pair, list) and len(pair) == 2 and type(pair[1]) in (int, float)):
+            raise MessageError("an adapter of a share is its hash and its weight")
+        adapter = self._thing(pair[0])
+        if not isinstance(adapter, Adapter):
+            raise MessageError("a share of adapters that are not here")
+        return adapter, float(pair[1])
+
+    def _term(self, entry: Any) -> tuple[Term, State | None]:
+        if not (isinstance(entry, list) and len(entry) == 4 and entry[2] in ("sum", "average")):
+            raise MessageError("a term is a bank, who assigns, and how its adapters join")
+        bank, gate = self._thing(entry[0]), self._thing(entry[1])
+        if not isinstance(bank, Bank):
+            raise MessageError("a term of a bank that is not here")
+        if isinstance(gate, Rows | Tokens | TopK | Dense):
+            return Term(bank, gate, entry[2]), None
+        if not isinstance(gate, Thing):
+            raise MessageError("a term whose gate is not here")
+        state = self._thing(entry[3]) if entry[3] else None
+        if state is not None and not isinstance(state, Mapping):
+            raise MessageError("a term whose decisions are not here")
+        return Term(bank, self._gate(gate, entry[0], bank), entry[2]), state
+
+    def _gate(self, gate: Thing, key: str, bank: Bank) -> AbstractGate:
+        if (gate.key, key) not in self._gates:
+            others = [made for (one, _), made in self._gates.items() if one == gate.key]
+            alike = others if gate.tensors else []  # one with numbers of its own serves every bank
+            made = alike[0] if alike else to_gate(gate, bank).to(self.part.device)
+            self._gates[gate.key, key] = made
+        return self._gates[gate.key, key]
+
+    def _thing(self, key: Any) -> Any:
+        return self._things.get(key) if isinstance(key, str) else None
+
+    def _decided(self, call: Message) -> dict[AbstractGate, State]:
+        """What gates have decided at the stages before; of those that act here too."""
+        found: dict[AbstractGate, State] = {}
+        for place, entry in enumerate(call.fields.get("decided", [])):
             if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-                raise MessageError("a site of an adapter is its path and its scaling")
-            a_RI, b_OR = call.tensor(f"a{place}", 2), call.tensor(f"b{place}", 2)
-            if not (a_RI.is_floating_point() and b_OR.is_floating_point() and len(a_RI) == b_OR.shape[1]):
-                raise MessageError(f"the factors of {entry[0]!r:.80} do not fit each other")
-            _, scaling = _weighed(entry)
-            factors[site_at(entry[0], a_RI.shape[1], len(b_OR))] = Factors(a_RI, b_OR, scaling)
-        adapter = Adapter(factors, name=call.text("name"))
-        if not factors or content(adapter) != key:
-            raise MessageError("an adapter does not have the hash that it was sent with")
-        if key not in self._adapters:
-            self.pool.pin(adapter)
-            self._adapters[key] = adapter
+                raise MessageError("decisions are those of a gate")
+            start = f"d{place}."
+            tensors = {n.removeprefix(start): t for n, t in call.tensors.items() if n.startswith(start)}
+            state = to_state(Thing("state", {"layers": entry[1]}, tensors))
+            found |= {gate: state for (key, _), gate in self._gates.items() if key == entry[0]}
+        return found
+
+    def _told(self, decided: States) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        told, tensors = [], {}
+        keys = {gate: key for (key, _), gate in self._gates.items()}
+        for gate, state in decided.items():
+            if gate in keys and state:
+                thing = of_state(state)
+                tensors |= {f"d{len(told)}.{name}": tensor for name, tensor in thing.tensors.items()}
+                told.append([keys[gate], thing.fields["layers"]])
+        return ({"decided": told} if told else {}), tensors
+
+    def _put(self, call: Message) -> Message:
+        """Keep a thing, and say which slot an adapter has.
+
+        A worker that comes later puts it there too: the order in which adapters add up decides the last bit.
+        """
+        fields = call.fields.get("fields")
+        if not isinstance(fields, dict):
+            raise MessageError("a thing has values")
+        thing = Thing(call.text("sort"), fields, call.tensors)
+        key = call.text("key")
+        if thing.key != key:
+            raise MessageError("a thing does not have the hash that it was sent with")
+        if key in self._things:
+            return Message({})
+        device = self.part.device
+        match thing.sort:
+            case "adapter":
+                adapter = to_adapter(thing)
+                asked = call.whole("slot", _SLOTS) if "slot" in call.fields else None
+                slot = self.pool.pin(adapter, asked)
+                self._things[key] = adapter
+                return Message({"slot": slot})
+            case "bank":
+                self._things[key] = to_bank(thing).to(device)
+            case "assignment":
+                self._things[key] = to_assignment(thing)
+            case "state":
+                self._things[key] = to_state(thing)
+            case "gate":
+                self._things[key] = thing
+            case _:
+                raise MessageError(f"a stage keeps no {thing.sort!r:.40}")
+        return Message({})
 
     def _drop(self, key: str) -> None:
-        adapter = self._adapters.pop(key, None)
-        if adapter is not None:
-            self._shares = OrderedDict(
-                (named, share) for named, share in self._shares.items() if key not in dict(named)
-            )
-            self.pool.unpin(adapter)
-            self.pool.evict(adapter)
+        thing = self._things.pop(key, None)
+        if thing is None:
+            return
+        self._shares = OrderedDict((told, share) for told, share in self._shares.items() if key not in told)
+        self._gates = {keys: gate for keys, gate in self._gates.items() if key not in keys}
+        if isinstance(thing, Adapter):
+            self.pool.unpin(thing)
+            if not self.pool.pinned(thing):
+                self.pool.evict(thing)
 
 
-def _weighed(pair: Any) -> tuple[str, float]:
-    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-        raise MessageError("an adapter of a share is its hash and its weight")
-    if type(pair[1]) not in (int, float):
-        raise MessageError("the weight of an adapter is a number")
-    return pair[0], float(pair[1])
+def _codec(call: Message) -> str:
+    return str(call.fields.get("codec", "none"))
 
 
 def _refusal(error: WeftError) -> Message:

@@ -1,49 +1,100 @@
-"""A worker: one stage behind a port. A damaged message ends its connection, and is told in one line."""
+"""A worker: a place for one stage behind a port. A damaged message ends its connection, in one line.
+
+It begins without layers: it says how fast it is, is told which layers to take, and answers for them from then
+on. `python -m weft.swarm.worker` is one; it prints its port.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
+import secrets
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
+import psutil
 import torch
-from transformers import PreTrainedModel
 
 from weft.errors import MessageError, WeftError, WorkerError
-from weft.host.load import load_model
-from weft.host.sites import ALL_LINEAR
 from weft.swarm.link import until
-from weft.swarm.message import encode, receive
-from weft.swarm.part import Part
+from weft.swarm.load import load_part
+from weft.swarm.message import Message, encode, receive
+from weft.swarm.speed import measure
 from weft.swarm.stage import Stage
 
 _LOG = logging.getLogger("weft.swarm")
 _CONNECTIONS = 16
-"""Most at a time; a coordinator has one."""
+"""Most at a time; a coordinator has one, and who watches over the worker another."""
 _BODY_SECONDS = 60.0
 """How long the rest of a message may take once it has begun."""
 
 
-def load_stage(
-    name_or_path: str | os.PathLike[str],
-    first: int,
-    last: int,
-    *,
-    dtype: str | torch.dtype = "auto",
-    device: str | torch.device = "cpu",
-    target_modules: str = ALL_LINEAR,
-) -> Stage:
-    """A stage of layers `first` to `last` (excluded) of a base; the others are let go once they were read.
+Answer = Callable[[Message], Message]
+"""What stands behind a port; called from any thread."""
 
-    Raises what `Host.from_pretrained` and `Part` raise.
-    """
-    module, _ = load_model(name_or_path, dtype=dtype, device=device, revision=None, trust_remote_code=False)
-    assert isinstance(module, PreTrainedModel)
-    part = Part(module, first, last, target_modules=target_modules)
-    part.trim()
-    return Stage(part)
+
+class Worker:
+    """Takes layers of one base, as many as its memory allows, and answers for them."""
+
+    def __init__(
+        self, base: str, *, dtype: str = "auto", device: str = "cpu", memory: int | None = None
+    ) -> None:
+        self.base, self.dtype, self.device, self.memory = base, dtype, device, memory
+        self.instance = secrets.token_hex(8)
+        self.stage: Stage | None = None
+        self._loading = threading.Lock()
+
+    def answer(self, call: Message) -> Message:
+        """Answer a call: `ping`, `measure`, `load` and `die` here, all others by the stage."""
+        kind = call.fields.get("kind")
+        if kind not in ("ping", "measure", "load", "die") and self.stage is not None:
+            return self.stage.answer(call)
+        try:
+            match kind:
+                case "ping":
+                    told = self._told()
+                case "measure":
+                    told = measure(self.base, self.dtype, self.device)
+                case "load":
+                    self._load(call.whole("first"), call.whole("last"))
+                    told = self._told()
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                    told = {}
+                case _:
+                    told = {"error": "Failed", "text": "this worker has no layers yet"}
+        except WeftError as error:
+            told = {"error": type(error).__name__, "text": " ".join(str(error).split())[:400]}
+        serial = call.fields.get("serial")
+        return Message({**told, "serial": serial if type(serial) is int else -1})
+
+    def _load(self, first: int, last: int) -> None:
+        with self._loading:
+            if self.stage is None or (self.stage.part.first, self.stage.part.last) != (first, last):
+                part = load_part(
+                    self.base, first, last, dtype=self.dtype, device=self.device, memory=self.memory
+                )
+                _ = part.weights  # hashed now, so that the first greeting need not wait for it
+                self.stage = Stage(part)
+
+    def _told(self) -> dict[str, Any]:
+        stage = self.stage
+        told = {"instance": self.instance, "pid": os.getpid(), "rss": psutil.Process().memory_info().rss}
+        if stage is None:
+            return told
+        mean = {"weights": stage.part.bytes, "sessions": stage.sessions, "seconds": stage.seconds}
+        return {**told, **mean, "stage": [stage.part.first, stage.part.last]}
+
+
+def load_stage(base: str | os.PathLike[str], first: int, last: int, **options: Any) -> Stage:
+    """A stage of layers `first` to `last` (excluded) of a base. Raises what `load_part` raises."""
+    return Stage(load_part(base, first, last, **options))
 
 
 def listen(address: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
@@ -57,7 +108,7 @@ def listen(address: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
         raise WorkerError(f"cannot listen at {address[0]}:{address[1]}: {error}") from error
 
 
-def serve(stage: Stage, listener: socket.socket) -> None:
+def serve(answer: Answer, listener: socket.socket) -> None:
     """Answer calls until the listener is closed."""
     free = threading.BoundedSemaphore(_CONNECTIONS)
     while True:
@@ -69,17 +120,17 @@ def serve(stage: Stage, listener: socket.socket) -> None:
             _LOG.warning("more than %d connections; one was turned away", _CONNECTIONS)
             connection.close()
             continue
-        threading.Thread(target=_converse, args=(stage, connection, free), daemon=True).start()
+        threading.Thread(target=_converse, args=(answer, connection, free), daemon=True).start()
 
 
-def _converse(stage: Stage, connection: socket.socket, free: threading.BoundedSemaphore) -> None:
+def _converse(answer: Answer, connection: socket.socket, free: threading.BoundedSemaphore) -> None:
     with connection:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while _waits(connection):
                 message = receive(until(connection, time.monotonic() + _BODY_SECONDS))
                 connection.settimeout(_BODY_SECONDS)
-                connection.sendall(encode(stage.answer(message)))
+                connection.sendall(encode(answer(message)))
         except MessageError as error:
             _LOG.warning("a connection was ended: %s", error)
         except (WeftError, OSError):
@@ -92,3 +143,33 @@ def _waits(connection: socket.socket) -> bool:
     """Wait for the next message; False when the other side has ended the connection."""
     connection.settimeout(None)
     return bool(connection.recv(1, socket.MSG_PEEK))
+
+
+def main() -> None:
+    """Listen, print the port, and serve until the one who started it is gone."""
+    parser = argparse.ArgumentParser(prog="python -m weft.swarm.worker")
+    parser.add_argument("base")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", type=int)
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    worker = Worker(given.base, dtype=given.dtype, device=given.device, memory=given.memory)
+    with listen() as listener:
+        print(listener.getsockname()[1], flush=True)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        with suppress(KeyboardInterrupt):
+            serve(worker.answer, listener)
+
+
+def _end_with(parent: int) -> None:
+    """No worker is left behind by a supervisor that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from weft.errors import ConfigError
 from weft.host import Dropout, Host
+from weft.rows import AbstractHost
 from weft.tasks import Encoded
 from weft.train.packing import Packed, pack
 from weft.types import Mixture
@@ -62,7 +63,9 @@ def split_rows(rows: Sequence[Sequence[Encoded]], *, tokens: int, pad_id: int) -
         yield _forward(lines, adapters, pad_id)
 
 
-def answer(host: Host, mixture: Mixture | None, packed: Packed, *, dropout: Dropout | None = None) -> Answers:
+def answer(
+    host: AbstractHost, mixture: Mixture | None, packed: Packed, *, dropout: Dropout | None = None
+) -> Answers:
     """Run packed rows under a mixture whose batch rows are the lines; differentiable.
 
     The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
@@ -70,6 +73,13 @@ def answer(host: Host, mixture: Mixture | None, packed: Packed, *, dropout: Drop
     """
     packed = Packed(*(tensor.to(host.device) for tensor in packed))
     chosen_BT = packed.targets_BT >= 0
+    if not isinstance(host, Host):
+        if dropout is not None:
+            raise ConfigError("lora_dropout is drawn on a local host; leave it out over a swarm")
+        spread: Any = host
+        seen = {"attention_mask": packed.mask_B1TT.to(spread.dtype), "position_ids": packed.positions_BT}
+        logits_NV = spread.forward(packed.ids_BT, mixture, chosen_BT=chosen_BT, **seen).logits
+        return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
     head = _head(host)
     kind = host.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else host.dtype
@@ -146,7 +156,7 @@ def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
             parameter.grad = sum_over_processes(parameter.grad, accelerator)
 
 
-def pad_id(host: Host) -> int:
+def pad_id(host: AbstractHost) -> int:
     """The token that fills lines."""
     # Padding is masked, so any token does where a tokenizer has none for it.
     return host.tokenizer.pad_token_id or 0

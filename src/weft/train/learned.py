@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weft.host import Dropout, Host
+from weft.host import Dropout
+from weft.rows import AbstractHost
 from weft.tasks import Encoded
 from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
@@ -73,7 +74,7 @@ class LearnedBank(nn.Module):
 
 
 def backward(
-    host: Host,
+    host: AbstractHost,
     bank: LearnedBank,
     rows: Sequence[Sequence[Encoded]],
     *,
@@ -104,7 +105,7 @@ def backward(
 
 
 @torch.no_grad()
-def score(host: Host, adapter: Bank, rows: Sequence[Encoded], *, tokens: int) -> tuple[float, float]:
+def score(host: AbstractHost, adapter: Bank, rows: Sequence[Encoded], *, tokens: int) -> tuple[float, float]:
     """Loss per answer token, in nats, and the share of answers, 0 to 1, that greedy decoding would give.
 
     For a bank of one adapter. One forward tells: each token of such an answer is the likeliest one.

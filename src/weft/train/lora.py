@@ -28,7 +28,9 @@ from weft.adapters import save
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.host import Dropout, Host, short_names
+from weft.host.sites import ALL_LINEAR
 from weft.reading import shown
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
@@ -38,12 +40,15 @@ from weft.train.learner import Learner
 from weft.train.lora_recipe import LoraRecipe
 from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
+from weft.types import Site
 
 _TOLD = 8
 """Adapters whose losses are logged one by one."""
 
 
-def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = True) -> dict[str, Path]:
+def train_lora(
+    recipe: LoraRecipe, *, host: AbstractHost | None = None, resume: bool = True
+) -> dict[str, Path]:
     """Run a recipe to its end; returns the PEFT folder of each adapter, `output_dir/adapters/NAME`, by name.
 
     Names are those of the tasks, sorted, or `multitask`. A `host` that is given is used in place of `base`.
@@ -78,7 +83,7 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
         fitting = [_fit(task, host, recipe) for task in tasks]
         _say_left_out(run, tasks, fitting)
         bank = LearnedBank(
-            host.sites,
+            _sites(host, recipe),
             [task.name for task in tasks] if per_task else ["multitask"],
             r=recipe.r,
             scaling=recipe.lora_alpha / (math.sqrt(recipe.r) if recipe.use_rslora else recipe.r),
@@ -140,7 +145,7 @@ def train_lora(recipe: LoraRecipe, *, host: Host | None = None, resume: bool = T
 
 @torch.no_grad()
 def measure(
-    host: Host, bank: LearnedBank, tasks: Sequence[Task], recipe: LoraRecipe
+    host: AbstractHost, bank: LearnedBank, tasks: Sequence[Task], recipe: LoraRecipe
 ) -> dict[str, dict[str, float]]:
     """What each task reaches on its train and test rows, by name: `test/loss`, `test/followed` and so on."""
     encode = _encoder(host, recipe)
@@ -179,7 +184,11 @@ def _losses(names: Sequence[str], loss_K: torch.Tensor) -> dict[str, float]:
 
 
 def _where(
-    host: Host, bank: LearnedBank, rows: Sequence[Sequence[Encoded]], loss_K: torch.Tensor, tokens: int
+    host: AbstractHost,
+    bank: LearnedBank,
+    rows: Sequence[Sequence[Encoded]],
+    loss_K: torch.Tensor,
+    tokens: int,
 ) -> str:
     """Which adapter's loss is no number, and on which of its rows."""
     k = int((~loss_K.isfinite()).nonzero()[0])
@@ -215,7 +224,31 @@ def _length(task: Task) -> float:
     return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
 
 
-def _fit(task: Task, host: Host, recipe: LoraRecipe) -> Task:
+def _sites(host: AbstractHost, recipe: LoraRecipe) -> Sequence[Site]:
+    """What is trained: the sites of a local host, which was loaded with them, or those of a spread one."""
+    wanted = recipe.target_modules
+    if isinstance(host, Host) or wanted == ALL_LINEAR:
+        return host.sites
+    if isinstance(wanted, str):
+        raise ConfigError(f"over a spread host target_modules are all-linear or a list, got {wanted!r}")
+    for name in wanted:
+        if not any(f".{site.path}".endswith(f".{name}") for site in host.sites):
+            raise UnknownNameError(f"no site {name!r} in this base; sites end in {_endings(host)}")
+    return [site for site in host.sites if any(f".{site.path}".endswith(f".{name}") for name in wanted)]
+
+
+def _endings(host: AbstractHost) -> str:
+    return ", ".join(sorted({site.module for site in host.sites}))
+
+
+def _named(host: AbstractHost, bank: LearnedBank) -> list[str]:
+    """The target modules as PEFT names them."""
+    if isinstance(host, Host):
+        return short_names(host.sites, host.module)
+    return sorted({site.module for site in bank.sites})
+
+
+def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
     """The task without the rows that are too long."""
     longest = recipe.max_length or host.window or sys.maxsize
     told = task.descriptions if recipe.describe else ()
@@ -229,7 +262,7 @@ def _fit(task: Task, host: Host, recipe: LoraRecipe) -> Task:
     return replace(task, train=train, test=test)
 
 
-def _encoder(host: Host, recipe: LoraRecipe) -> Callable[[Row, str], Encoded]:
+def _encoder(host: AbstractHost, recipe: LoraRecipe) -> Callable[[Row, str], Encoded]:
     """Rows to token ids; kept, since a chat template takes longer to write than a row to train on."""
 
     @lru_cache(maxsize=1 << 16)
@@ -239,13 +272,13 @@ def _encoder(host: Host, recipe: LoraRecipe) -> Callable[[Row, str], Encoded]:
     return lambda row, description: encode(row, description if recipe.describe else None)
 
 
-def _tokens(host: Host, recipe: LoraRecipe) -> int:
+def _tokens(host: AbstractHost, recipe: LoraRecipe) -> int:
     return recipe.tokens_per_forward or (1024 if host.device.type == "cpu" else 16384)
 
 
 def _write(
     folder: Path,
-    host: Host,
+    host: AbstractHost,
     bank: LearnedBank,
     recipe: LoraRecipe,
     tasks: list[Task],
@@ -262,7 +295,7 @@ def _write(
         told = provenance(
             recipe,
             data_hash=hash_tasks(tasks[mine]),
-            target_modules=short_names(host.sites, host.module),
+            target_modules=_named(host, bank),
             rows_left_out=left_out,
             metrics=_mean([metrics[task.name] for task in tasks[mine]]),
         )

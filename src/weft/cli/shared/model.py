@@ -21,7 +21,7 @@ from weft.registry import NAMED
 if TYPE_CHECKING:
     from weft.host import Host
     from weft.hyper import HyperNetwork
-    from weft.rows import Share
+    from weft.rows import AbstractHost, Share
     from weft.types import Adapter
 
 BASE = "weft/letters"
@@ -37,6 +37,8 @@ class ModelFlags:
 
     base: str | None = None
     """Folder, hub id or embedded name; what the adapter names, or weft/letters, unless given."""
+    host: str | None = None
+    """swarm:NAME runs the base over the workers of that swarm."""
     adapter: tuple[str, ...] = ()
     """Adapter folder or Hub id; several add up."""
     weight: tuple[float, ...] = ()
@@ -82,7 +84,7 @@ class SamplingFlags:
     stop: tuple[str, ...] = ()
     """String that ends an answer and is no part of it."""
 
-    def options(self, host: Host) -> dict[str, Any]:
+    def options(self, host: AbstractHost) -> dict[str, Any]:
         """The keyword arguments of `Engine.generate` on a base, which may draw in a way of its own.
 
         What is taken from the base is said on standard error. Raises ConfigError.
@@ -90,7 +92,9 @@ class SamplingFlags:
         from weft.engine.sampling import own_sampling
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        own = {name: value for name, value in own_sampling(host.module).items() if name not in given}
+        own = {
+            name: value for name, value in own_sampling(host.generation_config).items() if name not in given
+        }
         if given.get("temperature") == 0:
             own = {name: value for name, value in own.items() if name == "repetition_penalty"}
         if own:
@@ -99,25 +103,32 @@ class SamplingFlags:
         return own | given
 
 
-def load_model(flags: ModelFlags, library: Sequence[Adapter] = ()) -> tuple[Host, list[Adapter], Share]:
+def load_model(
+    flags: ModelFlags, library: Sequence[Adapter] = (), *, journal: Path | None = None
+) -> tuple[AbstractHost, list[Adapter], Share]:
     """The base, its adapters, and what acts under them.
 
-    The base also offers the sites of the adapters of a library.
+    The base also offers the sites of the adapters of a library. `journal` is that of a spread host.
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
     from weft.adapters import check_copies
     from weft.engine.request import named_base, under
 
+    if journal is not None and flags.host is None:
+        raise ConfigError("--journal is for a run over a swarm; give --host swarm:NAME too")
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     asked = None if flags.describe is None else flags.hypernetwork
     name = flags.base or named_base(adapters, asked) or BASE
-    host = open_host(name, device=flags.device, dtype=flags.dtype, adapters=[*adapters, *library])
-    for folder in flags.adapter:
-        check_copies(folder, host.module)
+    if flags.host is None:
+        host = local = open_host(name, device=flags.device, dtype=flags.dtype, adapters=[*adapters, *library])
+        for folder in flags.adapter:
+            check_copies(folder, local.module)
+    else:
+        host, local = open_spread(flags.host, journal=journal), None
     if flags.describe is not None:
-        hyper = open_hypernetwork(flags.hypernetwork, host=host, on_mismatch=flags.base_mismatch)
+        hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
         weights.append(1.0)
     return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
@@ -143,6 +154,18 @@ def open_host(
 
     hide_bars(name)
     return Host.from_pretrained(name, device=device, dtype=dtype, target_modules=targets_for(adapters))
+
+
+def open_spread(name: str, *, journal: Path | None = None) -> AbstractHost:
+    """The host under `swarm:NAME`. Raises ConfigError for another form, and what `open_swarm` raises."""
+    from weft.swarm import open_swarm
+
+    kind, _, swarm = name.partition(":")
+    if kind != "swarm" or not swarm:
+        raise ConfigError(
+            f"a host is written swarm:NAME, got {name}; leave it out for a base of this process"
+        )
+    return open_swarm(swarm, journal=journal)
 
 
 def open_hypernetwork(
@@ -191,7 +214,7 @@ def usual_base() -> str:
     return "weft/smollm2" if (embedded_folder() / "smollm2-t2l").is_dir() else BASE
 
 
-def hypernetwork_for(host: Host) -> str | None:
+def hypernetwork_for(host: AbstractHost) -> str | None:
     """Name of a hypernetwork for this base that ships with Weft, or None."""
     for folder in sorted(path for path in embedded_folder().glob("*") if path.is_dir()):
         if (

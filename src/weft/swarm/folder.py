@@ -1,0 +1,153 @@
+"""What a swarm keeps on disk: its plan, who runs which layers, and what happened; and how it is reached.
+
+The supervisor writes, everybody else reads: `weft swarm status`, and coordinators that connect to a stage.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Literal
+
+import psutil
+from pydantic import Field
+
+from weft.config import Config, parse_config
+from weft.errors import ConfigError, MessageError, MissingFileError, UnknownNameError, WorkerError
+from weft.files import is_name, nearest, read_json, replace_file, to_json
+from weft.registry import cache_folder
+from weft.swarm.link import TcpLink
+from weft.swarm.message import Message
+
+PLAN, STATE, EVENTS, LOG = "plan.json", "state.json", "events.jsonl", "log.txt"
+
+
+class Plan(Config):
+    """What `weft swarm up` asks for."""
+
+    base: str
+    """Embedded name, folder or Hub id, the same on every machine."""
+    workers: int = Field(ge=1, le=256)
+    """Stages; each has one worker."""
+    spares: int = Field(default=1, ge=0, le=64)
+    """Workers without layers, ready to take the place of one that dies."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "cpu"
+    memory: int | None = Field(default=None, ge=1)
+    """Most bytes of weights on one worker; None takes what comes."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a worker; torch decides unless given."""
+    launcher: Literal["processes", "ray"] = "processes"
+    address: str | None = None
+    """Of a Ray cluster; None starts Ray on this machine."""
+
+
+class SwarmFolder:
+    """The folder of one swarm by name. Raises ConfigError for what is no name."""
+
+    def __init__(self, name: str) -> None:
+        if not is_name(name):
+            raise ConfigError(f"{name!r:.80} cannot name a swarm; use letters, digits and . _ - +")
+        self.name = name
+        self.path = cache_folder() / "swarm" / name
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked for. Raises UnknownNameError where there is no such swarm."""
+        try:
+            return parse_config(Plan, read_json(self.path / PLAN), str(self.path / PLAN))
+        except MissingFileError:
+            known = names()
+            told = f"there are {', '.join(known)}" if known else "start one: weft swarm up"
+            raise UnknownNameError(f"no swarm {self.name!r}{nearest(self.name, known)}; {told}") from None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Who runs what, as the supervisor wrote it last; empty before that."""
+        with suppress(MissingFileError):
+            return read_json(self.path / STATE)
+        return {}
+
+    @property
+    def supervisor(self) -> psutil.Process | None:
+        """The process that watches over the workers, where it runs."""
+        pid = self.state.get("supervisor")
+        with suppress(psutil.Error):
+            if pid is not None:
+                process = psutil.Process(pid)
+                if process.is_running() and "weft.swarm.supervisor" in process.cmdline():
+                    return process
+        return None
+
+    def write(self, file: str, value: Any) -> None:
+        """Write one of its files, whole or not at all. Raises SaveError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path / file, to_json(value))
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Add a line to what happened."""
+        line = json.dumps({"time": time.time(), "event": event, **values}) + "\n"
+        with (self.path / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happened, in its order."""
+        if not (self.path / EVENTS).is_file():
+            return
+        for line in (self.path / EVENTS).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # the last line may be half written
+                yield json.loads(line)
+
+    def connect(self, stage: int, *, seconds: float = 120.0) -> Callable[[int], TcpLink]:
+        """A way to whoever holds a stage; it waits for a worker that is being replaced.
+
+        What it returns raises WorkerError when none came in time, or nobody watches over the swarm.
+        """
+
+        def link(failed: int) -> TcpLink:
+            end = time.monotonic() + seconds
+            reason: Exception = WorkerError(f"stage {stage} of swarm {self.name} has no worker")
+            while time.monotonic() < end:
+                stages = self.state.get("stages", [])
+                if stage < len(stages) and stages[stage]["address"] is not None:
+                    host, port = stages[stage]["address"]
+                    try:
+                        return TcpLink((host, port))
+                    except WorkerError as error:
+                        reason = error
+                elif self.supervisor is None:
+                    raise WorkerError(f"swarm {self.name} is down; start it: weft swarm up")
+                time.sleep(0.02)
+            raise WorkerError(str(reason))
+
+        return link
+
+
+def names() -> list[str]:
+    """The swarms that have a folder."""
+    return sorted(path.parent.name for path in (cache_folder() / "swarm").glob(f"*/{PLAN}"))
+
+
+def ask(address: tuple[str, int], kind: str, *, seconds: float = 5.0, **fields: Any) -> Message:
+    """One call to a worker over a connection of its own.
+
+    Raises WorkerError where none answers in time, MessageError for damage, ConfigError for what the worker
+    refuses.
+    """
+    link = TcpLink(address, seconds=min(seconds, 5.0))
+    try:
+        link.send(Message({"kind": kind, "serial": 0, **fields}))
+        answer = link.receive(seconds)
+    finally:
+        link.close()
+    if "error" in answer.fields:
+        raise ConfigError(f"worker {address[0]}:{address[1]}: {answer.text('text')}")
+    return answer
+
+
+def end_worker(address: tuple[str, int]) -> None:
+    """Let a worker kill itself, as the system would: no goodbye."""
+    with suppress(WorkerError, MessageError):
+        ask(address, "die", seconds=2.0)

@@ -1,0 +1,124 @@
+"""Workers as actors of Ray, which places them on the machines of a cluster and starts them again.
+
+Ray launches and restarts; the calls of a swarm never go through it. Its token authentication is on and its
+dashboard off. A Ray that is started here calls itself 127.0.0.1, yet its own ports listen on every address:
+there the token alone keeps others out. The ports of workers are bound to the address that they are told by.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import Any
+
+from weft.errors import MissingExtraError, WorkerError
+from weft.swarm.folder import Plan
+from weft.swarm.launch import AbstractSlot
+
+_LOOPBACK = "127.0.0.1"
+_SECONDS = 2.0
+_OBJECTS = 80 << 20
+"""Bytes of Ray's object store, of which nothing is used; the least that it takes."""
+
+
+class RaySlot(AbstractSlot):
+    """An actor that Ray starts again whenever it dies."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._asked: Any = None
+
+    def address(self) -> tuple[str, int] | None:
+        """Where its worker listens; None while Ray starts it."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            if self._asked is None:
+                self._asked = self._actor.address.remote()
+            done, _ = ray.wait([self._asked], timeout=_SECONDS)
+            if not done:
+                return None
+            asked, self._asked = self._asked, None
+            return ray.get(asked)
+        except RayError:  # it died before it answered; Ray starts it again
+            self._asked = None
+            return None
+
+    def dead(self) -> bool:
+        """False: Ray starts a dead one again, and its address tells the new one from the old."""
+        return False
+
+    def restart(self) -> None:
+        """Kill the actor, if it lives; Ray starts it again."""
+        import ray
+        from ray.exceptions import RayError
+
+        self._asked = None
+        with suppress(RayError):
+            ray.kill(self._actor, no_restart=False)
+
+    def close(self) -> None:
+        """Kill the actor for good."""
+        import ray
+        from ray.exceptions import RayError
+
+        with suppress(RayError):
+            ray.kill(self._actor)
+
+
+def start_ray(plan: Plan, count: int) -> list[AbstractSlot]:
+    """Start Ray, or join the cluster at the plan's address, and ask it for workers.
+
+    Raises MissingExtraError without Ray, WorkerError for a cluster that cannot be joined.
+    """
+    # Set before the import: Ray reads its mode and its token once.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local = plan.address is None
+    if local and os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("Ray needs the extra swarm: pip install 'weft[swarm]'") from error
+    options: dict[str, Any] = {"address": plan.address}
+    if local:
+        options = {"num_cpus": count, "_node_ip_address": _LOOPBACK, "include_dashboard": False}
+        options["object_store_memory"] = _OBJECTS
+    try:
+        ray.init(**options, log_to_driver=False, namespace="weft")
+    except Exception as error:  # Ray raises many kinds
+        where = plan.address or "this machine"
+        raise WorkerError(f"Ray at {where} does not start: {' '.join(str(error).split())[:300]}") from error
+    wanted = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0}
+    if plan.device != "cpu":
+        wanted["num_gpus"] = 1
+    made = ray.remote(_Actor).options(scheduling_strategy="DEFAULT" if local else "SPREAD", **wanted)
+    return [RaySlot(made.remote(plan.model_dump(mode="json"), local)) for _ in range(count)]
+
+
+class _Actor:
+    """A worker behind a port of the machine that Ray has chosen."""
+
+    def __init__(self, plan: dict[str, Any], local: bool) -> None:
+        import threading
+
+        import ray
+        import torch
+
+        from weft.swarm.worker import Worker, listen, serve
+
+        if plan["threads"]:
+            torch.set_num_threads(plan["threads"])
+        host = _LOOPBACK if local else ray.util.get_node_ip_address()
+        listener = listen((host, 0))
+        options = {name: plan[name] for name in ("dtype", "device", "memory")}
+        worker = Worker(plan["base"], **options)
+        threading.Thread(target=serve, args=(worker.answer, listener), daemon=True).start()
+        self._address = (host, listener.getsockname()[1])
+
+    def address(self) -> tuple[str, int]:
+        """Where the worker listens."""
+        return self._address

@@ -1,0 +1,76 @@
+"""The journal on disk: what stages have said in every step, so that a coordinator may be started again.
+
+A coordinator that was killed runs the same program again over the same file. The steps that are written there
+are not done again: their states are heard from the file, so every draw, controller and change comes out as it
+did, and no token is lost, doubled or different. From the first step that is not there on, stages are asked.
+A step is written before its logits are given. A file is flushed to the system, not to the disk: it survives
+the death of the process, not of the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from weft.errors import ConfigError, MessageError, SaveError
+from weft.swarm.message import Message, encode, receive
+
+
+class Tape:
+    """A file of messages: first those that are there are heard, then new ones are added.
+
+    A last message that was half written is cut off. Raises SaveError for a file that cannot be written,
+    ConfigError for one that another coordinator writes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = self.path.open("a+b")
+        except OSError as error:
+            raise SaveError(f"the journal {self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ConfigError(f"another run writes the journal {self.path}; give each its own") from error
+        self._file.seek(0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.heard = 0
+        """How many messages were there and have been given."""
+
+    @property
+    def plays(self) -> bool:
+        """Whether there is more to hear."""
+        return self._file.tell() < self._size
+
+    def hear(self) -> Message | None:
+        """The next message that is there; None when all were heard, and new ones may be added."""
+        begun = self._file.tell()
+        if begun >= self._size:
+            return None
+        try:
+            message = receive(self._file.read)
+        except MessageError:
+            self._file.seek(begun)
+            self._file.truncate(begun)
+            self._size = begun
+            return None
+        self.heard += 1
+        return message
+
+    def add(self, message: Message) -> None:
+        """Write a message. Raises SaveError when the disk refuses."""
+        try:
+            self._file.write(encode(message))
+            self._file.flush()
+        except OSError as error:
+            raise SaveError(f"the journal {self.path} cannot be written: {error.strerror}") from error
+        self._size = self._file.tell()
+
+    def close(self) -> None:
+        """Close the file; another run may take it."""
+        self._file.close()
