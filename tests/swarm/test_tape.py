@@ -30,7 +30,6 @@ def dying(host, at):
 
     def ask(*arguments):
         if next(count) == at:
-            host.close()
             raise Dies
         return asked(*arguments)
 
@@ -53,6 +52,8 @@ def test_a_coordinator_that_dies_again_and_again(model, tmp_path, seed):
         except Dies:
             deaths += 1
             continue
+        finally:
+            host.close()
         break
     check_same(said, want)
     assert deaths >= 2

@@ -70,6 +70,8 @@ def answer(
 
     The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
     of the memory. A head that is a site itself reads everything, since its adapters are given per line.
+
+    Raises ConfigError for dropout over a host that is not local.
     """
     packed = Packed(*(tensor.to(host.device) for tensor in packed))
     chosen_BT = packed.targets_BT >= 0
