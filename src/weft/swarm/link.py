@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class TcpLink(AbstractLink):
             raise WorkerError(f"no worker at {address[0]}:{address[1]}: {error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._seconds = seconds
+        self._end = weakref.finalize(self, self._socket.close)  # also where nobody closes it
 
     def send(self, message: Message) -> None:
         """Send a call. Raises WorkerError when the connection has ended."""
@@ -76,7 +78,7 @@ class TcpLink(AbstractLink):
 
     def close(self) -> None:
         """End the connection."""
-        self._socket.close()
+        self._end()
 
 
 def until(connection: socket.socket, deadline: float) -> Callable[[int], bytes]:
