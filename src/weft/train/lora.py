@@ -109,7 +109,8 @@ def train_lora(
                 run.say(f"stopped after step {done - 1}: the test loss no longer falls")
                 break
             rows: list[list[Encoded]] = [[] for _ in bank.names]
-            for visit in sampler.draw(run.draw(done)):
+            draw = run.draw(done)
+            for visit in sampler.draw(draw):
                 mine = rows[visit.task_index if per_task else 0]
                 mine += [encode(row, visit.description) for row in visit.rows]
             masks = Dropout(recipe.lora_dropout, f"{config.seed}/{draw}")
