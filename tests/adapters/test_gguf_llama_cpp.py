@@ -20,8 +20,8 @@ xllamacpp = pytest.importorskip("xllamacpp", reason="needs xllamacpp: pip instal
 
 pytestmark = pytest.mark.slow
 MODEL = NAMED["weft/smollm2"]
-PROMPTS = ("The capital of France is", "Once upon a time there was a", "def add(a, b):")
-NEW = 24
+PROMPTS = ("The capital of France is", "Once upon a time there was a")
+NEW = 16
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def host():
     return weft.Host.from_pretrained("weft/smollm2", dtype="float32")
 
 
-def made(host, seed: int) -> Adapter:
+def made(host) -> Adapter:
     """Random changes of every matrix, of unequal ranks and scalings, a tenth as large as what they change."""
-    chance = torch.Generator().manual_seed(seed)
+    chance = torch.Generator().manual_seed(0)
     factors = {}
     for k, site in enumerate(host.sites):
         rank = 2 + k % 3
@@ -66,7 +66,7 @@ def made(host, seed: int) -> Adapter:
         weight = host.module.get_submodule(site.path).weight
         size = 0.1 * float(weight.norm()) / float((b_OR @ a_RI).norm())
         factors[site] = Factors(a_RI, b_OR * size, 1.0 + k % 2)
-    return Adapter(factors, base=host.fingerprint, name=f"made-{seed}")
+    return Adapter(factors, base=host.fingerprint, name="made")
 
 
 def says(base_file: Path, prompts: list[list[int]], lora: Path | None = None) -> list[str]:
@@ -87,9 +87,8 @@ def test_greedy_answers_are_equal(base_file, host, tmp_path):
     ids = [engine.prompt_ids(prompt, raw=True) for prompt in PROMPTS]
     plain = engine.generate(list(PROMPTS), raw=True, max_new_tokens=NEW)
     assert says(base_file, ids) == plain
-    for seed in range(2):
-        adapter = made(host, seed)
-        save_gguf(adapter, tmp_path / f"{seed}.gguf", host.module.config)
-        ours = engine.generate(list(PROMPTS), raw=True, mixture=Mixture.of(adapter), max_new_tokens=NEW)
-        assert ours != plain
-        assert says(base_file, ids, tmp_path / f"{seed}.gguf") == ours
+    adapter = made(host)
+    save_gguf(adapter, tmp_path / "a.gguf", host.module.config)
+    ours = engine.generate(list(PROMPTS), raw=True, mixture=Mixture.of(adapter), max_new_tokens=NEW)
+    assert all(one != other for one, other in zip(ours, plain, strict=True))
+    assert says(base_file, ids, tmp_path / "a.gguf") == ours

@@ -69,12 +69,16 @@ def test_nothing_passes_between_adapters_weights_and_tenants(pico_host, adapters
 def test_a_row_that_changed_on_the_way_is_not_kept(pico_host, adapters):
     prefixes = Prefixes(pico_host, tokens=500)
     loop = Loop(pico_host, prefixes=prefixes)
-    loop.submit(Request("0", START, Share.of(adapters[0])), sampling=Sampling(max_new_tokens=6))
-    loop.step()
-    loop.change("0", Share.of(adapters[1]))
-    while loop.busy:
+    own = Share.of(adapters[0])
+    for id, shares in (("away", [Share.of(adapters[1])]), ("and back", [Share.of(adapters[1]), own])):
+        loop.submit(Request(id, START, own), sampling=Sampling(max_new_tokens=6))
         loop.step()
-    assert prefixes.held == 0
+        for share in shares:
+            loop.change(id, share)
+            loop.step()
+        while loop.busy:
+            loop.step()
+        assert prefixes.held == 0, id
 
 
 def test_what_was_used_last_stays(pico_host):

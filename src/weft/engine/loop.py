@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -180,6 +181,7 @@ class Loop:
             return None
         if row.controller is not None:
             raise ConfigError(f"request {id} is changed by its controller alone")
+        share = replace(share)  # never the request's own: what a cache holds no longer follows from that
         if row in held:
             swap(self.host, row, share)
         else:

@@ -19,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from weft.engine import Engine
 from weft.errors import WeftError
 from weft.plain import one_line
-from weft.serve import adapters, completions, embeddings, plan, web
+from weft.serve import adapters, completions, embeddings, plan, running, web
 from weft.serve.body import Limits, WholeBody
 from weft.serve.keys import Keys, TooMuchError
 from weft.serve.scheduler import BusyError, Scheduler, StoppedError
@@ -57,7 +57,7 @@ def build_app(
     keys = keys or Keys()
     app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys)
     app.state.adapter_root = adapter_root
-    for part in (router, *(room.router for room in (completions, embeddings, adapters, plan, web))):
+    for part in (router, *(room.router for room in (completions, embeddings, adapters, plan, running, web))):
         app.include_router(part)
     for kind in (WeftError, TooMuchError, BusyError, StoppedError, OSError):
         app.add_exception_handler(kind, _refused)

@@ -118,7 +118,7 @@ async def _answer(
         events = _events(service, account, texts, told, choices, head, used if include else None)
         first = await anext(events)  # what is wrong before the first token is an answer of its own
         return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=headers(told))
-    work = asyncio.create_task(_collect(service, account, texts, told, choices))
+    work = asyncio.create_task(_collect(service, account, texts, told, choices, head["id"]))
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,10 +139,15 @@ async def _gone(request: Request) -> None:
 
 
 async def _collect(
-    service: Service, account: Account, texts: Sequence[Text], told: Acting, choices: Sequence[Choice]
+    service: Service,
+    account: Account,
+    texts: Sequence[Text],
+    told: Acting,
+    choices: Sequence[Choice],
+    name: str,
 ) -> None:
     begun = time.perf_counter()
-    async with written(service, account, texts, told) as pieces:
+    async with written(service, account, texts, told, name) as pieces:
         async for index, piece in pieces:
             if choices[index].take(piece):
                 begun = _count(service, begun)
@@ -167,7 +172,7 @@ async def _events(
     begun = time.perf_counter()
     started = False
     try:
-        async with written(service, account, texts, told) as pieces:
+        async with written(service, account, texts, told, head["id"]) as pieces:
             async for index, piece in pieces:
                 if choices[index].take(piece):
                     begun = _count(service, begun)

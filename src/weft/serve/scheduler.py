@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -16,7 +16,7 @@ from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
 from weft.host import Host, Pool
 from weft.host.pool import content
-from weft.rows import AbstractController, AbstractHost, Request
+from weft.rows import AbstractController, AbstractHost, Request, Share
 from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 
 Told = Piece | list[Likely] | Exception
@@ -158,6 +158,18 @@ class Scheduler:
             self._inbox.put(_Work(work, done))
         return done
 
+    def change(self, ids: Sequence[str], share: Share) -> Future[list[int | None]]:
+        """Let jobs go on under another share; what `Loop.change` tells of each.
+
+        Raises StoppedError. The future raises what `Loop.change` raises, or PoolFullError.
+        """
+
+        def between_steps() -> list[int | None]:
+            self._check(share)
+            return [self._loop.change(id, share) for id in ids]
+
+        return self.call(between_steps)
+
     def close(self) -> None:
         """End the thread; open jobs are told so."""
         if self._thread is not None and self._thread.is_alive():
@@ -183,7 +195,7 @@ class Scheduler:
             self._thread = None
             while not self._inbox.empty():
                 heard = self._inbox.get()
-                if isinstance(heard, _Work):
+                if isinstance(heard, _Work) and heard.done.set_running_or_notify_cancel():
                     heard.done.set_exception(error)
         for job in left:
             job.tell(error)
@@ -211,17 +223,7 @@ class Scheduler:
         """Hand a job to the loop; what is wrong with it is told to it alone."""
         share = job.request.share
         try:
-            if len({content(adapter) for adapter, _ in share.adapters}) > self.slots:
-                raise PoolFullError(
-                    f"{len(share.adapters)} adapters at once, this server has {self.slots} slots"
-                )
-            try:
-                self.host.hold(
-                    share
-                )  # an adapter that cannot act is refused here, before others share its step
-                self.host.release(share)
-            except PoolFullError:
-                pass  # it waits for a slot
+            self._check(share)
             if job.prompt_top is not None:
                 ids = job.request.prompt_ids
                 if self.host.window is not None and len(ids) > self.host.window:
@@ -241,6 +243,16 @@ class Scheduler:
         except WeftError as error:
             self._refuse(job.request.id, error)
 
+    def _check(self, share: Share) -> None:
+        """An adapter that cannot act is refused before others share its step; one without a slot waits."""
+        if len({content(adapter) for adapter, _ in share.adapters}) > self.slots:
+            raise PoolFullError(f"{len(share.adapters)} adapters at once, this server has {self.slots} slots")
+        try:
+            self.host.hold(share)
+            self.host.release(share)
+        except PoolFullError:
+            pass
+
     def _refuse(self, id: str, error: WeftError) -> None:
         """Tell a job alone that it cannot begin or go on."""
         job = self._open[id]
@@ -253,6 +265,8 @@ class Scheduler:
 
 
 def _do(work: _Work) -> None:
+    if not work.done.set_running_or_notify_cancel():  # whoever asked has gone
+        return
     try:
         work.done.set_result(work.call())
     except Exception as error:  # it belongs to whoever asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -55,6 +54,14 @@ def refusal(error: Exception) -> Refused:
     raise error
 
 
+class Running(NamedTuple):
+    """A request whose texts are being written."""
+
+    account: Account
+    rows: set[str]
+    """Ids of the texts that have not ended: the request's own, `-` and their index."""
+
+
 @dataclass(frozen=True, eq=False)
 class Service:
     """What the routes work with."""
@@ -64,6 +71,8 @@ class Service:
     shelf: Shelf
     keys: Keys
     metrics: Metrics = field(default_factory=Metrics)
+    running: dict[str, Running] = field(default_factory=dict)
+    """Requests whose texts are being written, by the id that their answers carry."""
 
     @property
     def base(self) -> str:
@@ -137,15 +146,18 @@ def headers(told: Acting) -> dict[str, str]:
 
 @asynccontextmanager
 async def written(
-    service: Service, account: Account, texts: Sequence[Text], told: Acting
+    service: Service, account: Account, texts: Sequence[Text], told: Acting, name: str
 ) -> AsyncIterator[AsyncIterator[tuple[int, Told]]]:
     """Have texts written under what was told; gives (index of the text, what is told of it) as it comes.
+
+    `name` is the id of the request, under which it is running meanwhile.
 
     Leaving early cancels what is not finished. Raises ConfigError, TooMuchError, BusyError, StoppedError.
     """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue()
     account.begin(len(texts), sum(text.sampling.max_new_tokens for text in texts))
-    name, open_ids = uuid.uuid4().hex, set()
+    open_ids: set[str] = set()
+    service.running[name] = Running(account, open_ids)
 
     def teller(index: int) -> Callable[[Told], None]:
         def tell(piece: Told) -> None:
@@ -182,6 +194,7 @@ async def written(
             open_ids.add(job.request.id)
         yield pieces()
     finally:
+        del service.running[name]
         for id in open_ids:
             service.scheduler.cancel(id)
         account.end(len(texts))

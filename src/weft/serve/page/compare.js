@@ -32,7 +32,7 @@ async function send(event) {
   const turn = h(
     "article",
     { className: "turn" },
-    h("p", { className: "asked", textContent: question }),
+    h("h2", { className: "asked", textContent: question }),
     h("div", { className: "pair" }, ...slots.map((one) => one.element)),
   );
   $("turns").append(turn);

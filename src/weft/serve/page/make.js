@@ -48,7 +48,7 @@ async function make(event) {
   const turn = h(
     "article",
     { className: "turn" },
-    h("p", { className: "asked" }, sample, h("small", { textContent: sentence })),
+    h("h2", { className: "asked" }, sample, h("small", { textContent: sentence })),
     h("div", { className: "pair" }, ...slots.map((one) => one.element)),
   );
   $("tries").prepend(turn);

@@ -78,7 +78,11 @@ function complain(error) {
   $("cloth").append(h("p", { className: "fault", textContent: error.message }));
 }
 
-const colourOf = (adapter) => threads.find((one) => one.name.value.trim() === adapter)?.colour ?? 0;
+/** The thread of an adapter; one of a store is named there by its folder alone. */
+function colourOf(adapter) {
+  const bare = (name) => (name.startsWith("store:") ? name.replace(/^store:(.*\/)?/, "").replace(/@.*/, "") : name);
+  return threads.find((one) => bare(one.name.value.trim()) === adapter)?.colour ?? 0;
+}
 
 /** Bands from the top down, as shares of the whole: what is drawn under a token. */
 function bands(acting) {
