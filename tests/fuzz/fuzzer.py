@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 from weft.errors import WeftError
 
-SECONDS, MEMORY = 10, 1 << 30
+SECONDS, PATIENCE, MEMORY = 10, 120, 1 << 30
+"""Of processor time, since others may hold the machine; of the clock, for what only waits; and bytes."""
 SURFACE_MODULES = ("surfaces_text", "surfaces_folders")
 
 Surface = Callable[[random.Random, Path], Callable[[], object]]
@@ -67,8 +68,10 @@ def _run(make: Surface, rng: random.Random) -> str | None:
         warnings.simplefilter("ignore")
         call = make(rng, Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        signal.signal(signal.SIGALRM, _stop)
-        signal.alarm(SECONDS)
+        clocks = (signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE)
+        for clock, name, seconds in clocks:
+            signal.signal(name, _stop)
+            signal.setitimer(clock, seconds)
         try:
             call()
         except WeftError as error:
@@ -81,7 +84,8 @@ def _run(make: Surface, rng: random.Random) -> str | None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             return f"{type(error).__name__}: {str(error)[:200]!r} at {where.filename}:{where.lineno}"
         finally:
-            signal.alarm(0)
+            for clock, _, _ in clocks:
+                signal.setitimer(clock, 0)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         return f"{grown >> 20} MiB more memory" if grown > MEMORY else None
 
@@ -131,17 +135,7 @@ def damage_bytes(rng: random.Random, content: bytes) -> bytes:
             case 2:
                 content = content[:place] + content[rng.randrange(len(content) + 1) :]
             case 3:
-                put = [
-                    b"\xff\xfe",
-                    b"\xef\xbb\xbf",
-                    b"\x00",
-                    b"&a *a",
-                    b"[" * 5000,
-                    b"{" * 500,
-                    b"\r\n",
-                    b"\\ud83d",
-                ]
-                content = content[:place] + rng.choice(put) + content[place:]
+                content = content[:place] + rng.choice(_PUT) + content[place:]
             case 4:
                 content = (
                     content[:place] + content[place : place + 40] * rng.choice([2, 400]) + content[place:]

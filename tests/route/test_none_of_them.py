@@ -6,7 +6,8 @@ from route_library import TASKS
 
 from tiny_models import make_bank
 from weft.embed import OneHot, SentenceEncoder
-from weft.route import Blend, Nearest, calibrate, load_library
+from weft.errors import ConfigError
+from weft.route import Blend, Classifier, Nearest, calibrate, load_library
 from weft.route.everyday import EVERYDAY
 from weft.route.library import texts_of
 from weft.tasks.letters.world import World
@@ -26,13 +27,16 @@ FAR = (
 )
 
 
-@pytest.mark.parametrize("kind", ["nearest", "blend"])
+@pytest.mark.parametrize("kind", ["nearest", "blend", "classifier"])
 def test_everyday_requests_belong_to_no_letters_adapter_and_new_wordings_do(kind: str) -> None:
     """The requests of both kinds are others than the threshold and the library were made of."""
     library = load_library("weft/letters-adapters")
     encoder = SentenceEncoder()
     if kind == "blend":
         router = Blend(encoder, library.labels)
+    elif kind == "classifier":
+        told = [(text, name) for name, label in library.labels.items() for text in texts_of(label)]
+        router = Classifier.fit(encoder, told)
     else:
         router = Nearest(encoder)
         for name, label in library.labels.items():
@@ -70,3 +74,21 @@ def test_the_base_answers_a_request_that_is_meant_for_nobody(pico_host) -> None:
     logits = pico_host(ids_BT, index.route_all(requests, bank)).logits
     assert torch.equal(logits[3], pico_host(ids_BT).logits[3])
     assert not torch.equal(logits[0], pico_host(ids_BT).logits[0])
+
+
+def test_a_classifier_keeps_its_centres_and_threshold(tmp_path) -> None:
+    texts = ("sort it", "turn it round", "something else")
+    router = Classifier.fit(OneHot(texts), [("sort it", "sort"), ("turn it round", "reverse")])
+    names = ["sort", "reverse"]
+    assert router.weights(texts, names)[2].sum() == 1
+    router.threshold = 0.5
+    assert router.weights(texts, names).tolist() == [[1, 0], [0, 1], [0, 0]]
+    router.save_pretrained(tmp_path / "kept")
+    kept = Classifier.from_pretrained(tmp_path / "kept")
+    assert kept.threshold == 0.5
+    assert torch.equal(kept.weights(texts, names), router.weights(texts, names))
+    old = Classifier(router.encoder, router.names, router.weight_KD, router.bias_K)
+    old.save_pretrained(tmp_path / "old")
+    assert Classifier.from_pretrained(tmp_path / "old").centre_KD is None
+    with pytest.raises(ConfigError, match="knows no distance"):
+        Classifier(router.encoder, router.names, router.weight_KD, router.bias_K, threshold=0.5)

@@ -26,7 +26,8 @@ class LibraryFlags:
     router: str = "nearest"
     """What chooses: nearest, blend, classifier, arrow, spectr, or the folder of a trained router."""
     threshold: float | None = None
-    """A prompt nearer to no description gets no adapter; found for nearest and blend unless given."""
+    """A prompt nearer to no description gets no adapter; found from everyday requests for nearest,
+    blend and classifier unless given."""
     labels: Path | None = None
     """JSON file from names of the library to descriptions; labels.json in it unless given."""
     strict: Flag = False
@@ -63,7 +64,7 @@ def route(
         top_k: How many adapters share a prompt; the router's own number unless given.
         describe: Choose by this text instead of the prompt.
         threshold: A request whose cosine with every description is below this gets none of the adapters; for
-            nearest and blend found from everyday requests unless given, and -1 always gives one.
+            nearest, blend and classifier found from everyday requests unless given, and -1 always gives one.
         labels: A JSON file from adapter names to descriptions, which win over the cards'; labels.json in the
             library unless given.
         strict: End at an adapter that is damaged or of another base; else it is named and left out.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from weft.config import Config
@@ -26,7 +26,7 @@ from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
 from weft.route.router_folder import open_router, read_router, write_router
-from weft.route.weigh import AbstractWeigher, check_choice, top_weights, unit_vectors
+from weft.route.weigh import AbstractWeigher, check_choice, near_enough, top_weights, unit_vectors
 from weft.saved import check_base
 from weft.types import AbstractEncoder, Cue
 
@@ -34,8 +34,9 @@ from weft.types import AbstractEncoder, Cue
 class Classifier(AbstractWeigher):
     """One row of `weight_KD` and one number of `bias_K` for each adapter of `names`; made by `fit`.
 
-    `top_k` 1 takes the likeliest adapter as it is, more share by their chances. Raises ShapeError for tensors
-    that do not fit or hold NaN, ConfigError for an option out of range.
+    `top_k` 1 takes the likeliest adapter as it is, more share by their chances. `centre_KD` are the unit
+    means of the examples of each: a request with no cosine of `threshold` or more to one gets no adapter.
+    Raises ShapeError for tensors that do not fit or hold NaN, ConfigError for an option out of range.
 
     Example:
         >>> from weft.embed import OneHot
@@ -53,8 +54,10 @@ class Classifier(AbstractWeigher):
         weight_KD: Float[Tensor, "K D"],
         bias_K: Float[Tensor, " K"],
         *,
+        centre_KD: Float[Tensor, "K D"] | None = None,
         top_k: int | None = 1,
         temperature: float = 1.0,
+        threshold: float | None = None,
     ) -> None:
         check_choice(top_k, temperature)
         want = (len(names), encoder.dim)
@@ -63,13 +66,19 @@ class Classifier(AbstractWeigher):
                 f"the classifier's weights are {tuple(weight_KD.shape)} and {tuple(bias_K.shape)}; "
                 f"{len(names)} adapters and {encoder.dim} features need {want} and {want[:1]}"
             )
-        if not (torch.isfinite(weight_KD).all() and torch.isfinite(bias_K).all()):
+        if centre_KD is not None and tuple(centre_KD.shape) != want:
+            raise ShapeError(f"the classifier's centres are {tuple(centre_KD.shape)}, they should be {want}")
+        if threshold is not None and centre_KD is None:
+            raise ConfigError("a classifier without centres knows no distance; leave the threshold out")
+        held = [weight_KD, bias_K] if centre_KD is None else [weight_KD, bias_K, centre_KD]
+        if not all(torch.isfinite(tensor).all() for tensor in held):
             raise ShapeError("the classifier's weights hold NaN or infinity")
         self.encoder = encoder
         self.names = tuple(names)
-        self.weight_KD, self.bias_K = weight_KD, bias_K
+        self.weight_KD, self.bias_K, self.centre_KD = weight_KD, bias_K, centre_KD
         self.top_k = top_k
         self.temperature = temperature
+        self.threshold = threshold
 
     @classmethod
     def fit(
@@ -97,27 +106,54 @@ class Classifier(AbstractWeigher):
             raise ShapeError("the vector of an example holds NaN or infinity")
         target_N = torch.tensor([names.index(name) for _, name in examples])
         weight_KD, bias_K = _fit(e_ND, target_N, len(names), l2, max_iter)
-        return cls(encoder, names, weight_KD.float(), bias_K.float(), top_k=top_k, temperature=temperature)
+        sum_KD = torch.zeros_like(weight_KD).index_add_(0, target_N, e_ND)
+        return cls(
+            encoder,
+            names,
+            weight_KD.float(),
+            bias_K.float(),
+            centre_KD=F.normalize(sum_KD, dim=-1).float(),
+            top_k=top_k,
+            temperature=temperature,
+        )
 
     @torch.no_grad()
     def logits(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
         """Scores of the adapters of these names. Raises UnknownNameError for one that was not trained on."""
+        index_K = self._places(names)
+        e_BD = unit_vectors(self.encoder, requests)
+        return F.linear(e_BD, self.weight_KD[index_K], self.bias_K[index_K])
+
+    @torch.no_grad()
+    def cosines(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
+        """Of every request with the centre of every adapter of these names.
+
+        Raises what `logits` raises, ConfigError for a classifier without centres, ShapeError for no names.
+        """
+        if self.centre_KD is None:
+            raise ConfigError("a classifier without centres knows no distance; leave the threshold out")
+        if not names:
+            raise ShapeError("there is no adapter to choose from, the library is empty")
+        return unit_vectors(self.encoder, requests) @ self.centre_KD[self._places(names)].mT
+
+    def _places(self, names: Sequence[str]) -> Int[Tensor, " K"]:
         place = {name: k for k, name in enumerate(self.names)}
         for name in names:
             if name not in place:
                 raise UnknownNameError(
                     f"the classifier does not know adapter {name!r}{nearest(name, place)}; train it again"
                 )
-        index_K = torch.tensor([place[name] for name in names], dtype=torch.long)
-        e_BD = unit_vectors(self.encoder, requests)
-        return F.linear(e_BD, self.weight_KD[index_K], self.bias_K[index_K])
+        return torch.tensor([place[name] for name in names], dtype=torch.long)
 
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
         """Chances among the adapters of these names; `top_k` 1 gives the likeliest one weight 1.
 
         Raises what `logits` raises, ShapeError for no names, ConfigError for a `top_k` above their number.
         """
-        return top_weights(self.logits(requests, names), self.top_k, self.temperature)
+        weight_BK = top_weights(self.logits(requests, names), self.top_k, self.temperature)
+        if self.threshold is None:
+            return weight_BK
+        return near_enough(weight_BK, self.cosines(requests, names), self.threshold)
 
     def save_pretrained(
         self,
@@ -138,9 +174,13 @@ class Classifier(AbstractWeigher):
                 "encoder_identity": self.encoder.identity,
                 "top_k": self.top_k,
                 "temperature": self.temperature,
+                "threshold": self.threshold,
+                "centred": self.centre_KD is not None,
             }
         )
         tensors = {"weight_KD": self.weight_KD, "bias_K": self.bias_K}
+        if self.centre_KD is not None:
+            tensors["centre_KD"] = self.centre_KD
         told = {"names": self.names, "base": base, "provenance": provenance}
         write_router(folder, "classifier", tensors, options=options, **told)
 
@@ -155,8 +195,12 @@ class Classifier(AbstractWeigher):
         check_base(saved, found, host.fingerprint if host else "")
         encoder = build_same_encoder(options.encoder, options.encoder_identity, found, host)
         count = len(saved.names)
-        tensors = read_router(found, {"weight_KD": (count, encoder.dim), "bias_K": (count,)})
-        return cls(encoder, saved.names, **tensors, top_k=options.top_k, temperature=options.temperature)
+        shapes = {"weight_KD": (count, encoder.dim), "bias_K": (count,)}
+        if options.centred:
+            shapes["centre_KD"] = (count, encoder.dim)
+        tensors = read_router(found, shapes)
+        choice = {"top_k": options.top_k, "temperature": options.temperature, "threshold": options.threshold}
+        return cls(encoder, saved.names, **tensors, **choice)
 
 
 class _Options(Config):
@@ -164,6 +208,9 @@ class _Options(Config):
     encoder_identity: str
     top_k: int | None
     temperature: float
+    threshold: float | None = None
+    centred: bool = False
+    """Whether the centres of the examples lie beside the weights; they did not always."""
 
 
 def _fit(

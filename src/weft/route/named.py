@@ -44,7 +44,8 @@ def named_router(
 ) -> Router:
     """The router of a name or folder for a library, whose adapters `bank` holds.
 
-    Without a threshold, nearest and blend get one from everyday requests, a trained router keeps its own.
+    Without a threshold, nearest, blend and classifier get one from everyday requests; a trained router keeps
+    its own.
 
     Raises ConfigError for an adapter without description where the router needs one, or a `top_k` out of
     range; and what `load_router` raises.
@@ -107,17 +108,19 @@ def decides_in_the_forward(name: str) -> ConfigError:
 def _with_threshold(router: Router, name: str, bank: Bank, threshold: float | None) -> Router:
     if threshold is None and name not in WEIGHERS:
         return router
-    if isinstance(router, Nearest | Blend):
+    if isinstance(router, Nearest | Blend | Classifier):
         router.threshold = calibrate(router.cosines, bank.names) if threshold is None else threshold
     elif threshold is not None:
-        raise ConfigError(f"{name} knows no distance to a task; --threshold is for nearest and blend")
+        raise ConfigError(
+            f"{name} knows no distance to a task; --threshold is for nearest, blend and classifier"
+        )
     return router
 
 
 def _unlimited(router: AbstractWeigher, requests: Sequence[str], names: Sequence[str]) -> list[list[float]]:
     """The weights that all adapters would have: the router's own order of those that it leaves out."""
     kept, router.top_k = router.top_k, None
-    bounded = router if isinstance(router, Nearest | Blend) else None
+    bounded = router if isinstance(router, Nearest | Blend | Classifier) else None
     threshold = bounded.threshold if bounded else None
     try:
         if bounded:
