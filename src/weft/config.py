@@ -122,10 +122,10 @@ def _meant(kind: type[BaseModel], loc: Sequence[int | str]) -> str:
     for key, path in _keys(kind):
         keys.setdefault(key, path)
     name = str(loc[-1])
-    wanted = _ELSEWHERE.get(name, name)
     here = ".".join(str(part) for part in loc if part in keys)  # without the kinds of sections
-    if wanted in keys and keys[wanted] != here:
-        return f" (did you mean {keys[wanted]}?)"
+    for meant in (name, _ELSEWHERE.get(name)):
+        if meant in keys and keys[meant] != here:
+            return f" (did you mean {keys[meant]}?)"
     # One letter is like any short word, and a key of another kind of this section is known here already.
     like = difflib.get_close_matches(name[:100], [key for key in keys if len(key) > 1 and key != name], n=1)
     return f" (did you mean {keys[like[0]]}?)" if like else ""

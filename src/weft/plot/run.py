@@ -21,10 +21,12 @@ _COLUMNS = 3
 _MANY = 6
 """Above this, lines are grey and only the lowest and highest are named."""
 
-Line = list[tuple[float, float]]
+Line = list[tuple[int | float, int | float]]
+Logged = Sequence[Mapping[str, int | float]]
+"""The lines of a log; each has a `step`."""
 
 
-def draw_run(logged: Sequence[Mapping[str, float]], path: str | os.PathLike[str], *, title: str) -> None:
+def draw_run(logged: Logged, path: str | os.PathLike[str], *, title: str) -> None:
     """Write the panels of a run's log: `test/loss` and `loss` share one, as lines of their own.
 
     Raises ConfigError for a log without numbers, MissingExtraError without matplotlib, SaveError when the
@@ -68,7 +70,7 @@ def _draw(axes: Axes, lines: Mapping[str, Line]) -> None:
         axes.legend(frameon=False, fontsize=7)
 
 
-def _panels(logged: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Line]]:
+def _panels(logged: Logged) -> dict[str, dict[str, Line]]:
     """Measure -> what is measured -> its (step, value) pairs; values that are no numbers are left out."""
     found: dict[str, dict[str, Line]] = {}
     for line in logged:

@@ -10,6 +10,10 @@ from weft.plain import plain
 from weft.plot.page import figure, save_figure
 
 
+_WIDE = 2
+"""Letters of a token that have room beneath its field."""
+
+
 def draw_trace(trace: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Write the picture of one `trace` of `weft generate --trace-json`: a row per adapter, events as lines.
 
@@ -27,6 +31,9 @@ def draw_trace(trace: Sequence[Mapping[str, Any]], path: str | os.PathLike[str])
     axes.set_xlim(-0.5, max(len(trace), 1) - 0.5)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.set_xticks(range(len(trace)), [_shown(token) for token in trace], fontsize=7)
+    for tick in axes.get_xticklabels():
+        if len(tick.get_text()) > _WIDE:
+            tick.set_rotation(90)  # beside its neighbours it would lie over them
     axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=8)
     axes.grid(visible=False)
     save_figure(drawn, path)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft.plot.page import figure, save_figure
 
@@ -27,6 +27,15 @@ _MARKS = {
     "larger": ("P", "tab:purple"),
 }
 """Mark and colour of every kind, the same on every page."""
+
+
+_DEPTH: dict[str, Any] = {
+    "ha": "center",
+    "va": "center",
+    "fontsize": 7,
+    "bbox": {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8},
+}
+"""A digit in the place of its point, so that no line crosses it."""
 
 
 def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
@@ -56,7 +65,7 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
             axes.plot(xs, ys, "*-", color="black", label="tree, depth on the point")
             if column:  # in the first panel they lie on one another
                 for name, x, y in zip(trees, xs, ys, strict=True):
-                    axes.annotate(name.rpartition(" ")[2], (x, y), xytext=(4, 4), textcoords="offset points")
+                    axes.text(x, y, name.rpartition(" ")[2], **_DEPTH)
             for name, kind in kinds.items():
                 if kind == "tree":
                     continue

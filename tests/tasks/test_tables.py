@@ -1,0 +1,83 @@
+"""Files of rows other than JSON Lines: CSV, TSV, Parquet and JSON, read by `datasets`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from weft.errors import ConfigError, MissingExtraError, MissingFileError
+from weft.tasks import Row
+from weft.tasks.file import load_file_task, read_table
+
+ROWS = [Row("cab, then", 'b"ac'), Row("3", "4"), Row("ü\nx", "y")]
+TABLE = pd.DataFrame({"prompt": [r.prompt for r in ROWS], "completion": [r.completion for r in ROWS]})
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` fixes its cache when it is imported."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder: Path, kind: str) -> str:
+    path = folder / f"rows.{kind}"
+    match kind:
+        case "csv":
+            TABLE.to_csv(path, index=False)
+        case "tsv":
+            TABLE.to_csv(path, index=False, sep="\t")
+        case "parquet":
+            TABLE.to_parquet(path)
+        case "json":
+            path.write_text(json.dumps(TABLE.to_dict("records")))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "json"])
+def test_a_table_holds_the_same_rows_whatever_its_form(kind: str, tmp_path: Path) -> None:
+    assert read_table(write(tmp_path, kind)) == tuple(ROWS)
+    task = load_file_task(write(tmp_path, kind), test_ratio=0.0)
+    assert (task.name, task.train, task.test) == ("rows", tuple(ROWS), ())
+
+
+def test_chats_in_parquet_are_read(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "cab"}, {"role": "assistant", "content": "bac"}]
+    pd.DataFrame({"messages": [turns], "id": [1]}).to_parquet(tmp_path / "chat.parquet")
+    assert read_table(str(tmp_path / "chat.parquet")) == (Row("cab", "bac"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.parquet", b"PAR1 no parquet", r"rows\.parquet cannot be read as a parquet file"),
+        ("rows.json", b"[{", r"rows\.json cannot be read as a json file"),
+        ("rows.csv", b"a,b\n1,2\n", r"rows\.csv, row 1: a row reads .* has the keys \['a', 'b'\]"),
+        ("rows.csv", b"prompt,completion\nx,\n", r"rows\.csv, row 1: completion should be a string"),
+        ("rows.txt", b"x", "no file of rows; its name should end in .jsonl"),
+    ],
+)
+def test_a_wrong_table_is_one_clear_line(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_table(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingFileError):
+        read_table(str(tmp_path / "none.csv"))
+    (tmp_path / "x.parquet").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
+    with pytest.raises(MissingFileError, match="git lfs pull"):
+        read_table(str(tmp_path / "x.parquet"))
+    path = write(tmp_path, "csv")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        MissingExtraError, match=r"a csv file needs the extra data: pip install 'weft\[data\]'"
+    ):
+        read_table(path)
