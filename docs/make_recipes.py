@@ -3,50 +3,29 @@
 import types
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from weft.cli.experiment import _SCHEMAS as QUESTIONS
+from weft.cli.train import Kind, trainer_of
 from weft.config import Config
 from weft.evaluate import EvalRecipe
-from weft.experiments.dynamic.recipe import DynamicRecipe
-from weft.experiments.library.recipe import RoutingRecipe
-from weft.experiments.merging.recipe import MergingRecipe
-from weft.experiments.reconstruct.recipe import ReconstructionRecipe
-from weft.experiments.tree.recipe import TreeComparison
-from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 from weft.files import replace_file
-from weft.train.base import BaseRecipe
-from weft.train.blend import BlendRecipe
-from weft.train.context import ContextRecipe
-from weft.train.hyper import HyperRecipe
-from weft.train.library import LibraryRecipe
-from weft.train.lora_recipe import LoraRecipe
-from weft.train.reconstruct import ReconstructRecipe
-from weft.train.shift import ShiftRecipe
-from weft.train.stack import StackRecipe
-from weft.train.tree.recipe import TreeRecipe
+
+
+def _asked(kind: str) -> type[Config]:
+    """The recipe of an experiment."""
+    return getattr(import_module(f"weft.experiments.{kind.replace('-', '_')}.recipe"), QUESTIONS[kind])
+
 
 PAGE = Path(__file__).parent / "recipes.md"
 RECIPES: dict[str, type[Config]] = {
-    "weft train base": BaseRecipe,
-    "weft train lora": LoraRecipe,
-    "weft train library": LibraryRecipe,
-    "weft train hyper": HyperRecipe,
-    "weft train reconstruct": ReconstructRecipe,
-    "weft train blend": BlendRecipe,
-    "weft train tree": TreeRecipe,
-    "weft train shift": ShiftRecipe,
-    "weft train context": ContextRecipe,
-    "weft train stack": StackRecipe,
+    **{f"weft train {kind}": trainer_of(kind)[0] for kind in get_args(Kind)},
     "weft eval": EvalRecipe,
-    "weft experiment library": RoutingRecipe,
-    "weft experiment merging": MergingRecipe,
-    "weft experiment tree": TreeComparison,
-    "weft experiment dynamic": DynamicRecipe,
-    "weft experiment zero-shot": ZeroShotRecipe,
-    "weft experiment reconstruct": ReconstructionRecipe,
+    **{f"weft experiment {kind}": _asked(kind) for kind in QUESTIONS},
 }
 _LARGE = 1e6
 """Upper bounds from here on only keep nonsense out."""

@@ -31,12 +31,9 @@ def test_every_key_has_a_meaning(script: ModuleType) -> None:
 
 
 def test_every_recipe_of_the_command_line_is_there(script: ModuleType) -> None:
-    from typing import get_args
-
-    from weft.cli.train import Kind, _trainer
-
-    trained = {f"weft train {kind}": _trainer(kind)[0] for kind in get_args(Kind)}
-    assert trained.items() <= script.RECIPES.items()
+    assert {"weft train lora", "weft train hyper", "weft eval", "weft experiment library"} <= set(
+        script.RECIPES
+    )
     page = script.build_page()
     for recipe in script.RECIPES.values():
         for key in _keys(recipe):

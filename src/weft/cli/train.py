@@ -60,7 +60,7 @@ def train(
         dry_run: Print the whole recipe, and train nothing.
         json: Print JSON.
     """
-    schema, run = _trainer(kind)
+    schema, run = trainer_of(kind)
     config = read_recipe(schema, recipe, overrides)
     if dry_run:
         print_recipe(config, json=json)
@@ -78,7 +78,7 @@ def train(
     print_json({"folders": folders}) if json else print(plain("\n".join(folders), keep="\n"))
 
 
-def _trainer(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
+def trainer_of(kind: Kind) -> tuple[Any, Callable[..., Path | dict[str, Path]]]:
     """The recipe's schema, and what runs it and returns the folder, or one for each task."""
     module = import_module(f"weft.train.{kind}")
     return getattr(module, f"{kind.title()}Recipe"), getattr(module, f"train_{kind}")

@@ -9,7 +9,6 @@ from typing import Any
 from weft.plain import plain
 from weft.plot.page import figure, save_figure
 
-
 _WIDE = 2
 """Letters of a token that have room beneath its field."""
 

@@ -32,6 +32,7 @@ class MixConfig(Config):
     vector: Size = 32
     """Length of the event's vector and of a source's state."""
     hidden: Size = 64
+    """Width of its hidden layer."""
 
 
 class Mix(nn.Module):

@@ -166,6 +166,7 @@ class WordsSource(Config):
 
     kind: Literal["words"]
     seed: int = 0
+    """Of what it draws."""
     words: tuple[int, ...] = (1, 2)
     """Words per document; as many documents of each."""
     documents: int = Field(default=4000, gt=0)

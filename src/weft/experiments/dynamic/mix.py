@@ -38,7 +38,9 @@ class MixComparison(Config):
     recipe: MixRecipe
     """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
     seeds: tuple[int, ...] = (0,)
+    """What is trained is trained once with each."""
     questions: Size = 200
+    """Questions that are asked."""
 
 
 def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
