@@ -64,9 +64,12 @@ class MixRecipe(AbstractRecipe):
     """The event: the token behind which an answer begins, ` >` of the letters tokenizer."""
     network: MixConfig = MixConfig()
     speaker_rank: Rank = 8
+    """Rank of the adapter that teaches the base to write the control token."""
     speaker_scaling: float = Field(default=2.0, gt=0)
+    """Its scaling, alpha / r."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
     questions_per_batch: Size = 32
+    """Questions of one step."""
 
 
 class Lesson(NamedTuple):
