@@ -42,8 +42,10 @@ def walk(
             return whole
         shown = []
         for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.M):
-            told(command)
-            shown.append(f"$ {command}\n{_run(command, folder)}")
+            told(f"$ {command}")
+            said = _run(command, folder)
+            told(said)
+            shown.append(f"$ {command}\n{said}")
         return f"```console\n{''.join(shown)}```"
 
     return _FENCE.sub(do, text)
@@ -70,4 +72,5 @@ def _run(command: str, folder: Path) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        replace_file(PAGE, walk(PAGE.read_text(encoding="utf-8"), Path(made), told=print))
+        page = PAGE.read_text(encoding="utf-8")
+        replace_file(PAGE, walk(page, Path(made), told=lambda text: print(text, flush=True)))
