@@ -28,7 +28,7 @@ class LoraRecipe(AbstractRecipe):
     """Rank of the adapters."""
     lora_alpha: float = Field(default=16, gt=0, le=1e6)
     """What the adapter adds is scaled by alpha / r."""
-    lora_dropout: float = Field(default=0, ge=0, lt=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the numbers before A that a training step drops."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) in place of alpha / r."""
