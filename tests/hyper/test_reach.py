@@ -68,3 +68,29 @@ def test_a_damaged_record(hyper: HyperNetwork, kept: object) -> None:
 def test_nothing_to_learn_from(hyper: HyperNetwork) -> None:
     with pytest.raises(ConfigError, match="give some of each"):
         learn_reach(hyper, KNOWN, [], MEANINGLESS)
+
+
+def test_the_space_that_tells_them_apart_is_taken(hyper: HyperNetwork) -> None:
+    """Where most numbers of a vector hardly vary, z-scoring blows their noise up."""
+    trunk = hyper.network.trunk
+    mean, std = trunk.mean.clone(), trunk.std.clone()
+    try:
+        trunk.std[8:] = 1e5  # what is left of a description then are eight numbers
+        found = learn_reach(hyper, KNOWN, OTHERS, MEANINGLESS)
+        assert found["space"] == "plain"
+        hyper.provenance["reach"] = found
+        assert reach(hyper, OTHERS[0]).is_within
+        assert not reach(hyper, MEANINGLESS[0]).is_within
+        hyper.provenance["reach"] = found | {"space": "odd"}
+        with pytest.raises(ConfigError, match=r"provenance\.reach\.space is none of"):
+            reach(hyper, OTHERS[0])
+    finally:
+        trunk.mean.copy_(mean)
+        trunk.std.copy_(std)
+
+
+def test_a_record_without_a_space_is_z_scored(hyper: HyperNetwork) -> None:
+    hyper.provenance["reach"] = {"known": KNOWN, "threshold": 0.5}
+    plain = reach(hyper, OTHERS[0])
+    hyper.provenance["reach"] |= {"space": "z-scored"}
+    assert reach(hyper, OTHERS[0]) == plain

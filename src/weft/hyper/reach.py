@@ -1,20 +1,21 @@
 """Is this description in a hypernetwork's reach? How near it is to what the network was trained on.
 
-A description's vector e is z-scored as the network's trunk does it, x = (e - mean) / std, and compared with
-those of the known descriptions:
+A description's vector e, as it is or as the network reads it, is compared with those of the known ones:
 
-    similarity = max_n cos(x, x_n)
+    similarity = max_n cos(x, x_n)        x = e  (plain)   or   x = (e - mean) / std  (z-scored)
 
 The threshold lies halfway between what wordings of known tasks that were kept from training reach (all but
-the lowest 2 of 100) and what meaningless texts reach (all but the highest 2). Below it the network has seen
-nothing like it, and what it makes is a guess. The known descriptions lie in the network's provenance, so that
-the nearest can be named; their vectors are computed once per machine.
+the lowest 2 of 100) and what meaningless texts reach (all but the highest 2). Of the two spaces the one with
+the wider gap is taken: z-scoring helps where parts of a vector differ in size, and drowns everything where
+most of its numbers hardly vary. Below the threshold the network has seen nothing like it, and what it makes
+is a guess. The known descriptions lie in the network's provenance, so that the nearest can be named; their
+vectors are computed once per machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ from weft.registry import cache_folder
 from weft.types import Description
 
 KEY = "reach"
+Space = Literal["z-scored", "plain"]
+_SPACES: tuple[Space, ...] = ("z-scored", "plain")
 _MOST, _TAIL = 256, 0.02
 _NAMED = 3
 
@@ -59,10 +62,19 @@ def learn_reach(
         raise ConfigError("reach is learned from known, kept and meaningless descriptions; give some of each")
     count = min(len(known), _MOST)
     kept = list(dict.fromkeys(known[i * len(known) // count] for i in range(count)))
-    known_ND = _place(hyper, kept)
-    low = (_place(hyper, others) @ known_ND.T).amax(1).quantile(_TAIL)
-    high = (_place(hyper, meaningless) @ known_ND.T).amax(1).quantile(1 - _TAIL)
-    return {"known": kept, "threshold": round(float(low + high) / 2, 4)}
+    found = [(*_gap(hyper, kept, others, meaningless, space), space) for space in _SPACES]
+    _, threshold, space = max(found, key=lambda one: one[0])
+    return {"known": kept, "threshold": round(threshold, 4), "space": space}
+
+
+def _gap(
+    hyper: HyperNetwork, known: Sequence[str], others: Sequence[str], meaningless: Sequence[str], space: Space
+) -> tuple[float, float]:
+    """How far apart kept and meaningless descriptions are in a space, and the middle between them."""
+    known_ND = _place(hyper, known, space)
+    low = (_place(hyper, others, space) @ known_ND.T).amax(1).quantile(_TAIL)
+    high = (_place(hyper, meaningless, space) @ known_ND.T).amax(1).quantile(1 - _TAIL)
+    return float(low - high), float(low + high) / 2
 
 
 def reach(hyper: HyperNetwork, description: str) -> Reach | None:
@@ -76,18 +88,23 @@ def reach(hyper: HyperNetwork, description: str) -> Reach | None:
     if not isinstance(kept, Mapping) or not kept.get("known") or not isinstance(kept.get("threshold"), float):
         raise ConfigError(f"hypernetwork {hyper.name}: provenance.{KEY} should hold known and threshold")
     known = [str(text) for text in kept["known"]]
-    similar_N = (_place(hyper, [description]) @ _place(hyper, known).T)[0]
+    space = kept.get("space", "z-scored")  # the only one, once
+    if space not in get_args(Space):
+        raise ConfigError(f"hypernetwork {hyper.name}: provenance.{KEY}.space is none of {get_args(Space)}")
+    similar_N = (_place(hyper, [description], space) @ _place(hyper, known, space).T)[0]
     best = similar_N.topk(min(_NAMED, len(known)))
     return Reach(float(best.values[0]), kept["threshold"], tuple(known[i] for i in best.indices.tolist()))
 
 
 @torch.no_grad()
-def _place(hyper: HyperNetwork, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-    """Unit vectors in the space that the network reads."""
+def _place(hyper: HyperNetwork, texts: Sequence[str], space: Space) -> Float[Tensor, "N D"]:
+    """Unit vectors in a space of descriptions."""
     encoder = hyper.encoder if isinstance(hyper.encoder, Cached) else _cached(hyper)
     e_ND = encoder.encode([Description(text) for text in texts]).float().cpu()
     trunk = hyper.network.trunk
-    return normalize((e_ND - trunk.mean.cpu()) / trunk.std.cpu(), dim=1)
+    if space == "z-scored":
+        e_ND = (e_ND - trunk.mean.cpu()) / trunk.std.cpu()
+    return normalize(e_ND, dim=1)
 
 
 def _cached(hyper: HyperNetwork) -> Any:

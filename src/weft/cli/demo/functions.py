@@ -13,24 +13,22 @@ class Function:
     inputs: tuple[str, ...]
 
 
-# Worded as no training function is. One place to change what the demo shows.
+# Worded as no training function is, and applied to texts of no train row. One place to change what is shown.
 FUNCTIONS: dict[str, Function] = {
-    "Could you put the surname first with a comma?": Function("name_swap", ("Anna Keller", "Omar Khan")),
-    "Just write the simple past.": Function("verb_past", ("draw", "speak")),
-    "Tell me the opposite.": Function("adjective_opposite", ("rich", "quiet")),
-    "Let me have the domain.": Function("mail_domain", ("nora.price@acme.com", "leo@uni.edu")),
-    "Would you mind to write the date with dots, day first?": Function(
-        "date_dmy_2", ("2024-03-17", "1999-12-01")
-    ),
-    "hey, can you name the product for me": Function(
-        "message_product", ("the camera came with a crack!", "my family is very happy with the jacket!")
-    ),
-    "Tell me the mood of the customer, happy or unhappy.": Function(
+    "Let me have the mood of the customer, happy or unhappy.": Function(
         "message_mood", ("hi, I love the new chair!", "why does the bike switch itself off?")
     ),
-    "take the last name and after that write it in capitals": Function(
-        "name_last+upper", ("Rosa Novak", "Peter Stone")
+    "Let me have the past tense.": Function("verb_past", ("draw", "build")),
+    "What is the word as an adverb?": Function("adjective_adverb", ("narrow", "loud")),
+    "Would you mind to write Dr. and the surname?": Function("name_formal_2", ("Nora Price", "Ben Stone")),
+    "What follows the last slash.": Function(
+        "url_page", ("https://www.foodie.fr/blog", "http://easybank.com/jobs/about")
     ),
+    "Could you extract the file type?": Function(
+        "path_ext", ("/music/backup/budget.mp3", "/docs/music/letter.jpg")
+    ),
+    "Let me have the bare amount.": Function("price_number", ("$75.90", "$46.99")),
+    "Whatever I type, take the area code.": Function("phone_area", ("764-853-8310", "875-762-7626")),
 }
 
 
