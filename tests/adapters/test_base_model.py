@@ -105,3 +105,10 @@ def test_what_was_moved_is_saved_with_what_it_was_made_for(tmp_path) -> None:
     again = load(tmp_path / "b")
     assert (again.base, base_model(again)) == ("weft2-2", MISTRAL)
     assert again.provenance["made_for"]["fingerprint"] == "weft2-1"
+
+
+def test_a_base_that_is_no_text_is_no_name():
+    """A config from elsewhere may hold any JSON value there."""
+    for value in (1.5, ["x"], {"a": 1}, None, True):
+        adapter = Adapter({}, peft_config={"base_model_name_or_path": value}, provenance={"base_model": "b"})
+        assert base_model(adapter) == "b"

@@ -337,7 +337,8 @@ def run(
             wrong.append(f"{number} {make.__name__}: no answer: {type(error).__name__}")
             continue
         for status, body in answers:
-            seen[f"{make.__name__} {status}"] += 1
+            which = f" (request {number}: {target.log[-1][-200:]!r})" if status == 500 and target.log else ""
+            seen[f"{make.__name__} {status}{which}"] += 1
             wrong += [f"{number} {make.__name__}: {what}" for what in complaints(target, status, body)]
     if httpx.get(target.url + "/health").status_code != 200:
         wrong.append("the server is not well afterwards")
@@ -375,7 +376,7 @@ def main() -> None:
         seen, wrong = run(target, options.requests, seed=options.seed, only=options.only)
         for what, times in sorted(seen.items()):
             print(f"{times:6d}  {what}")
-        failed = sum(times for what, times in seen.items() if what.endswith(" 500"))
+        failed = sum(times for what, times in seen.items() if " 500" in what)
         seconds = time.monotonic() - begun
         print(f"{sum(seen.values())} answers in {seconds:.0f} s, {failed} of them 500")
         print("\n".join(wrong) or "nothing is wrong")

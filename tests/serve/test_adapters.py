@@ -12,6 +12,9 @@ from serving import asked
 
 import weft
 from weft.adapters import delta
+from weft.errors import ConfigError
+from weft.serve.adapters import _inside
+from weft.serve.service import Refused
 from weft.types import Document
 
 FOLDER = "weft/letters-adapters"
@@ -141,3 +144,13 @@ def test_a_replaced_adapter_is_scaled_once_however_often_it_comes_and_goes(http,
     for model in gens:
         client.completions.create(model=model, **{**common, "max_tokens": 1})
     assert [client.completions.create(model=name, **common).choices[0].text for name in names] == first
+
+
+@pytest.mark.parametrize("path", ["\ud800", "\0", "a" * 5000, "../x", "/etc", "link"])
+def test_no_path_leads_out_of_the_adapter_root(tmp_path, path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    with pytest.raises((Refused, ConfigError)):
+        _inside(path, root)
+    assert _inside("a/../b", root) == (root / "b").resolve()

@@ -141,6 +141,7 @@ def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
         assert server.wait(120) in (0, -signal.SIGTERM)
     finally:
         server.kill()
+        server.wait()
         log.close()
     assert "Traceback" not in (tmp_path / "log").read_text()
     with pytest.raises(httpx.TransportError):

@@ -64,6 +64,11 @@ def test_echo_tells_how_likely_a_prompt_is(client, host):
     assert len(told.tokens) == len(ids) + 1
     assert told.token_logprobs[0] is None
     assert told.token_logprobs[-1] == max(told.top_logprobs[-1].values())
+    new = host.tokenizer.convert_tokens_to_ids(host.tokenizer.tokenize(told.tokens[-1]))
+    again = client.completions.create(
+        model="sort", prompt=[ids + new], max_tokens=0, logprobs=1, echo=True, temperature=0
+    )
+    assert again.choices[0].logprobs.token_logprobs[-1] == pytest.approx(told.token_logprobs[-1], abs=1e-4)
 
 
 def test_sampling_with_a_seed_is_the_same_alone_and_among_strangers(client):

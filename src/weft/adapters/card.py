@@ -10,7 +10,8 @@ from weft.types import Adapter
 
 def base_model(adapter: Adapter) -> str:
     """Name of the base as its users know it, a hub id or a path; empty where nobody said."""
-    return adapter.peft_config.get("base_model_name_or_path") or adapter.provenance.get("base_model") or ""
+    named = (adapter.peft_config.get("base_model_name_or_path"), adapter.provenance.get("base_model"))
+    return next((name for name in named if isinstance(name, str) and name), "")
 
 
 def card(adapter: Adapter) -> str:

@@ -72,7 +72,8 @@ def prompt_logits(host: AbstractHost, ids: Sequence[int], share: Share) -> Float
     """What a host says at every token of a text under a row's share. Raises what `forward` raises."""
     terms = share.terms
     if share.adapters:
-        bank = Bank.stack([adapter for adapter, _ in share.adapters]).to(host.device)
+        # In float32, as the pool keeps them: what is told of a prompt is what they say while it is continued.
+        bank = Bank.stack([adapter for adapter, _ in share.adapters]).to(host.device, torch.float32)
         weight_BK = torch.tensor([[weight for _, weight in share.adapters]], device=host.device)
         terms = (Term(bank, Dense(weight_BK)), *terms)
     ids_BT = torch.tensor([list(ids)], device=host.device)

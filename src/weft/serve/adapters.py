@@ -21,6 +21,7 @@ from weft.checks import CONFIG, WEIGHTS
 from weft.errors import ConfigError, CueError
 from weft.files import resolve
 from weft.host.pool import content
+from weft.reading import check_text
 from weft.serve.body import is_form
 from weft.serve.keys import Account
 from weft.serve.schema import LoadRequest, MakeRequest
@@ -160,9 +161,9 @@ def _inside(path: str, root: Path | None) -> Path:
             return found
     if root is None:
         raise Refused(403, "this server loads no folders; start it with --adapter-root DIR", "forbidden")
-    if "\0" in path:
-        raise Refused(403, "a path holds no NUL", "forbidden")
-    folder = (root / path).resolve()
+    if "\0" in path or len(path) > 1000 or any(len(part) > 200 for part in path.split("/")):
+        raise Refused(403, "a path holds no NUL, and no name of more than 200 characters", "forbidden")
+    folder = (root / check_text(path, "a path")).resolve()
     if not folder.is_relative_to(root.resolve()):
         raise Refused(403, "the folder lies outside the adapter root", "forbidden")
     return folder
