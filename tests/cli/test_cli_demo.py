@@ -191,3 +191,12 @@ def test_the_real_model_follows_most_of_its_descriptions_and_the_letters_follow_
     assert right(real, "adapted") >= 0.6
     assert right(real, "adapted") >= 2 * right(real, "base")
     assert 1 < len(rows) - len(real) < len(LETTERS)
+
+
+def test_shift_shows_a_stream_and_what_acted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--shift", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["lines"]) == told["prompt"].count("\n") == 3
+    assert all(line["right"] == (line["answer"] == line["expected"]) for line in told["lines"])
+    assert main(["demo", "--shift", "--input", "cab"]) == 1
+    assert "--shift shows a stream of its own" in capsys.readouterr().err

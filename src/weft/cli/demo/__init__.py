@@ -12,10 +12,11 @@ from weft.cli.demo.act import Act, Ask, play
 from weft.cli.demo.functions import FUNCTIONS, function_answer
 from weft.cli.demo.letters import INPUTS, LETTERS, letters_answer
 from weft.cli.demo.page import print_act, print_foot, print_head
+from weft.cli.demo.shift import show_shift
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.model import BASE, HYPERNETWORK, base_of
 from weft.cli.shared.screen import print_json
-from weft.errors import CueError, MissingFileError
+from weft.errors import ConfigError, CueError, MissingFileError
 from weft.files import embedded_folder
 from weft.plain import one_line
 from weft.registry import NAMED
@@ -30,6 +31,7 @@ def demo(
     describe: tuple[str, ...] = (),
     input: tuple[str, ...] = (),
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
+    shift: Flag = False,
     json: Flag = False,
 ) -> None:
     """Make adapters from sentences; show answers before and after.
@@ -43,13 +45,20 @@ def demo(
         weft demo
         weft demo --describe "Give me the surname." --input "Anna Keller"
         weft demo --with weft/letters-t2l --describe "double every letter" --input weft
+        weft demo --shift
 
     Args:
         describe: What to do with each input, in words; several make several adapters.
         input: Texts; several are answered under every description.
         hypernetwork: The hypernetwork that makes the adapters: a folder, or one that ships with Weft.
+        shift: Show adapters that change while the model answers instead, weft/letters-shift.
         json: Print JSON.
     """
+    if shift:
+        if describe or input or hypernetwork is not None:
+            raise ConfigError("--shift shows a stream of its own; leave out --describe, --input and --with")
+        show_shift(json=json)
+        return
     if not all(text.strip() for text in describe):
         raise CueError("a description is empty; say in words what to do with the input")
     acts = _acts(describe, input, hypernetwork)

@@ -1,0 +1,133 @@
+"""Training a mix: it reads what the loop would write, sources stay frozen, a run gives a folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from weft.config import load_config
+from weft.engine.mixer import Mixer
+from weft.experiments.dynamic.mix import answers, sign_test
+from weft.host import Host
+from weft.hyper import ContextConfig, ContextNetwork
+from weft.rows import Event, Request
+from weft.tasks.letters.world import World
+from weft.tasks.source import WordsSource, load_splits
+from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, read_recalls, train_mix
+from weft.train.streams import head_input
+from weft.types import Bank, Dense, Mixture, Term
+
+RECIPE = Path(__file__).parents[2] / "recipes/letters/mix.yaml"
+
+
+@pytest.fixture(scope="module")
+def host():
+    return Host.from_pretrained("weft/letters", target_modules=["all-linear", "lm_head"], dtype="float32")
+
+
+@pytest.fixture
+def recipe(host, tmp_path):
+    torch.manual_seed(0)
+    sites = [site for site in host.sites if site.module == "down_proj"]
+    config = {"reader": {"kind": "accumulator", "rank": 4, "latent": 16}, "chunk": 16}
+    network = ContextNetwork(host, ContextConfig.model_validate(config), sites=sites)
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    network.save_pretrained(tmp_path / "context")
+    values = [
+        f"run.output_dir={tmp_path}/run",
+        "run.max_steps=2",
+        f"context={tmp_path}/context",
+        "operations=[reverse, upper]",
+        "questions_per_batch=3",
+        "speaker_rank=2",
+    ]
+    return load_config(MixRecipe, RECIPE, values)
+
+
+def mixture_of(share):
+    return Mixture(tuple(term for adapter, _ in share.adapters for term in Mixture.of(adapter).terms))
+
+
+def read_states(host, ids, share):
+    """Logits, and the state that the head read at the end."""
+    with head_input(host.module) as heard:
+        logits = host(torch.tensor([ids]), mixture_of(share)).logits[0]
+    return logits, heard[0][0, -1]
+
+
+def loss_under(host, lesson, before, after):
+    """Mean nats of a question without a cache: columns before the event under one share, the others after."""
+    ids = [*lesson.prompt, *lesson.word, *lesson.answer[:-1]]
+    cut = len(lesson.prompt) + len(lesson.word) - 1
+    adapters = [adapter for share in (before, after) for adapter, _ in share.adapters]
+    weight_1TK = torch.zeros(1, len(ids), len(adapters))
+    weight_1TK[0, :cut, : len(before.adapters)] = 1
+    weight_1TK[0, cut:, len(before.adapters) :] = 1
+    bank = Bank.stack(adapters, names=[str(k) for k in range(len(adapters))])
+    logits = host(torch.tensor([ids]), Mixture((Term(bank, Dense(weight_1TK)),))).logits[0]
+    targets = torch.tensor([*lesson.word, *lesson.answer])
+    return float(torch.nn.functional.cross_entropy(logits[len(lesson.prompt) - 1 :], targets))
+
+
+def test_a_run_gives_a_mixer_that_says_in_the_loop_what_training_read(host, recipe):
+    mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
+    assert mixer.sources == ("context", "stack", "library")
+    assert all(b.abs().max() > 0 for b in mixer.speaker.b)
+    assert mixer.mix.weigh.weight.abs().max() > 0
+    questions = draw(recipe, "test", 2)
+    made = MixSources.load(recipe, host)
+    lessons = [encode_recall(host, one) for one in questions]
+    with torch.no_grad():
+        told = read_recalls(host, lessons, made.banks(questions), mixer.speaker.bank(), mixer.mix)
+    assert 0 <= told.right <= 1
+    assert answers(host, mixer, recipe, questions) == [False, False]  # two steps teach nothing
+    # The loop says what training read: every token of a question that was answered rightly by force.
+    lesson, banks = lessons[0], made.banks(questions[:1])
+    shares = []
+    controller = mixer.controller(lambda _: [bank[0] for bank in banks])
+    share, state = controller.start(Request("0", tuple(lesson.prompt)))
+    with torch.no_grad():
+        _, heard = read_states(host, [*lesson.prompt, *lesson.word[:-1]], share)
+        shares.append(share)
+        event = Event("0", recipe.token, 0, heard, [*lesson.prompt, *lesson.word], 0)
+        ((_, change),) = controller.observe([state], [event])
+        shares.append(change.share)
+        alone = read_recalls(host, [lesson], banks, mixer.speaker.bank(), mixer.mix)
+        by_hand = loss_under(host, lesson, *shares)
+    assert float(alone.loss) == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_what_is_fixed_stays_a_plain_sum_and_what_does_not_act_gives_nothing(host, recipe):
+    fixed = recipe.model_copy(update={"fixed": True, "sources": ("context", "library")})
+    mixer = Mixer.from_pretrained(train_mix(fixed, host=host), host=host)
+    assert mixer.mix.weigh.weight.abs().max() == 0
+    known, stack, library = MixSources.load(fixed, host).banks(draw(fixed, "test", 2))
+    assert stack is None
+    assert len(known) == len(library) == 2
+    assert known.b[known.sites[0]].abs().max() > 0
+
+
+def test_questions_need_their_document_and_say_which_operation_by_a_sign_alone(recipe):
+    questions = draw(recipe, "some", 60)
+    assert questions == draw(recipe, "some", 60) != draw(recipe, "other", 60)
+    for one in questions:
+        plus, minus = (World().solve(task, one.word) for task in one.operations)
+        assert one.answer == (plus if one.sign == "+" else minus) != (minus if one.sign == "+" else plus)
+        assert f"{one.prompt[1:]}{one.word}\n" in one.document
+        assert one.word not in one.prompt
+    assert {one.sign for one in questions} == {"+", "-"}
+
+
+def test_documents_of_words_are_tasks():
+    splits = load_splits(WordsSource(kind="words", words=(1, 3), documents=4, validation_documents=2))
+    assert [len(splits[name]) for name in ("train", "validation")] == [8, 4]
+    assert {task.category for task in splits["train"]} == {"words-1", "words-3"}
+    for task in splits["train"]:
+        assert task.descriptions[0] == "".join(f"{row.prompt} >{row.completion}\n" for row in task.test)
+
+
+def test_the_sign_test_is_exact():
+    assert sign_test([True] * 10, [False] * 10) == pytest.approx(2 / 2**10)
+    assert sign_test([True, False], [False, True]) == 1
+    assert sign_test([True], [True]) == 1
