@@ -50,7 +50,7 @@ def generate(
         weft generate --file questions.txt --adapter out/ --json
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
-        weft generate "3Acab" --shift weft/letters-shift --trace
+        weft generate $'3Acab\\n3-3' --shift weft/letters-shift --trace
         weft generate "cab" --tree runs/letters-tree/tree --leaf-devices cuda:0 cuda:1
 
     Args:

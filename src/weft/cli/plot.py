@@ -24,7 +24,7 @@ def plot(
     For example:
 
         weft plot run runs/letters-t2l -o loss.png
-        weft generate "1Ehtgf" --shift weft/letters-shift --trace-json > trace.json
+        weft generate $'1Ehtgf\\n1-1' --shift weft/letters-shift --trace-json > trace.json
         weft plot trace trace.json -o trace.png
         weft plot swarm S -o swarm.png
 
