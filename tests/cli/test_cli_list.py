@@ -104,3 +104,15 @@ def test_an_empty_place_is_an_error(what: str, tmp_path: Path, capsys: pytest.Ca
 def test_models_take_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "models", "x"]) == 1
     assert "takes no folder" in capsys.readouterr().err
+
+
+def test_a_pipe_gets_no_padding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, about in (("long", "x " * 600 + "end"), ("short", "y")):
+        save_task(Task(name=name, descriptions=(about,), train=(Row("a", "b"),)), tmp_path / name)
+    assert main(["list", "tasks", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    assert set(lines[1]) == {"\u2500"}
+    assert len(lines[1]) == 100
+    assert max(map(len, lines)) > 1200
+    assert len(lines[3]) < 60

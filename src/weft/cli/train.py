@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.model import hide_bars
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
@@ -66,6 +67,8 @@ def train(
         print_recipe(config, json=json)
         return
     set_threads(threads)
+    if kind != "base":
+        hide_bars(config.base)
     spread = {}
     if host is not None:
         if kind != "lora":

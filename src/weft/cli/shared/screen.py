@@ -53,7 +53,12 @@ def _print(table: Table) -> None:
         return
     with console.capture() as shown:
         console.print(table)
-    print("\n".join(line.rstrip() for line in shown.get().splitlines()))
+    print("\n".join(_cut_rule(line.rstrip()) for line in shown.get().splitlines()))
+
+
+def _cut_rule(line: str) -> str:
+    """The rule below a head no longer than a page; it is as long as the longest cell."""
+    return line[:_PAGE] if line and not line.strip("\u2500") else line
 
 
 def build_table(columns: Sequence[str]) -> Table:
