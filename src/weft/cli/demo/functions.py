@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Function] = {
     "What is the word as an adverb?": Function("adjective_adverb", ("narrow", "loud")),
     "Would you mind to write Dr. and the surname?": Function("name_formal_2", ("Nora Price", "Ben Stone")),
     "What follows the last slash.": Function(
-        "url_page", ("https://www.foodie.fr/blog", "http://easybank.com/jobs/about")
+        "url_page", ("https://www.foodie.fr/blog", "http://www.homebase.fr/help")
     ),
     "Could you extract the file type?": Function(
         "path_ext", ("/music/backup/budget.mp3", "/docs/music/letter.jpg")
