@@ -345,9 +345,7 @@ def run(
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
     if grown > GROWTH:
         wrong.append(f"memory grew by {grown >> 20} MB")
-    outside = [
-        path for path in target.opened if "outside" in path or path.startswith(("/etc/passwd", "/root/."))
-    ]
+    outside = [path for path in target.opened if "outside" in path or path.startswith("/etc/passwd")]
     wrong += [f"a file outside was opened: {path}" for path in sorted(set(outside))[:5]]
     wrong += [
         f"the log has a failure of the server itself: {line[-300:]}" for line in target.log if "ASGI" in line
