@@ -29,7 +29,7 @@ _REFRESH = 1.0
 """Seconds after which memory, sessions and times are written down anew."""
 _PATIENCE = 1.0
 """Seconds that a ping may take."""
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 """How long workers may take to listen, and stages to be loaded."""
 
 
@@ -95,7 +95,7 @@ class Supervisor:
         while sum(bool(worker.told) for worker in self.workers) < self.plan.workers:
             time.sleep(_TICK)
             if self._asked or time.monotonic() > end:
-                raise WorkerError(f"the workers did not start; see {self.folder.path}")
+                raise WorkerError(f"the workers did not start in time; see {self.folder.path}")
         ready = [worker for worker in self.workers if worker.told][: self.plan.workers]
         speeds = []
         for worker in ready:
