@@ -26,11 +26,11 @@ from weft.types import Adapter, Bank, Factors
 _BLOCK = 2**23  # entries of a rank by rank product held at once, 64 MiB
 _ZERO = 1e-13  # of a squared length, centring may leave this share by rounding alone
 
-Library = Bank | Sequence[Adapter]
+Adapters = Bank | Sequence[Adapter]
 
 
 @torch.no_grad()
-def inner_products(x: Library, y: Library) -> Float[Tensor, "Kx Ky"]:
+def inner_products(x: Adapters, y: Adapters) -> Float[Tensor, "Kx Ky"]:
     """Frobenius inner products of all deltas of x with all of y, in float64 on the CPU, without gradient.
 
     Ranks, scalings and sites may differ; a site that one lacks counts as zero. O(R^2 (I + O)) for each pair
@@ -59,7 +59,7 @@ def inner_products(x: Library, y: Library) -> Float[Tensor, "Kx Ky"]:
 
 
 @torch.no_grad()
-def cosines(x: Library, y: Library | None = None, *, centre: bool = False) -> Float[Tensor, "Kx Ky"]:
+def cosines(x: Adapters, y: Adapters | None = None, *, centre: bool = False) -> Float[Tensor, "Kx Ky"]:
     """Cosine of the angle between every adapter of x and every one of the library y (x itself unless given).
 
     `centre` first takes the library's mean delta off both. 0 where one of the two is zero (then).
@@ -81,7 +81,7 @@ def cosines(x: Library, y: Library | None = None, *, centre: bool = False) -> Fl
     return (cross_KK * scale_x[:, None] * scale_y).clamp(-1.0, 1.0)
 
 
-def _bank(adapters: Library) -> Bank:
+def _bank(adapters: Adapters) -> Bank:
     if not len(adapters):
         raise ShapeError("there are no adapters to compare, the library is empty")
     bank = adapters if isinstance(adapters, Bank) else Bank.stack([_wide(adapter) for adapter in adapters])

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.config import Config
-from weft.route.place import follow
+from weft.route.follow import follow
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.route.xlora import XLora, logit_shapes
 from weft.saved import Shapes

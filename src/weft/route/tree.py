@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from weft.errors import ConfigError, ShapeError
+from weft.route.follow import follow
 from weft.route.paths import check_leaves, nodes_of, turns
-from weft.route.place import follow
 from weft.types import (
     UNDECIDED,
     AbstractGate,

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
-from weft.route.place import follow
+from weft.route.follow import follow
 from weft.route.router_folder import filled, read_gate, write_gate
 from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Dense, Site, State, TopK
