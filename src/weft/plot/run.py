@@ -35,7 +35,9 @@ def draw_run(logged: Logged, path: str | os.PathLike[str], *, title: str) -> Non
     panels = _panels(logged)
     if not panels:
         raise ConfigError("there is nothing to draw: the log holds no measures yet")
-    columns = min(_COLUMNS, len(panels))
+    columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
+    steps = [line["step"] for line in logged]
+    edge = 0.04 * (max(steps) - min(steps)) or 0.5
     rows = -(-len(panels) // columns)
     drawn, first = figure(4.2 * columns, 3.1 * rows)
     first.remove()
@@ -46,7 +48,8 @@ def draw_run(logged: Logged, path: str | os.PathLike[str], *, title: str) -> Non
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(plain(measure).replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.margins(x=0.04, y=0.12)
+        axes.margins(y=0.12)
+        axes.set_xlim(min(steps) - edge, max(steps) + edge)  # one for all panels
         if place > len(panels) - columns:
             axes.set_xlabel("step", fontsize=8)
         _draw(axes, lines)
