@@ -55,6 +55,8 @@ def _run(command: str, folder: Path) -> str:
     """What a command prints, on both of its streams; paths of this machine as `~` and `.`."""
     here = Path(sys.executable).parent
     env = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    for role in ("AUTHOR", "COMMITTER"):  # git asks who it is that keeps a version
+        env |= {f"GIT_{role}_NAME": "Walker", f"GIT_{role}_EMAIL": "walker@example.org"}
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
