@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make the embedded models again, from nothing: two to three hours on two cores.
+# Make the embedded models again, from nothing: four to five hours on two cores.
 # Each step continues where it stopped; runs/ keeps the recipes, metrics and checkpoints.
 set -eu
 cd "$(dirname "$0")/.."
@@ -23,4 +23,7 @@ $weft train lora recipes/letters/multitask.yaml
 place runs/letters-multitask/adapters/multitask letters-multitask
 $weft train shift recipes/letters/shift.yaml
 place runs/letters-shift/shift letters-shift
+$weft train hyper recipes/functions/t2l.yaml
+place runs/functions-t2l/hypernetwork smollm2-t2l
+$weft experiment zero-shot recipes/functions/zero_shot.yaml
 $weft eval recipes/letters/eval.yaml --output docs/results/letters.md
