@@ -15,7 +15,7 @@ from weft.engine import Engine, take_rows
 from weft.engine.batch import batches
 from weft.engine.score import predict
 from weft.engine.stop import BROKEN
-from weft.host import Host
+from weft.rows import AbstractHost
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render, render_prompt
 from weft.types import Mixture
 
@@ -97,7 +97,7 @@ def answer_questions(
 
 
 @torch.no_grad()
-def read(host: Host, batch: Batch, mixture: Mixture | None) -> Reading:
+def read(host: AbstractHost, batch: Batch, mixture: Mixture | None) -> Reading:
     """Loss and greedy agreement of left-padded rows in one forward; every prompt has a token or more."""
     ids_BT, mask_BT, labels_BT = (tensor.to(host.device) for tensor in batch)
     logits_BTV, labels_BT = predict(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -41,8 +42,8 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
     train_rows = read_rows(train) if train.is_file() else ()
     test_rows = read_rows(test) if test.is_file() else ()
     try:
-        told = about.model_dump() | {"name": about.name or folder.resolve().name}
-        return Task(**told, train=train_rows, test=test_rows)
+        written: dict[str, Any] = about.model_dump() | {"name": about.name or folder.resolve().name}
+        return Task(**written, train=train_rows, test=test_rows)
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error
 

@@ -63,7 +63,7 @@ def measure_reconstruction(
             for cue in recipe.cues:
                 tell(f"{count} adapters, {name}, {cue}")
                 folder = _train(recipe, host, part, name, cue)
-                found.append(_score(recipe, engine, part, name, cue, folder, oracle))
+                found.append(_score(recipe, host, engine, part, name, cue, folder, oracle))
     return found
 
 
@@ -94,6 +94,7 @@ def _train(recipe: ReconstructionRecipe, host: Host, part: Specialists, name: st
 
 def _score(
     recipe: ReconstructionRecipe,
+    host: Host,
     engine: Engine,
     part: Specialists,
     name: str,
@@ -101,7 +102,7 @@ def _score(
     folder: Path,
     oracle: float,
 ) -> Written:
-    hyper = HyperNetwork.from_pretrained(folder, host=engine.host)
+    hyper = HyperNetwork.from_pretrained(folder, host=host)
     main = [task.name if cue == "one-hot" else task.descriptions[0] for task in part.tasks]
     unseen = None
     if cue == "text" and all(task.unseen_descriptions for task in part.tasks):
