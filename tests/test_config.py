@@ -50,3 +50,9 @@ def test_a_key_belongs_to_the_recipe_that_is_read() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(HyperRecipe, {**LORA, "encoder": {"kind": "sentence"}, "rank": 4}, "mine.yaml")
     assert "did you mean network.rank?" in str(caught.value)
+
+
+def test_an_unknown_kind_leads_to_those_there_are() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LoraRecipe, {**LORA, "data": {"kind": "fle", "path": "p"}}, "mine.yaml")
+    assert "mine.yaml: data.kind: 'fle' is unknown (did you mean file?); there are " in str(caught.value)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weft.errors import ConfigError
+from weft.files import nearest
 from weft.plain import plain
 from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
 
@@ -111,6 +112,11 @@ def _explain(kind: type[Config], error: Any, source: str) -> str:
     where = plain(".".join(str(part)[:60] for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{source}: unknown key {where}{_meant(kind, error['loc'])}"
+    if error["type"] == "union_tag_invalid":
+        known = [name.strip("'") for name in error["ctx"]["expected_tags"].split(", ")]
+        tag = error["ctx"]["tag"]
+        there = ", ".join(known)
+        return f"{source}: {where}.kind: {shown(tag)} is unknown{nearest(tag, known)}; there are {there}"
     said = plain(error["msg"])
     said = said if len(said) <= 200 else f"{said[:197]}..."
     return f"{source}: {where}: {said}, got {shown(error['input'])}"

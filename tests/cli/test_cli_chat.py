@@ -46,16 +46,17 @@ def test_adapters_come_and_go(
 def test_a_bad_line_does_not_end_the_talk(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = ["/adaptor x", "/adapter nowhere", "/describe ", "x" * 100, "cab"]
+    lines = ["/adaptor x", "/adapter nowhere", "/describe ", "x" * 100, "/adapter", "cab"]
     answers, errors = talk(
         lines, "--base", tiny.base, "--with", tiny.hyper, monkeypatch=monkeypatch, capsys=capsys
     )
     assert answers == [said(capsys, "cab", "--base", tiny.base)]
-    assert [line[:6] for line in errors] == ["weft: "] * 4
+    assert [line[:6] for line in errors] == ["weft: "] * 5
     assert "did you mean /adapter?" in errors[0]
     assert "nowhere" in errors[1]
     assert "description is empty" in errors[2]
     assert "tokens" in errors[3]
+    assert "needs the folder" in errors[4]
 
 
 def test_history(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

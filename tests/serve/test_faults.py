@@ -107,6 +107,15 @@ def test_many_idle_connections_keep_nobody_out(served, http):
             one.close()
 
 
+def test_a_taken_port_is_told_before_anything_is_loaded(http):
+    taken = http.base_url.port
+    command = [sys.executable, "-m", "weft.cli", "serve", "--base", "nowhere", "--port", str(taken)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"weft: cannot listen on 127.0.0.1 port {taken}: ")
+    assert run.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
     with socket.socket() as free:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, open_hypernetwork
-from weft.errors import UnknownNameError, WeftError
+from weft.errors import ConfigError, UnknownNameError, WeftError
 from weft.files import nearest
 from weft.plain import one_line, plain
 
@@ -113,6 +113,8 @@ def _change(
         case "/describe":
             adapters = [hypernetwork().adapt(rest)]
         case "/adapter":
+            if not rest:
+                raise ConfigError("/adapter needs the folder of an adapter behind it")
             adapters = load_adapters([rest], [])[0]
         case "/help":
             for text in _COMMANDS.values():

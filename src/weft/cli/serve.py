@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def serve(
     if host not in _LOOPBACK and api_key_file is None:
         raise ConfigError(f"{host} can be reached by others; give --api-key-file, or listen on 127.0.0.1")
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
+    listening = _listen(host, port)  # before the base is loaded: who asks meanwhile waits
     adapters = load_adapters(adapter, [])[0]
     libraries = {Path(name).name: load_library(name) for name in library}
     held = [a for one in libraries.values() for a in one.adapters]
@@ -130,13 +132,25 @@ def serve(
     )
     hosts = ("127.0.0.1", "localhost") if host in _LOOPBACK else ("*",)
     app = build_app(scheduler, shelf, keys, adapter_root=adapter_root, hosts=hosts)
-    print(f"{base} with {len(shelf.names)} names on http://{host}:{port}/v1", flush=True)
-    uvicorn.run(
+    print(
+        f"{base} with {len(shelf.names)} names on http://{host}:{listening.getsockname()[1]}/v1", flush=True
+    )
+    config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         timeout_keep_alive=5,
         timeout_graceful_shutdown=60,
         server_header=False,
     )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {why}; give another --port or --host"
+        ) from None
