@@ -69,7 +69,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["adapt", "x", "-o", "y", "--nmae", "z"], "--name"),
         (["list", "modles"], "models"),
         (["generate", "x", "--seed", "one"], "int"),
-        (["adapt", "x"], "--output-dir"),
+        (["adapt", "x"], "--output"),
         (["train", "base", "x.yaml", "--threads", "0"], "--threads"),
     ],
 )

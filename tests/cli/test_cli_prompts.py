@@ -80,8 +80,8 @@ def test_the_models_own_way_to_draw_is_taken_as_hugging_face_does(
     sampled: str, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = Host.from_pretrained(sampled)
-    assert own_sampling(host.module) == {"temperature": 0.7, "top_k": 50, "top_p": 0.9}
-    assert own_sampling(Host.from_pretrained(tiny.base).module) == {}
+    assert own_sampling(host.generation_config) == {"temperature": 0.7, "top_k": 50, "top_p": 0.9}
+    assert own_sampling(Host.from_pretrained(tiny.base).generation_config) == {}
     said, err = run(capsys, "cab", "--base", sampled, "--top-k", "5", "--min-p", "0.01", "--seed", "3")
     assert "weft: drawn as the model's generation_config says: temperature 0.7, top_p 0.9\n" in err
     options = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.01, "seed": 3}
@@ -91,12 +91,11 @@ def test_the_models_own_way_to_draw_is_taken_as_hugging_face_does(
     assert greedy == [Engine(host).generate("cab", max_new_tokens=6)]
 
 
-def test_a_wrong_generation_config_is_named(tiny: Tiny) -> None:
-    host = Host.from_pretrained(tiny.base)
-    host.module.generation_config = GenerationConfig(do_sample=True)
-    host.module.generation_config.top_p = 7.0
+def test_a_wrong_generation_config_is_named() -> None:
+    config = GenerationConfig(do_sample=True)
+    config.top_p = 7.0
     with pytest.raises(ConfigError, match="the model's generation_config: top_p should be above 0"):
-        own_sampling(host.module)
+        own_sampling(config)
 
 
 def test_min_p_keeps_what_is_likely_enough(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

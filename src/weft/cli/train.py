@@ -67,7 +67,7 @@ def train(
         print_recipe(config, json=json)
         return
     set_threads(threads)
-    if kind != "base":
+    if hasattr(config, "base"):
         hide_bars(config.base)
     spread = {}
     if host is not None:

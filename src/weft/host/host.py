@@ -411,6 +411,8 @@ def _check_finite(bank: Bank) -> None:
         return
     found: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
+        if tensor.is_meta:
+            continue
         found.setdefault(tensor.device, []).append(tensor.isfinite().all())
     if not all(bool(torch.stack(finite).all()) for finite in found.values()):  # waits once for each device
         raise WeightsError(f"the bank of {', '.join(bank.names[:3])} holds NaN or infinity; take it out")

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from weft.tasks.functions.world import World
-
 
 @dataclass(frozen=True)
 class Function:
@@ -34,5 +32,7 @@ FUNCTIONS: dict[str, Function] = {
 
 def function_answer(description: str, text: str) -> str | None:
     """The right answer to one of these descriptions; None for any other."""
+    from weft.tasks.functions.world import World
+
     function = FUNCTIONS.get(description)
     return None if function is None else World().answer(function.name, text)

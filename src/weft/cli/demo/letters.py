@@ -1,7 +1,5 @@
 """What the letters are shown at, and the right answers."""
 
-from weft.tasks.letters.operations import OPERATIONS
-
 # Description -> the operations of the letters world that it means, so that right answers can be computed.
 # The single operations are worded as no training task is.
 LETTERS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
@@ -18,6 +16,8 @@ INPUTS = ("planet", "coffee")
 
 def letters_answer(description: str, text: str) -> str | None:
     """The right answer to one of these descriptions; None for any other."""
+    from weft.tasks.letters.operations import OPERATIONS
+
     steps = LETTERS.get(description)
     if steps is None:
         return None
