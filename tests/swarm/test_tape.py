@@ -73,6 +73,23 @@ def test_what_was_half_written_is_done_again(model, tmp_path):
     assert (tmp_path / "tape").read_bytes() == whole
 
 
+@pytest.mark.parametrize("place", [0, 40])
+def test_a_file_that_is_no_journal_or_damaged_is_left_as_it_is(tmp_path, place):
+    tape = Tape(tmp_path / "tape")
+    for i in range(3):
+        tape.add(Message({"i": i}))
+    tape.close()
+    data = bytearray((tmp_path / "tape").read_bytes())
+    data[place] ^= 1
+    for broken in (bytes(data), b"notes"):
+        (tmp_path / "tape").write_bytes(broken)
+        tape = Tape(tmp_path / "tape")
+        with pytest.raises(ConfigError, match="damaged at byte 0"):
+            tape.hear()
+        tape.close()
+        assert (tmp_path / "tape").read_bytes() == broken
+
+
 def test_another_run_and_another_writer_are_refused(model, tmp_path):
     parts = parts_of(model, [0, 2, 4])
     host = spread(parts, journal=tmp_path / "tape")[0]

@@ -29,6 +29,7 @@ from weft.registry import NAMED
 from weft.swarm.part import FAMILIES, Part
 
 _INDEX = "model.safetensors.index.json"
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -87,13 +88,7 @@ def load_part(
         )
     with ExitStack() as files:
         stored = _open(folder, files)
-        like = next((name for name in stored if ".layers.0." in name), next(iter(stored)))
-        kept = stored[like].get_slice(like).get_dtype()
-        number = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
-        if number == "auto":
-            number = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}.get(kept)
-        if not isinstance(number, torch.dtype) or kept not in ("F32", "BF16", "F16"):
-            raise ConfigError(f"{folder} is stored as {kept}; a base that is spread is F32, BF16 or F16")
+        number = _number(folder, stored, dtype)
         module = _described(config, number)
         base = fingerprint_by(
             module, lambda name, tensor, index: _pick(_at(stored, name), name, tensor, index)
@@ -110,21 +105,30 @@ def load_part(
 
 
 def part_bytes(name_or_path: str | os.PathLike[str], dtype: str | torch.dtype) -> tuple[int, int, int, int]:
-    """How many layers a base has, and the bytes of one layer, of the embeddings and of the head."""
+    """How many layers a base has, and the bytes of one layer, of the embeddings and of the head.
+
+    Raises what `load_part` raises of the base.
+    """
     folder = base_folder(name_or_path)
     config = read_config(folder)
     with ExitStack() as files:
-        stored = _open(folder, files)
-        like = next(iter(stored))
-        kept = stored[like].get_slice(like).get_dtype()
-    size = {"F32": 4, "BF16": 2, "F16": 2}.get(kept, 4)
-    if dtype != "auto":
-        size = (getattr(torch, dtype) if isinstance(dtype, str) else dtype).itemsize
+        size = _number(folder, _open(folder, files), dtype).itemsize
     module = _described(config, torch.float32)
     body = cast(Any, module.model)
     layer = sum(p.numel() for p in body.layers[0].parameters()) * size
     ends = config.vocab_size * config.hidden_size * size
     return config.num_hidden_layers, layer, ends, ends + config.hidden_size * size
+
+
+def _number(folder: Path, stored: Mapping[str, Any], dtype: str | torch.dtype) -> torch.dtype:
+    """The number type of a part, which is that of the stored layers unless given."""
+    like = next((name for name in stored if ".layers.0." in name), next(iter(stored)))
+    kept = stored[like].get_slice(like).get_dtype()
+    if kept not in _STORED:
+        raise ConfigError(f"{folder} is stored as {kept}; a base that is spread is {', '.join(_STORED)}")
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return _STORED[kept] if dtype == "auto" else getattr(torch, dtype)
 
 
 def _described(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

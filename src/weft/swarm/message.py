@@ -26,7 +26,7 @@ LIMIT = 1 << 30
 """Most bytes of a body."""
 _HEAD = struct.Struct("<4sQ16sI")
 HEAD_BYTES = _HEAD.size
-_MAGIC = b"WEFT"
+MAGIC = b"WEFT"
 _CHUNK = 1 << 20
 _MOST = 1 << 53
 """Whole numbers are at most so large, which JSON keeps everywhere."""
@@ -85,7 +85,7 @@ def encode(message: Message) -> bytes:
     body = safetensors.torch.save(tensors, {"values": json.dumps(message.fields, allow_nan=False)})
     if len(body) > LIMIT:
         raise MessageError(f"a message of {len(body)} bytes, at most {LIMIT} are sent")
-    head = _MAGIC + len(body).to_bytes(8, "little") + _digest(body)
+    head = MAGIC + len(body).to_bytes(8, "little") + _digest(body)
     return head + zlib.crc32(head).to_bytes(4, "little") + body
 
 
@@ -112,7 +112,7 @@ def receive(read: Callable[[int], bytes]) -> Message:
     """
     head = _exactly(read, HEAD_BYTES)
     magic, length, digest, crc = _HEAD.unpack(head)
-    if magic != _MAGIC or crc != zlib.crc32(head[:-4]):
+    if magic != MAGIC or crc != zlib.crc32(head[:-4]):
         raise MessageError("a message has a damaged head")
     if length > LIMIT:
         raise MessageError(f"a message announces {length} bytes, at most {LIMIT} are read")

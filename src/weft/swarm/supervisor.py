@@ -42,6 +42,8 @@ class _Worker:
     """What its newest answer said; empty before the first."""
     stage: int | None = None
     loaded: bool = False
+    stuck: bool = False
+    """Whether it lives, but did not take the layers that it was told to."""
     restarts: int = 0
 
     @property
@@ -106,8 +108,12 @@ class Supervisor:
         self.stages = place(speeds, layers, layer=layer, first=first, last=last)
         self.folder.tell("placed", stages=self.stages)
         for stage, worker in enumerate(ready):
-            worker.stage = stage
-            threading.Thread(target=self._load, args=(worker, worker.restarts), daemon=True).start()
+            self._give(worker, stage)
+
+    def _give(self, worker: _Worker, stage: int) -> None:
+        worker.stage = stage
+        told = (worker, stage, worker.address, worker.restarts)
+        threading.Thread(target=self._load, args=told, daemon=True).start()
 
     def _watch(self, worker: _Worker) -> None:
         misses = 0
@@ -128,6 +134,9 @@ class Supervisor:
                     misses = 0
                     self._lose(worker)
                 continue
+            if worker.stuck:
+                self._lose(worker)
+                continue
             with self._lock:
                 if worker.address is not None:
                     worker.told = told
@@ -135,7 +144,8 @@ class Supervisor:
     def _lose(self, worker: _Worker) -> None:
         with self._lock:
             self.folder.tell("lost", worker=worker.number, stage=worker.stage)
-            worker.stage, worker.loaded, worker.told, worker.address = None, False, {}, None
+            worker.stage, worker.told, worker.address = None, {}, None
+            worker.loaded = worker.stuck = False
             worker.restarts += 1
             self._fill()
             self._write()
@@ -148,27 +158,27 @@ class Supervisor:
             spares = [worker for worker in self.workers if worker.state == "spare"]
             for stage in range(len(self.stages)):
                 if stage not in held and spares:
-                    worker = spares.pop(0)
-                    worker.stage = stage
-                    threading.Thread(target=self._load, args=(worker, worker.restarts), daemon=True).start()
+                    self._give(spares.pop(0), stage)
 
-    def _load(self, worker: _Worker, life: int) -> None:
-        first, last = self.stages[worker.stage or 0]
+    def _load(self, worker: _Worker, stage: int, address: tuple[str, int], life: int) -> None:
+        first, last = self.stages[stage]
         begun = time.monotonic()
         try:
-            assert worker.address is not None
-            told = dict(ask(worker.address, "load", seconds=_START_SECONDS, first=first, last=last).fields)
+            told = dict(ask(address, "load", seconds=_START_SECONDS, first=first, last=last).fields)
         except ConfigError as error:
             self.error = str(error)
+            self._write()
             self.end()
             return
         except (WorkerError, MessageError):
-            return  # its watch notices, and the stage goes to another one
+            with self._lock:
+                worker.stuck = worker.restarts == life  # its watch lets the stage go to another one
+            return
         with self._lock:
             if worker.restarts == life:
                 worker.told, worker.loaded = told, True
                 seconds = time.monotonic() - begun
-                self.folder.tell("ready", worker=worker.number, stage=worker.stage, seconds=seconds)
+                self.folder.tell("ready", worker=worker.number, stage=stage, seconds=seconds)
                 self._write()
 
     def _write(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from weft.errors import ConfigError, MessageError, SaveError
-from weft.swarm.message import Message, encode, receive
+from weft.swarm.message import MAGIC, Message, encode, receive
 
 
 class Tape:
@@ -48,13 +48,22 @@ class Tape:
         return self._file.tell() < self._size
 
     def hear(self) -> Message | None:
-        """The next message that is there; None when all were heard, and new ones may be added."""
+        """The next message that is there; None when all were heard, and new ones may be added.
+
+        Raises ConfigError, and leaves the file as it is, where it is damaged elsewhere, or no journal.
+        """
         begun = self._file.tell()
         if begun >= self._size:
             return None
         try:
             message = receive(self._file.read)
-        except MessageError:
+        except MessageError as error:
+            more = self._file.tell() < self._size
+            self._file.seek(begun)
+            if more or not MAGIC.startswith(self._file.read(len(MAGIC))):
+                raise ConfigError(
+                    f"{self.path} is no journal, or damaged at byte {begun}: {error}"
+                ) from error
             self._file.seek(begun)
             self._file.truncate(begun)
             self._size = begun
