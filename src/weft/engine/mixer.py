@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
-import torch
 from pydantic import Field
+from torch import nn
 
 from weft.config import Rank
 from weft.engine.mixing import MixController, Sources
@@ -17,7 +17,7 @@ from weft.hyper.speaker import Speaker
 from weft.hyper.window import WindowController
 from weft.route.mix import Mix, MixConfig
 from weft.rows import Request
-from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, read_tensors, write
+from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
 from weft.types import Site
 
 
@@ -74,9 +74,8 @@ class Mixer:
             "speaker_scaling": self.speaker.scaling,
             "provenance": dict(self.provenance or {}),
         }
-        parts = {"speaker": self.speaker, "mix": self.mix}
-        tensors = {f"{part}.{k}": x for part, m in parts.items() for k, x in m.state_dict().items()}
-        write(folder, SavedMix, values, tensors)
+        parts = nn.ModuleDict({"speaker": self.speaker, "mix": self.mix})
+        write(folder, SavedMix, values, parts.state_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Mixer:
@@ -84,24 +83,15 @@ class Mixer:
         saved, found = describe(folder, SavedMix)
         check_base(saved, found, host.fingerprint if host else "")
         sites, head = [Site(*values) for values in saved.sites], Site(*saved.head)
-        with torch.random.fork_rng(devices=[]):
-            speaker, mix = build_mix(
-                sites,
-                head,
-                saved.network,
-                sources=len(saved.sources),
-                rank=saved.speaker_rank,
-                scaling=saved.speaker_scaling,
-            )
-        parts = {"speaker": speaker, "mix": mix}
-        shapes = {f"{p}.{k}": tuple(x.shape) for p, m in parts.items() for k, x in m.state_dict().items()}
-        tensors = read_tensors(found / WEIGHTS, shapes)
-        for part, module in parts.items():
-            own = {k.removeprefix(f"{part}."): x for k, x in tensors.items() if k.startswith(f"{part}.")}
-            module.load_state_dict(own)
-            module.eval().requires_grad_(False)
-            if host is not None:
-                module.to(host.device)
+        sizes = {"rank": saved.speaker_rank, "scaling": saved.speaker_scaling}
+
+        def build() -> nn.ModuleDict:
+            speaker, mix = build_mix(sites, head, saved.network, sources=len(saved.sources), **sizes)
+            return nn.ModuleDict({"speaker": speaker, "mix": mix})
+
+        parts = load_module(found / WEIGHTS, build).eval().requires_grad_(False)
+        parts.to(None if host is None else host.device)
+        speaker, mix = cast(Speaker, parts["speaker"]), cast(Mix, parts["mix"])
         return cls(speaker, mix, saved.sources, saved.tokens, saved.base, saved.provenance)
 
 

@@ -123,7 +123,7 @@ def weighed(adapter: Adapter, weight_S: Float[Tensor, " S"], sites: Sequence[Sit
 def mixed(banks: Sequence[Bank | None], weight_BJS: Float[Tensor, "B J S"], sites: Sequence[Site]) -> Mixture:
     """One adapter per row and source, each under its weights; differentiable. None is a source without any.
 
-    Raises ShapeError for banks of another number of rows.
+    Raises ShapeError for banks of another number of rows, or with a site that has no weight.
     """
     terms = []
     for place, bank in enumerate(banks):
@@ -131,6 +131,9 @@ def mixed(banks: Sequence[Bank | None], weight_BJS: Float[Tensor, "B J S"], site
             continue
         if len(bank) != len(weight_BJS):
             raise ShapeError(f"source {place} has {len(bank)} adapters for {len(weight_BJS)} rows")
+        missing = [site.path for site in bank.a if site not in sites]
+        if missing:
+            raise ShapeError(f"source {place} changes {missing[0]}, which this mix has no weight for")
         here = {site: weight_BJS[:, place, s] for s, site in enumerate(sites) if site in bank.a}
         b = {site: bank.b[site] * weight_B[:, None, None] for site, weight_B in here.items()}
         a = {site: bank.a[site] for site in here}
