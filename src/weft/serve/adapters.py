@@ -72,6 +72,7 @@ async def make(request: Request) -> dict[str, Any]:
         _check_free(service, account, name)
         account.make()
         adapter = await asyncio.to_thread(_made, service, body)
+    _check_free(service, account, name)  # another request may have taken the name while this one was made
     return _card(name, service.shelf.put(name, adapter))
 
 

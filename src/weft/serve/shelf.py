@@ -149,7 +149,7 @@ class Shelf:
                 name, adapter = self._one(spec)
                 return Acting(under(self.host, [adapter]), ((name, 1.0),))
             case Made(text):
-                adapter = self._remember(spec, lambda: self.make_from(text))
+                adapter = self._remember(spec, lambda: self.make(Description(text)))
                 return Acting(under(self.host, [adapter]), ((f"gen:{text}", 1.0),))
             case Blend(parts):
                 named = [self._one(part) for part, _ in parts]
@@ -166,10 +166,6 @@ class Shelf:
                 return Acting(_known("tree", tree, self.trees), ((f"tree:{tree}", 1.0),))
             case Shifted(shift):
                 return Acting(Share(), ((f"shift:{shift}", 1.0),), _known("shift", shift, self.shifts))
-
-    def make_from(self, text: str) -> Adapter:
-        """An adapter from a description. Raises what `make` raises."""
-        return self.make(Description(text))
 
     def _one(self, spec: Named | Stored) -> tuple[str, Adapter]:
         if isinstance(spec, Named):

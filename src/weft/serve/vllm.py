@@ -68,7 +68,10 @@ def register() -> None:
 
 
 class Layout:
-    """Adapters by name, as folders by content. May be called from any thread."""
+    """Adapters by name, as folders by content. May be called from any thread.
+
+    Raises ConfigError for two stores of one name.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,8 @@ class Layout:
     ) -> None:
         self.folder = folder
         self.stores = {path.resolve().name: path for path in stores}
+        if len(self.stores) < len(stores):
+            raise ConfigError(f"two of the stores have one name; there are {', '.join(map(str, stores))}")
         self.base, self.max_lora_rank, self.most = base, max_lora_rank, most
         self._named = hypernetwork
         self._hypernetwork: Any = None
