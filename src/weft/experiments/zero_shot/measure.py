@@ -45,7 +45,10 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
     host = Host.from_pretrained(recipe.base, dtype=recipe.dtype)
     hyper = HyperNetwork.from_pretrained(recipe.hypernetwork, host=host)
     about = _about(recipe, hyper)
-    done = _Done(Path(recipe.output_dir), {"base": host.fingerprint, "hypernetwork": about["sha256"]})
+    done = _Done(
+        Path(recipe.output_dir),
+        {"base": host.fingerprint, "dtype": recipe.dtype, "hypernetwork": about["sha256"]},
+    )
     reports, cost, curves = [], {}, []
     if recipe.accuracy is not None:
         for name in recipe.accuracy.splits:
@@ -60,7 +63,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
             reports.append(TypeAdapter(SplitReport).validate_python(made))
     if recipe.cost is not None:
         asked, tasks = recipe.cost, _split(splits, "train")
-        settings = asked.model_dump(mode="json")
+        settings = asked.model_dump(mode="json") | {"data": hash_tasks(tasks)}
         cost = done.part("cost", settings, lambda: measure_cost(host, hyper, tasks, asked), tell)
     if recipe.steps is not None:
         section = recipe.steps
@@ -68,7 +71,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
         for task in choose([_split(splits, name) for name in section.splits], section.tasks):
             made = done.part(
                 f"steps-{task.name}",
-                settings,
+                settings | {"data": task.data_hash},
                 lambda task=task: asdict(train_both(host, hyper, task, section, seed=recipe.seed)),
                 tell,
             )
