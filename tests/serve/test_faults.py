@@ -116,6 +116,15 @@ def test_a_taken_port_is_told_before_anything_is_loaded(http):
     assert run.stderr.count("\n") == 1
 
 
+def test_two_folders_of_one_name_are_refused():
+    command = [sys.executable, "-m", "weft.cli", "serve", "--shift", "a/x", "--shift", "b/x", "--port", "0"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (
+        1,
+        "weft: two shifts have the same folder name, of x; rename one\n",
+    )
+
+
 @pytest.mark.slow
 def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
     with socket.socket() as free:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -97,9 +98,14 @@ def serve(
     if host not in _LOOPBACK and api_key_file is None:
         raise ConfigError(f"{host} can be reached by others; give --api-key-file, or listen on 127.0.0.1")
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
+    own_libraries, own_trees, own_shifts = (
+        _named(kind, folders)
+        for kind, folders in (("libraries", library), ("trees", tree), ("shifts", shift))
+    )
+    own_stores = _named("stores", [str(folder) for folder in store])
     listening = _listen(host, port)  # before the base is loaded: who asks meanwhile waits
     adapters = load_adapters(adapter, [])[0]
-    libraries = {Path(name).name: load_library(name) for name in library}
+    libraries = {name: load_library(folder) for name, folder in own_libraries.items()}
     held = [a for one in libraries.values() for a in one.adapters]
     speakers = [speaking(folder) for folder in shift]
     local = None
@@ -113,10 +119,10 @@ def serve(
     shelf = Shelf(
         model,
         hypernetwork=open_hypernetwork(named, host=local) if named else None,
-        stores={path.resolve().name: path for path in store},
+        stores={name: Path(folder) for name, folder in own_stores.items()},
         choosers={name: Chooser.over(model, one, router) for name, one in libraries.items()},
-        trees={Path(name).name: planted(load_tree(name), model) for name in tree},
-        shifts={Path(name).name: shifting(name, local) for name in shift} if local else {},
+        trees={name: planted(load_tree(folder), model) for name, folder in own_trees.items()},
+        shifts={n: shifting(folder, local) for n, folder in own_shifts.items()} if local else {},
         reader=ContextNetwork.from_pretrained(context, host=local) if context else None,
         room=max_cpu_loras,
     )
@@ -143,6 +149,14 @@ def serve(
         server_header=False,
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _named(kind: str, folders: Sequence[str]) -> dict[str, str]:
+    """Folders by the names that requests give them."""
+    names = {Path(folder).resolve().name: folder for folder in folders}
+    if len(names) < len(folders):
+        raise ConfigError(f"two {kind} have the same folder name, of {', '.join(names)}; rename one")
+    return names
 
 
 def _listen(host: str, port: int) -> socket.socket:
