@@ -1,6 +1,15 @@
 """Tasks: what adapters are for. Rows, task folders, Natural Instructions, chat templates, batches."""
 
-from weft.tasks.batch import IGNORE, Batch, Draw, TaskSampler, collate, samplers_by_category, shuffled
+from weft.tasks.batch import (
+    IGNORE,
+    Batch,
+    Draw,
+    TaskSampler,
+    collate,
+    draw_rows,
+    samplers_by_category,
+    shuffled,
+)
 from weft.tasks.chat import Encoded, fit_rows, render, render_prompt
 from weft.tasks.folder import load_task, load_tasks, save_task
 from weft.tasks.gibberish import gibberish
@@ -17,6 +26,7 @@ __all__ = [
     "Task",
     "TaskSampler",
     "collate",
+    "draw_rows",
     "fit_rows",
     "gibberish",
     "hash_tasks",

@@ -102,12 +102,15 @@ class TaskSampler:
         return Draw(index, task, task.descriptions[int(chance * len(task.descriptions))], tuple(rows))
 
 
+def draw_rows(rows: Sequence[Encoded], count: int, step: int, key: str) -> list[Encoded]:
+    """Rows of one step, counted from 0: every row is met once before one is met again."""
+    count = min(count, len(rows))
+    return [rows[i] for i in _in_rounds(range(step * count, (step + 1) * count), len(rows), key)]
+
+
 def _in_rounds(places: range, size: int, key: str) -> list[int]:
     """Items at these places of an endless sequence that shuffles `size` items anew in every round."""
-    rounds = {
-        number: shuffled(size, f"{key}/{number}")
-        for number in range(places[0] // size, places[-1] // size + 1)
-    }
+    rounds = {number: shuffled(size, f"{key}/{number}") for number in {place // size for place in places}}
     return [rounds[place // size][place % size] for place in places]
 
 

@@ -1,10 +1,15 @@
 """What every training does in a step: clip the gradient, move the weights, go on with the schedule, log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from weft.host import Host
+from weft.tasks import Encoded
+from weft.train.learned import LearnedBank, backward
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run
 
@@ -60,3 +65,25 @@ class Learner:
     def keep(self, done: int) -> None:
         """Write a checkpoint."""
         self.run.save(done, self.module, self.optimizers, self.schedulers)
+
+
+class BankLearner:
+    """A learned bank in a training without a run: it keeps no checkpoint and logs nothing."""
+
+    def __init__(self, host: Host, bank: LearnedBank, config: OptimizerConfig, *, steps: int) -> None:
+        self.host, self.bank, self.config = host, bank, config
+        [self.optimizer] = build_optimizers(config, bank.named_parameters())
+        [self.scheduler] = build_schedulers(config, [self.optimizer], steps)
+        AcceleratorState._reset_state()  # a run before this one may have wanted another precision
+        self.accelerator = Accelerator(cpu=host.device.type == "cpu")
+
+    def backward(self, rows: Sequence[Sequence[Encoded]], *, tokens: int) -> Tensor:
+        """Add up the gradients of each adapter's own rows; returns the K losses, in nats per answer token."""
+        return backward(self.host, self.bank, rows, tokens=tokens, accelerator=self.accelerator)
+
+    def step(self) -> None:
+        """Move the weights by the gradient that was added up."""
+        self.bank.clip_grad_norm_(self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()

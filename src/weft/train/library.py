@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,11 +32,12 @@ from weft.errors import ConfigError, NotFiniteError
 from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
 from weft.host import Host, short_names
 from weft.plain import plain
-from weft.tasks import Encoded, Task, fit_rows, hash_tasks, render, shuffled
+from weft.tasks import Encoded, Task, draw_rows, fit_rows, hash_tasks, render
 from weft.tasks.source import Data, load_splits
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
-from weft.train.learned import LearnedBank, backward, score
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.train.learned import LearnedBank, score
+from weft.train.learner import BankLearner
+from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import BaseConfig, load_base
 
 INDEX = "library.json"
@@ -151,25 +151,22 @@ def _train_group(
     names = [one.task.name for one in ready]
     scaling = recipe.lora_alpha / root
     bank = LearnedBank(host.sites, names, r=recipe.r, scaling=scaling, seed=recipe.seed).to(host.device)
-    [optimizer] = build_optimizers(recipe.optimizer, bank.named_parameters())
-    [scheduler] = build_schedulers(recipe.optimizer, [optimizer], recipe.max_steps)
-    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
-    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    learner = BankLearner(host, bank, recipe.optimizer, steps=recipe.max_steps)
     before = [_score(host, bank, k, one.test, recipe) for k, one in enumerate(ready)]
     lowest = [_score(host, bank, k, one.validation, recipe)[0] for k, one in enumerate(ready)]
     kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
     kept_step, ended = [0] * len(ready), [0] * len(ready)
     for done in range(1, recipe.max_steps + 1):
         active = [k for k, end in enumerate(ended) if not end]
-        rows = [_draw(one, recipe, done - 1) if k in active else [] for k, one in enumerate(ready)]
-        loss_K = backward(host, bank, rows, tokens=recipe.tokens_per_forward, accelerator=accelerator)
+        rows: list[list[Encoded]] = [[] for _ in ready]
+        for k in active:
+            key = f"{recipe.seed}/{ready[k].task.name}"
+            rows[k] = draw_rows(ready[k].train, recipe.rows_per_task, done - 1, key)
+        loss_K = learner.backward(rows, tokens=recipe.tokens_per_forward)
         if not loss_K.isfinite().all():
             worst = names[int((~loss_K.isfinite()).nonzero()[0])]
             raise NotFiniteError(f"the loss of {worst} is no number at step {done}; lower the learning rate")
-        bank.clip_grad_norm_(recipe.optimizer.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
+        learner.step()
         if done % recipe.eval_steps and done != recipe.max_steps:
             continue
         for k in active:
@@ -259,14 +256,6 @@ def _ready(task: Task, host: Host, recipe: LibraryRecipe) -> _Ready | None:
     )
     held = recipe.validation_rows
     return _Ready(task, train_ids[:-held], train_ids[-held:], test_ids)
-
-
-def _draw(one: _Ready, recipe: LibraryRecipe, step: int) -> list[Encoded]:
-    """Rows of one step: in rounds, each in an order of its own."""
-    count = min(recipe.rows_per_task, len(one.train))
-    rounds = [divmod(place, len(one.train)) for place in range(step * count, (step + 1) * count)]
-    orders = {turn: shuffled(len(one.train), f"{recipe.seed}/{one.task.name}/{turn}") for turn, _ in rounds}
-    return [one.train[orders[turn][place]] for turn, place in rounds]
 
 
 def _score(

@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from weft.errors import NotFiniteError
 from weft.host import Host
-from weft.tasks import Encoded, shuffled
-from weft.train.learned import LearnedBank, backward, score
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.tasks import Encoded, draw_rows
+from weft.train.learned import LearnedBank, score
+from weft.train.learner import BankLearner
+from weft.train.optimizer import OptimizerConfig
 from weft.types import Adapter
 
 _TOKENS = 1024
@@ -62,24 +61,17 @@ def refine(
     rows all steps are taken and the last one is kept. Raises NotFiniteError for a loss that is no number.
     """
     bank = _bank(host, start, name, r=r, seed=seed).to(host.device)
-    optimizer_config = OptimizerConfig(learning_rate=learning_rate)
-    [optimizer] = build_optimizers(optimizer_config, bank.named_parameters())
-    [scheduler] = build_schedulers(optimizer_config, [optimizer], max(steps, 1))
-    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
-    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    learner = BankLearner(host, bank, OptimizerConfig(learning_rate=learning_rate), steps=max(steps, 1))
     look = max(1, steps // _LOOKS)
     before = _loss(host, bank, held_out)
     best, kept_step, kept = before, 0, _copy(bank)
     done = 0
     for done in range(1, steps + 1):
-        chosen = _draw(rows, rows_per_step, done - 1, seed)
-        loss = float(backward(host, bank, [chosen], tokens=_TOKENS, accelerator=accelerator)[0])
+        chosen = draw_rows(rows, rows_per_step, done - 1, str(seed))
+        loss = float(learner.backward([chosen], tokens=_TOKENS)[0])
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss of step {done} is {loss}; lower the learning rate")
-        bank.clip_grad_norm_(optimizer_config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
+        learner.step()
         progress(done, loss)
         if held_out and (done % look == 0 or done == steps):
             now = _loss(host, bank, held_out)
@@ -114,13 +106,3 @@ def _loss(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> float | Non
 
 def _copy(bank: LearnedBank) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in bank.parameters()]
-
-
-def _draw(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Encoded]:
-    """Rows of one step: in rounds, each in an order of its own."""
-    count = min(count, len(rows))
-    first = step * count
-    return [
-        rows[shuffled(len(rows), f"{seed}/{place // len(rows)}")[place % len(rows)]]
-        for place in range(first, first + count)
-    ]

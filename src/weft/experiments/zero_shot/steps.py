@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from weft.errors import ConfigError
 from weft.experiments.zero_shot.recipe import Steps
 from weft.host import Host
 from weft.hyper import HyperNetwork
-from weft.tasks import Encoded, Task, render, shuffled
-from weft.train.learned import LearnedBank, backward, score
-from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
+from weft.tasks import Encoded, Task, draw_rows, render
+from weft.train.learned import LearnedBank, score
+from weft.train.learner import BankLearner
+from weft.train.optimizer import OptimizerConfig
 from weft.types import Adapter, Description
 
 ZERO, GENERATED = "zero", "generated"
@@ -68,18 +67,12 @@ def train_both(host: Host, hyper: HyperNetwork, task: Task, steps: Steps, *, see
     if not rows or not held_out:
         raise ConfigError(f"task {task.name} has no train rows, or no test rows")
     config = OptimizerConfig(learning_rate=steps.learning_rate)
-    [optimizer] = build_optimizers(config, bank.named_parameters())
-    [scheduler] = build_schedulers(config, [optimizer], steps.steps)
-    AcceleratorState._reset_state()  # a run before this one may have wanted another precision
-    accelerator = Accelerator(cpu=host.device.type == "cpu")
+    learner = BankLearner(host, bank, config, steps=steps.steps)
     looks = [(0, *_losses(host, bank, held_out))]
     for done in range(1, steps.steps + 1):
-        drawn = _draw(rows, steps.rows_per_step, done - 1, f"{seed}/{task.name}")
-        backward(host, bank, [drawn, drawn], tokens=_TOKENS, accelerator=accelerator)
-        bank.clip_grad_norm_(config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
+        drawn = draw_rows(rows, steps.rows_per_step, done - 1, f"{seed}/{task.name}")
+        learner.backward([drawn, drawn], tokens=_TOKENS)
+        learner.step()
         if done % steps.look == 0 or done == steps.steps:
             looks.append((done, *_losses(host, bank, held_out)))
     at, zero, generated = zip(*looks, strict=True)
@@ -114,13 +107,3 @@ def _bank(made: Adapter, name: str, seed: int) -> LearnedBank:
 def _losses(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> tuple[float, float]:
     zero, generated = (score(host, bank.part(k, k + 1), rows, tokens=_TOKENS)[0] for k in (0, 1))
     return zero, generated
-
-
-def _draw(rows: Sequence[Encoded], count: int, step: int, key: str) -> list[Encoded]:
-    """Rows of one step: in rounds, each in an order of its own."""
-    count = min(count, len(rows))
-    first = step * count
-    return [
-        rows[shuffled(len(rows), f"{key}/{place // len(rows)}")[place % len(rows)]]
-        for place in range(first, first + count)
-    ]
