@@ -61,13 +61,15 @@ def train(
         dry_run: Print the whole recipe, and train nothing.
         json: Print JSON.
     """
+    from weft.train.recipe import BaseConfig
+
     schema, run = trainer_of(kind)
     config = read_recipe(schema, recipe, overrides)
     if dry_run:
         print_recipe(config, json=json)
         return
     set_threads(threads)
-    if hasattr(config, "base"):
+    if isinstance(config, BaseConfig):
         hide_bars(config.base)
     spread = {}
     if host is not None:

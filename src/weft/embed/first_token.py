@@ -8,7 +8,6 @@ description that ends in a letter with a full stop (github.com/SakanaAI/text-to-
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
@@ -43,11 +43,7 @@ class FirstToken(AbstractEncoder):
     @property
     def identity(self) -> str:
         """Kind and a hash of the frozen weights."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, tensor in sorted(self._frozen[0].state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
-        return f"first_token:{digest.hexdigest()}"
+        return f"first_token:{weights_hash(self._frozen[0])}"
 
     def config(self) -> dict[str, Any]:
         """Kind and the model's name."""

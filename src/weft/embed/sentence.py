@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.utils import logging
 
+from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
@@ -44,11 +44,7 @@ class SentenceEncoder(AbstractEncoder):
     @property
     def identity(self) -> str:
         """Kind and a hash of the frozen weights."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, tensor in sorted(self._frozen[0].state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
-        return f"sentence:{self._frozen[0].max_seq_length}:{digest.hexdigest()}"
+        return f"sentence:{self._frozen[0].max_seq_length}:{weights_hash(self._frozen[0])}"
 
     def config(self) -> dict[str, Any]:
         """Kind and the model's name."""

@@ -1,7 +1,8 @@
 """What the trainings over a frozen base share: keys of their recipes, and what their results tell."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -24,6 +25,16 @@ class AbstractRecipe(BaseConfig):
     """Where a run lives, and over which base."""
 
     run: RunConfig
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=AbstractRecipe)
+
+
+def inside(recipe: AnyRecipe, name: str, *, seed: int, **changes: Any) -> AnyRecipe:
+    """The same with another seed and these changes, run in a folder of this name inside its own."""
+    folder = str(Path(recipe.run.output_dir) / name)
+    run = recipe.run.model_copy(update={"output_dir": folder, "seed": seed})
+    return recipe.model_copy(update={"run": run, **changes})
 
 
 def load_base(

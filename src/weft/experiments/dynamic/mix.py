@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ import torch
 from weft.config import Config, Size
 from weft.engine import Engine
 from weft.engine.mixer import Mixer
-from weft.experiments.dynamic.table import Line, line_of
+from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
 from weft.rows import Request
 from weft.tasks.letters.recalls import SIGNS, Recall
 from weft.train.mix import MixRecipe, MixSources, draw, train_mix
-from weft.train.recipe import load_base
+from weft.train.recipe import inside, load_base
 from weft.types import Adapter
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -51,7 +50,7 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
         host: Host | None = None
         for way, changes in WAYS.items():
             tell(f"seed {seed}: {way}")
-            recipe = _changed(comparison.recipe, way, seed, changes)
+            recipe = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed, **changes)
             host = host or load_base(
                 recipe,
                 "cuda" if torch.cuda.is_available() else "cpu",
@@ -60,7 +59,7 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
             mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
             rights.setdefault(way, []).append(answers(host, mixer, recipe, questions))
     lines = [
-        line_of("questions right", way, [_mean(some) for some in seeds]) for way, seeds in rights.items()
+        line_of("questions right", way, [share(some) for some in seeds]) for way, seeds in rights.items()
     ]
     for sign, source in zip(SIGNS, ("stack", "library"), strict=True):
         places = [k for k, one in enumerate(questions) if one.sign == sign]
@@ -68,7 +67,7 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
             line_of(
                 f"of those whose operation the {source} has",
                 way,
-                [_mean([s[k] for k in places]) for s in seeds],
+                [share([s[k] for k in places]) for s in seeds],
             )
             for way, seeds in rights.items()
         ]
@@ -107,13 +106,3 @@ def sign_test(better: Sequence[bool], worse: Sequence[bool]) -> float:
     count = wins + losses
     tail = sum(comb(count, k) for k in range(max(wins, losses), count + 1))
     return min(1.0, 2 * tail / 2**count)
-
-
-def _changed(recipe: MixRecipe, way: str, seed: int, changes: Mapping[str, Any]) -> MixRecipe:
-    folder = Path(recipe.run.output_dir) / f"{way.replace(' ', '-')}-{seed}"
-    run = recipe.run.model_copy(update={"output_dir": str(folder), "seed": seed})
-    return recipe.model_copy(update={"run": run, **changes})
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else 0.0

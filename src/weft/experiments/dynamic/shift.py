@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -30,13 +29,14 @@ from weft.config import Config, Size
 from weft.engine import Engine
 from weft.engine.trace import Traced
 from weft.experiments.dynamic.gates import arrow, phatgoose
-from weft.experiments.dynamic.table import Line, line_of
+from weft.experiments.dynamic.table import Line, line_of, share
 from weft.experiments.dynamic.tokens import TokenSwitch
 from weft.host import Host
 from weft.hyper import Shifter, Speaker
 from weft.route import load_library
 from weft.rows import AbstractController
 from weft.tasks.streams import Stream, answers_of
+from weft.train.recipe import inside
 from weft.train.run import Run
 from weft.train.shift import ShiftRecipe, fit, load_with_head, split_head, train_shift
 from weft.train.streams import encode_stream, read_streams
@@ -122,7 +122,7 @@ def measure_shift(comparison: ShiftComparison, tell: Callable[[str], None] = lam
 
 
 def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]) -> list[Answered]:
-    mine = _changed(comparison.recipe, "shift", seed)
+    mine = inside(comparison.recipe, f"shift-{seed}", seed=seed)
     host = load_with_head(mine, "cuda" if torch.cuda.is_available() else "cpu")
     library = {a.name: a for a in load_library(mine.library).adapters}
     library = {name: library[name] for name in mine.adapters or library}
@@ -318,7 +318,7 @@ def _trained(
     bank = Bank.stack(list(library.values())).to(host.device, host.dtype) if library else None
     places = {name: k for k, name in enumerate(library)}
     streams, lengths = recipe.data.build(), recipe.data.lengths
-    told = _changed(recipe, way, seed)
+    told = inside(recipe, f"{way}-{seed}", seed=seed)
     with Run(told.run, told) as run:
         fit(
             told,
@@ -362,24 +362,14 @@ def _score(
         way,
         seed,
         length,
-        _mean([right for _, right in marks]),
-        _mean([right for known, right in marks if known]),
-        _mean([right for known, right in marks if not known]),
-        _mean(whole),
+        share([right for _, right in marks]),
+        share([right for known, right in marks if known]),
+        share([right for known, right in marks if not known]),
+        share(whole),
         spurious,
-        _mean([came for wanted, came in heard if wanted]) if heard else None,
+        share([came for wanted, came in heard if wanted]) if heard else None,
         size,
     )
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _changed(recipe: ShiftRecipe, way: Way, seed: int) -> ShiftRecipe:
-    folder = Path(recipe.run.output_dir) / f"{way}-{seed}"
-    run = recipe.run.model_copy(update={"output_dir": str(folder), "seed": seed})
-    return recipe.model_copy(update={"run": run})
 
 
 def _tokens(engine: Engine, stream: Stream) -> int:

@@ -37,3 +37,8 @@ class Line:
 def line_of(what: str, who: str, values: Sequence[float]) -> Line:
     """A line from one value per seed."""
     return Line(what, who, tuple(values))
+
+
+def share(values: Sequence[bool]) -> float:
+    """The share that holds; 0 of none."""
+    return sum(values) / len(values) if values else 0.0
