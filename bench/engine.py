@@ -29,12 +29,11 @@ MANY = 64
 
 def run(*, repeats: int = 7) -> list[dict[str, Any]]:
     """A line per base and contestant."""
-    return [*_lines("random Llama, 8 layers", random_llama(), repeats), *_smollm2(repeats)]
+    return [*lines("random Llama, 8 layers", random_llama(), repeats), *_smollm2(repeats)]
 
 
 def _smollm2(repeats: int) -> list[dict[str, Any]]:
-    host = Host.from_pretrained("weft/smollm2", dtype="float32", target_modules=list(TARGETS))
-    return _lines("SmolLM2-135M", host.module, repeats)
+    return lines("SmolLM2-135M", Host.from_pretrained("weft/smollm2", dtype="float32").module, repeats)
 
 
 def random_llama(**sizes: int) -> LlamaForCausalLM:
@@ -51,11 +50,20 @@ def random_llama(**sizes: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**usual | sizes, pad_token_id=0)).eval()
 
 
-def _lines(name: str, module: Any, repeats: int, *, compiled: bool = True) -> list[dict[str, Any]]:
+def lines(
+    name: str,
+    module: Any,
+    repeats: int,
+    *,
+    targets: tuple[str, ...] = TARGETS,
+    unequal: bool = True,
+    compiled: bool = True,
+) -> list[dict[str, Any]]:
+    """A line per contestant on one base; `unequal` adds the 64 requests of unequal length."""
     module.generation_config.eos_token_id = None
     chance = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(3, module.config.vocab_size, (ROWS, PROMPT), generator=chance)
-    host = Host(module, target_modules=list(TARGETS))
+    host = Host(module, target_modules=list(targets))
     adapters = [_adapter(host, k) for k in range(ADAPTERS)]
     shares = {
         "base": [Share()] * ROWS,
@@ -66,15 +74,15 @@ def _lines(name: str, module: Any, repeats: int, *, compiled: bool = True) -> li
     sides: dict[str, Callable[[], int]] = {"Hugging Face, base": lambda: _hugging_face(module, ids_BT)}
     for kind, own in shares.items():
         sides[f"Weft, {kind}"] = lambda own=own: _weft(host, ids_BT, own)
-    twin = _peft(module, adapters)
+    twin = _peft(module, adapters, targets)
     names = [str(i % ADAPTERS) for i in range(ROWS)]
     sides["PEFT, 16 adapters"] = lambda: _hugging_face(twin, ids_BT, adapter_names=names)
-    for kind, lengths in {"even": _even(), "exponential": _exponential()}.items():
+    for kind, lengths in {"even": _even(), "exponential": _exponential()}.items() if unequal else ():
         many = [(ids_BT[i % ROWS].tolist(), Share(), length) for i, length in enumerate(lengths)]
         sides[f"Weft, 64 {kind} lengths, padded batches"] = lambda many=many: _padded(host, many)
         sides[f"Weft, 64 {kind} lengths, loop"] = lambda many=many: _spoken(host, many)
     if compiled:
-        fixed = Host(module, target_modules=list(TARGETS))
+        fixed = Host(module, target_modules=list(targets))
         fixed.pool = Pool(fixed.sites, slots=ADAPTERS, r=RANK, base=fixed.fingerprint)
         for adapter in adapters:
             fixed.pool.put(adapter)
@@ -111,12 +119,12 @@ def _adapter(host: Host, k: int) -> Adapter:
     return Adapter(factors, name=str(k))
 
 
-def _peft(module: Any, adapters: list[Adapter]) -> Any:
+def _peft(module: Any, adapters: list[Adapter], targets: tuple[str, ...]) -> Any:
     """A copy of the base with the same adapters, as PEFT holds them."""
     copied = type(module)(module.config).eval()
     copied.load_state_dict(module.state_dict())
     copied.generation_config.eos_token_id = None
-    options = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
+    options = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets))
     peft = get_peft_model(copied, options, adapter_name="0")
     for k in range(1, len(adapters)):
         peft.add_adapter(str(k), options)

@@ -27,7 +27,7 @@ def test_every_side_runs_on_a_small_base(bench, monkeypatch):
     monkeypatch.setattr(bench, "MANY", 20)
     small = {"vocab_size": 64, "hidden_size": 36, "intermediate_size": 32, "num_hidden_layers": 2}
     module = bench.random_llama(**small)
-    rows = bench._lines("pico", module, 1, compiled=False)
+    rows = bench.lines("pico", module, 1, compiled=False)
     assert len(rows) == 10
     assert all(row["tokens/s"] > 0 for row in rows)
 
@@ -36,7 +36,7 @@ def test_peft_and_weft_hold_the_same_adapters(bench):
     module = bench.random_llama(vocab_size=64, hidden_size=36, intermediate_size=32, num_hidden_layers=2)
     host = Host(module, target_modules=list(bench.TARGETS))
     adapters = [bench._adapter(host, k) for k in range(3)]
-    twin = bench._peft(module, adapters)
+    twin = bench._peft(module, adapters, bench.TARGETS)
     ids = torch.randint(3, 64, (3, 5), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         want = twin(input_ids=ids, adapter_names=["2", "0", "1"]).logits[:, -1]

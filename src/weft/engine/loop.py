@@ -1,9 +1,10 @@
 """The loop of rows: everything that speaks is a client of it.
 
-One step is one token for every row that is being written, and a stretch of the prompts that are being read.
-Rows join, leave, change, are cut and are read again between steps, each on its own: a row never notices its
-mates. When a controller changes a row after token t, the cache of the tokens before t stays as it is and the
-new share acts from token t on, as activated LoRA does (Greenewald et al. 2025, arXiv 2504.12397); with
+A step writes one token for every row, or reads a stretch of the prompts that have come. Where there is both
+to do they take turns, so that a first token waits for the step that runs and its own prompt alone. Rows
+join, leave, change, are cut and are read again between steps, each on its own: a row never notices its
+mates. When a controller changes a row after token t, the cache of the tokens before t stays as it is and
+the new share acts from token t on, as activated LoRA does (Greenewald et al. 2025, arXiv 2504.12397); with
 `reread` what the cache holds is read again, token t included, under the new share.
 """
 
@@ -90,6 +91,8 @@ class Loop:
         """Row i is row i of the cache."""
         self._cache = host.new_cache()
         self._reading: list[_Reading] = []
+        self._wrote = True
+        """Whether the last step wrote: prompts are next."""
 
     @property
     def busy(self) -> bool:
@@ -190,18 +193,22 @@ class Loop:
 
     @torch.no_grad()
     def step(self) -> list[Spoken]:
-        """Read the next stretch of prompts, and write one token for every row that was read.
+        """Write one token for every row that was read, or read the next stretch of prompts.
 
         Raises PoolFullError when a row needs more adapter slots than there are, and what a host or a
         controller raises; rows that were there before are then as they were.
         """
         self._admit()
+        if self._reading and (self._wrote or not self.rows):
+            self._wrote = False
+            return self._read()
+        self._wrote = True
+        return self._speak(self.rows, self._cache, *self._write()) if self.rows else []
+
+    def _read(self) -> list[Spoken]:
+        """Read on; rows that were read to their end join those that are written, with a first token."""
         spoken = []
-        written = self._write() if self.rows else None
-        arrived = self._read_on()
-        if written is not None:
-            spoken += self._speak(self.rows, self._cache, *written)
-        for group, places, logits_BV, hidden_BH in arrived:
+        for group, places, logits_BV, hidden_BH in self._read_on():
             rows = [group.rows[place] for place in places]
             first = len(self.rows)
             self._cache.join(group.cache, places)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from weft.engine import Engine
 from weft.errors import WeftError
-from weft.plain import one_line
 from weft.serve import adapters, completions, embeddings, plan, running, web
 from weft.serve.body import Limits, WholeBody
 from weft.serve.keys import Keys, TooMuchError
+from weft.serve.replies import error_reply
 from weft.serve.scheduler import BusyError, Scheduler, StoppedError
 from weft.serve.service import Service, account_of, refusal, service_of
 from weft.serve.shelf import Shelf
+from weft.serve.watched import Watched
 
-log = logging.getLogger("weft.serve")
 router = APIRouter()
 
 
@@ -64,7 +62,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ValidationError, _invalid)
-    app.middleware("http")(_watched)
+    app.add_middleware(Watched)
     app.add_middleware(WholeBody, keys=keys, limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
@@ -143,26 +141,13 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, Any
     return {"prompt": service.engine.tokenizer.decode(known)}
 
 
-async def _watched(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Count every answer, and give what nobody expected an id that is in the log too."""
-    try:
-        response = await answer(request)
-    except Exception:
-        id = uuid.uuid4().hex
-        log.exception("request %s failed", id)
-        response = _error(500, f"something went wrong here; the log knows it as {id}", "internal_error")
-    route = getattr(request.scope.get("route"), "path", "none")
-    request.app.state.service.metrics.requests.labels(route, response.status_code).inc()
-    return response
-
-
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     return await _http(_, refusal(error))
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    told = _error(error.status_code, str(error.detail), getattr(error, "code", None))
+    told = error_reply(error.status_code, str(error.detail), getattr(error, "code", None))
     told.headers.update(error.headers or {})
     return told
 
@@ -171,10 +156,4 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError | ValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return _error(400, f"{where}: {first['msg']}", "invalid_request")
-
-
-def _error(status: int, message: str, code: str | None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    told = {"message": one_line(message), "type": kind, "param": None, "code": code}
-    return JSONResponse({"error": told}, status_code=status)
+    return error_reply(400, f"{where}: {first['msg']}", "invalid_request")

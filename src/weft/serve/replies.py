@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from weft.engine.trace import Traced, trace_values
+from weft.plain import one_line
 from weft.serve.scheduler import Told
 from weft.serve.writing import Likely
 
@@ -142,3 +145,10 @@ def chunk(
     kind = "chat.completion.chunk" if chat else "text_completion"
     rest = {"usage": None} if usage_key else {}
     return {**head, "object": kind, "choices": [] if news is None else [news], **rest}
+
+
+def error_reply(status: int, message: str, code: str | None) -> JSONResponse:
+    """Why there is no answer."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    told = {"message": one_line(message), "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": told}, status_code=status)
