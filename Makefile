@@ -22,7 +22,8 @@ demo: $(READY)  ## a sentence in, an adapter out, answers before and after
 serve: $(READY)  ## an OpenAI-compatible server over the letters, on port 8000
 	$(BIN)/weft serve --library weft/letters-adapters
 
-test: lint types imports unit  ## lint, types, import contracts, tests
+test: lint  ## lint, types, import contracts, tests
+	$(MAKE) --no-print-directory --jobs 2 types imports unit
 
 lint: $(READY)
 	$(BIN)/ruff check .

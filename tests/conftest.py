@@ -26,6 +26,11 @@ _USERS_CACHE = cache_folder()
 """Before `home` moves it: a real model is fetched once, not once a test."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: a long one that starts last leaves the other worker idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Move the home directory, so that no test reads or writes the real one."""
