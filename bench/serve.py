@@ -50,7 +50,7 @@ def measure(host: Host, repeats: int) -> list[dict[str, Any]]:
     chance = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(3, host.vocab_size, (ROWS, PROMPT), generator=chance)
     prompts = ids_BT.tolist()
-    peft = _peft(host.module, adapters[:FEW])
+    peft = _peft(host.module, adapters[:FEW], TARGETS)
     encoder = SentenceEncoder()
     hyper = HyperNetwork(encoder, build_t2l(T2LConfig(), host.sites, dim=encoder.dim), base=host.fingerprint)
     told: dict[str, list[float]] = {}
