@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from weft.errors import ConfigError, UnknownNameError
-from weft.tasks import hash_tasks
+from weft.tasks import Task, hash_tasks
 from weft.tasks.functions.inputs import SHAPE_NAMES, SHAPES
 from weft.tasks.functions.world import KINDS, World
 from weft.tasks.source import FunctionsSource, load_splits
@@ -19,11 +19,15 @@ def world() -> World:
     return World()
 
 
-def test_it_is_as_large_as_it_says(world: World) -> None:
+@pytest.fixture(scope="module")
+def trained(world: World) -> list[Task]:
+    return world.train(1500)
+
+
+def test_it_is_as_large_as_it_says(trained: list[Task]) -> None:
     assert len(KINDS) >= 120
-    tasks = world.train(1500)
-    assert len({task.name for task in tasks}) == 1500
-    for task in tasks:
+    assert len({task.name for task in trained}) == 1500
+    for task in trained:
         assert len(task.descriptions) >= 16
         assert len(task.unseen_descriptions) >= 4
         assert len(task.train) >= 8
@@ -99,20 +103,19 @@ def test_functions_do_what_they_say(name: str, prompt: str, answer: str) -> None
     assert prompt == answer
 
 
-def test_what_is_held_out_is_in_no_training_function(world: World) -> None:
-    train = world.train(1500)
-    parts = {part for task in train for part in task.name.split("+")}
+def test_what_is_held_out_is_in_no_training_function(world: World, trained: list[Task]) -> None:
+    parts = {part for task in trained for part in task.name.split("+")}
     used = {re.sub(r"_\d+$", "", part) for part in parts}
     for task in world.unseen_kinds():
         assert re.sub(r"_\d+$", "", task.name) not in used
     for task in world.unseen_parameters():
         assert task.name not in parts
-    names = {task.name for task in train}
+    names = {task.name for task in trained}
     assert len(world.unseen_compositions()) == 60
     for task in world.unseen_compositions():
         assert task.name not in names
         assert set(task.name.split("+")) <= parts  # of known functions only
-    for task in train[:300]:
+    for task in trained[:300]:
         assert not set(task.unseen_descriptions) & set(task.descriptions)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 from weft.errors import ConfigError
 from weft.files import nearest
@@ -47,16 +48,12 @@ class World:
 
         Raises ConfigError when the world has fewer.
         """
-        tasks = []
-        for steps in self._training():
-            if len(tasks) == count:
-                break
-            tasks.append(self._task(steps))
-        if len(tasks) < count:
+        chosen = list(islice(self._training(), count))
+        if len(chosen) < count:
             raise ConfigError(
-                f"the functions world has {len(tasks)} training functions, {count} were asked for"
+                f"the functions world has {len(chosen)} training functions, {count} were asked for"
             )
-        return tasks
+        return [self._task(steps) for steps in chosen]
 
     def unseen_kinds(self) -> list[Task]:
         """Functions of kinds that no training function has, alone or in a composition."""
@@ -144,11 +141,10 @@ class World:
     def _effect(self, steps: tuple[Step, ...]) -> tuple[str | None, ...] | None:
         """What the steps make of fixed inputs; None when that is too little to be a function of its own."""
         reads = steps[0][0].reads
-        inputs = [SHAPES[reads](random.Random(f"probe {reads} {i}")) for i in range(12)]
-        outputs = tuple(_run(steps, text) for text in inputs)
+        outputs = tuple(_run(steps, text) for text in _probes(reads))
         if len(steps) > 1:
             readers = [step for step in steps if step[0].reads in (reads, "any")]
-            alone = [tuple(_run((step,), text) for text in inputs) for step in readers]
+            alone = [_alone(_step_name(*step), reads) for step in readers]
             if outputs.count(None) > 8 or len(set(outputs)) < 4 or outputs in alone:
                 return None
         return (reads, *outputs)
@@ -197,6 +193,17 @@ def _run(steps: Sequence[Step], text: str) -> str | None:
             return None
         text = made
     return text if len(text) <= _LONGEST else None
+
+
+@cache
+def _probes(reads: str) -> tuple[str, ...]:
+    return tuple(SHAPES[reads](random.Random(f"probe {reads} {i}")) for i in range(12))
+
+
+@cache
+def _alone(name: str, reads: str) -> tuple[str | None, ...]:
+    """What one step makes of the probes of a shape."""
+    return tuple(_run((_steps()[name],), text) for text in _probes(reads))
 
 
 def _step_name(kind: Kind, parameters: Parameters) -> str:

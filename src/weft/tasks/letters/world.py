@@ -141,9 +141,8 @@ class World:
         inputs hold the letters that the steps act on, or those that `like` acts on.
         """
         kind = steps[0][0].kind
-        rng = random.Random(f"{self.seed} probes {kind}")
         letters = _letters_acted_on(like or steps)
-        inputs = [_input(rng, kind, letters) for _ in range(24)]
+        inputs = _probes(self.seed, kind, letters)
         outputs = [_run(steps, text) for text in inputs]
         if sum(output is None for output in outputs) > 6 or outputs == inputs:
             return None
@@ -213,7 +212,8 @@ def _primitives() -> tuple[Step, ...]:
     return tuple((o, p) for o in OPERATIONS.values() for p in o.parameters)
 
 
-def _compositions(size: int) -> list[tuple[Step, ...]]:
+@cache
+def _compositions(size: int) -> tuple[tuple[Step, ...], ...]:
     """Every sequence of `size` different operations of one kind, all but the last one open to others."""
     partial: list[tuple[Step, ...]] = [()]
     for position in range(size):
@@ -224,7 +224,7 @@ def _compositions(size: int) -> list[tuple[Step, ...]]:
             if (position == size - 1 or not step[0].last)
             and all(step[0].kind == o.kind and step[0].name != o.name for o, _ in steps)
         ]
-    return partial
+    return tuple(partial)
 
 
 @cache
@@ -234,15 +234,22 @@ def _sequences() -> int:
 
 
 def _alternating(
-    pairs: list[tuple[Step, ...]], triples: list[tuple[Step, ...]], rng: random.Random
+    pairs: Sequence[tuple[Step, ...]], triples: Sequence[tuple[Step, ...]], rng: random.Random
 ) -> Iterator[tuple[Step, ...]]:
     """Two pairs, then a triple, in random order; triples alone when the pairs are used up."""
+    pairs, triples = list(pairs), list(triples)
     rng.shuffle(pairs)
     for i, pair in enumerate(pairs):
         triple = rng.choice(triples)
         yield from (pair, triple) if i % 2 else (pair,)
     rng.shuffle(triples)
     yield from triples
+
+
+@cache
+def _probes(seed: int, kind: str, letters: str) -> list[str]:
+    rng = random.Random(f"{seed} probes {kind}")
+    return [_input(rng, kind, letters) for _ in range(24)]
 
 
 def _run(steps: Sequence[Step], text: str) -> str | None:
