@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag, OutputFolder, Paraphrases
-from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork, told_reach
+from weft.checks import check_target
+from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases
+from weft.cli.shared.model import HYPERNETWORK, open_host, open_hypernetwork, told_reach
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
 from weft.reading import check_file, read_lines
@@ -26,6 +27,8 @@ def adapt(
     document: Path | None = None,
     output_dir: OutputFolder,
     hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
+    base: str | None = None,
+    base_mismatch: BaseMismatch = "refuse",
     levels: int | None = None,
     paraphrases: Paraphrases = 1,
     name: str | None = None,
@@ -44,6 +47,9 @@ def adapt(
         output_dir: Folder to write; an adapter that is there is replaced, anything else is refused.
         hypernetwork: The hypernetwork that makes it: a folder, or one that ships with Weft. A document needs
             a context network (weft train context).
+        base: The base that the adapter is for, where the hypernetwork should be checked against it or names
+            none: folder, hub id or embedded name. It is read.
+        base_mismatch: What to do where --base is not the hypernetwork's own: refuse it, warn, or allow it.
         levels: How many levels of a stack act above its first; it decides by itself unless given.
         paraphrases: Make the exact mean of the adapters of so many wordings, 1 to 16; the rank grows as much.
         name: Name of the adapter; made from the description unless given.
@@ -57,8 +63,10 @@ def adapt(
 
     if (description is None) == (document is None):
         raise ConfigError("give a description, or a --document, and not both")
+    check_target(output_dir)
     if description is not None:
-        hyper = open_hypernetwork(hypernetwork)
+        host = None if base is None else open_host(base)
+        hyper = open_hypernetwork(hypernetwork, host=host, on_mismatch=base_mismatch)
         start = time.perf_counter()
         adapter, agreement = adapt_paraphrased(hyper, description, paraphrases, name=name, levels=levels)
         reached = told_reach(hyper, description)
@@ -69,7 +77,7 @@ def adapt(
         check_file(document)
         if levels is not None or paraphrases > 1:
             raise ConfigError("--levels and --paraphrases belong to a description; a document has none")
-        network = _open_context(hypernetwork)
+        network = _open_context(hypernetwork, base)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))
         reached = {}
@@ -87,12 +95,12 @@ def adapt(
     print_json(made) if json else print_pairs(made)
 
 
-def _open_context(folder: str) -> ContextNetwork:
+def _open_context(folder: str, base: str | None) -> ContextNetwork:
     from weft.hyper import ContextNetwork
 
     if folder == HYPERNETWORK:
         raise ConfigError("a document needs a context network; name one by --with (weft train context)")
-    return ContextNetwork.from_pretrained(folder)
+    return ContextNetwork.from_pretrained(folder, host=None if base is None else open_host(base))
 
 
 def _ids(network: ContextNetwork, document: Path) -> Iterator[int]:

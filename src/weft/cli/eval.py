@@ -50,7 +50,7 @@ def evaluate_recipe(
     if data is not None:
         set_threads(threads)
         told = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
-        print_json(told) if json else print_pairs({k: v for k, v in told.items() if k != "without"})
+        print_json(told) if json else print_pairs(_in_words(told))
         return
     from weft.evaluate import EvalRecipe, evaluate, to_dict, to_text, write_report
 
@@ -64,6 +64,11 @@ def evaluate_recipe(
     print_json(to_dict(report)) if json else print(plain(to_text(report), keep="\n"), end="")
     if config.output is not None:
         write_report(report, config.output)
+
+
+def _in_words(told: dict[str, Any]) -> dict[str, Any]:
+    """For people: names without underscores, and the base's own measures only as differences."""
+    return {name.replace("_", " "): value for name, value in told.items() if name != "without"}
 
 
 def _on_rows(

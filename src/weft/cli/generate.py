@@ -79,6 +79,9 @@ def generate(
         raise ConfigError("give prompts or --file, not both")
     asked: list[str | Turns] = [*prompts] if file is None else read_prompts(file)
     asked = asked or _lines()
+    for number, prompt in enumerate(asked, 1):
+        if not _question(prompt).strip():
+            raise ConfigError(f"prompt {number} of {len(asked)} is empty; write what is to be answered")
     chooser = None
     controller = None
     if (trace and trace_json) or ((trace or trace_json) and (stream or json)):

@@ -34,7 +34,7 @@ class MethodFlags:
     rank: int | None = None
     """Rank of the result; what that loses is told."""
     density: float | None = None
-    """Share of the entries that pruning keeps, above 0 and at most 1."""
+    """Methods that prune (ties, dare, della, ...): share of the entries they keep, above 0, at most 1."""
     trim: Literal["adapter", "tensor"] | None = None
     """ties, knots: over what the largest entries are chosen."""
     scaling: float | None = None

@@ -1,16 +1,20 @@
 """`weft train`: one recipe, one run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+from cyclopts import Parameter, Token
 
 from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.model import hide_bars
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
+from weft.files import nearest
 from weft.plain import plain
+from weft.reading import shown
 
 Kind = Literal[
     "base",
@@ -25,10 +29,35 @@ Kind = Literal[
     "stack",
     "mix",
 ]
+_CALLED = {
+    "sft": "lora",
+    "finetune": "lora",
+    "fine-tune": "lora",
+    "qlora": "lora",
+    "adapter": "lora",
+    "adapters": "lora",
+    "t2l": "hyper",
+    "text-to-lora": "hyper",
+    "hypernetwork": "hyper",
+    "pretrain": "base",
+    "model": "base",
+    "router": "blend",
+}
+"""What other projects call a kind of training."""
+
+
+def _kind(_: Any, tokens: Sequence[Token]) -> str:
+    """One of the kinds. Raises ValueError, which cyclopts tells as an error of usage."""
+    said, known = tokens[0].value, get_args(Kind)
+    if said in known:
+        return said
+    meant = _CALLED.get(said.lower())
+    hint = f" (did you mean {meant}?)" if meant else nearest(said, known)
+    raise ValueError(f"there is no training {shown(said)}{hint}; there are {', '.join(known)}")
 
 
 def train(
-    kind: Kind,
+    kind: Annotated[Kind, Parameter(converter=_kind)],
     recipe: Path,
     /,
     *overrides: Overrides,

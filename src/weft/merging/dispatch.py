@@ -87,7 +87,7 @@ def merge(
             raise ConfigError(f"{method} has no option {name}{nearest(name, known)}; {takes}")
     for name, parameter in known.items():
         if name not in options and parameter.default is inspect.Parameter.empty:
-            raise ConfigError(f"{method} needs the option {name}")
+            raise ConfigError(f"{method} needs the option {name} (--{name} on the command line)")
         if name in options:
             _check_kind(name, options[name], parameter)
     sources = gather(adapters, weights)

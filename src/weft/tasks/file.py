@@ -16,6 +16,8 @@ from weft.tasks.task import Row, Task
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 _READERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json"}
+_EVERY = re.compile(r"(train|data)(-\d+-of-\d+)?")
+"""How files and folders of rows are called whatever they hold."""
 _HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -42,8 +44,7 @@ def load_file_task(
         train = tuple(row for row, place in zip(train, places, strict=True) if place >= test_ratio)
         if not train:
             train, tests = tests, ()
-    stem = re.sub(r"[^\w.+-]+", "-", Path(path).name.split(".")[0], flags=re.ASCII).strip("-") or "rows"
-    name = name or stem
+    name = name or _named(Path(path))
     return Task(name, tuple(descriptions) or (name.replace("-", " ").replace("_", " "),), train, tests)
 
 
@@ -92,6 +93,13 @@ def _table(kind: str, what: str, file: str | None = None, suffix: str = "") -> I
 def _said(error: Exception) -> str:
     cause = error.__cause__ or error
     return shown(" ".join(str(cause).split()), 160)
+
+
+def _named(file: Path) -> str:
+    """The name of a file without its ending, or of the nearest folder that says more than `train` does."""
+    names = [file.name.split(".")[0], *(folder.name for folder in file.absolute().parents)]
+    told = next((name for name in names if name and not _EVERY.fullmatch(name)), names[0])
+    return re.sub(r"[^\w.+-]+", "-", told, flags=re.ASCII).strip("-._+") or "rows"
 
 
 def _place(row: Row) -> float:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from weft.config import Config
 from weft.errors import ConfigError, WeftError
-from weft.files import replace_file, to_json
+from weft.files import replace_file, resolve, to_json
 from weft.reading import read_json, read_yaml, shown, shown_path
 
 RECIPE, DATA = "config.yaml", "data.json"
@@ -68,7 +68,7 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
     for key in sorted(now.keys() | then.keys()):
         was: Any = then.get(key)
         now_is: Any = now.get(key)
-        if was == now_is or key in _HARMLESS:
+        if was == now_is or key in _HARMLESS or (key == "base" and _is_one_folder(was, now_is)):
             continue
         if key in _MAY_GROW and isinstance(was, int | float) and now_is > was:
             continue
@@ -89,6 +89,15 @@ def _kept(folder: Path, recipe: Config) -> Mapping[str, Any]:
         return type(recipe).model_validate(values).model_dump(mode="json")
     except (ValidationError, WeftError):
         return values if isinstance(values, dict) else {}
+
+
+def _is_one_folder(was: Any, now_is: Any) -> bool:
+    """Whether a base that is named in another way is the same folder."""
+    try:
+        folders = [resolve(name) if isinstance(name, str) else None for name in (was, now_is)]
+    except WeftError:
+        return False
+    return None not in folders and len({folder.resolve() for folder in folders if folder}) == 1
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
