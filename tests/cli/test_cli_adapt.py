@@ -61,6 +61,27 @@ def test_an_adapter_is_replaced_and_anything_else_refused(
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("weft.cli.adapt.open_hypernetwork", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["adapt", DESCRIPTIONS[0], "-o", str(tmp_path)]) == 1
+    assert "thesis.txt" in capsys.readouterr().err
+
+
+def test_a_base_that_is_named_is_held_against_the_hypernetwork(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["adapt", DESCRIPTIONS[0], "-o", str(tmp_path / "out"), "--with", tiny.hyper]
+    assert main([*argv, "--base", tiny.base]) == 0
+    assert load(tmp_path / "out").base == tiny.fingerprint
+    assert main([*argv, "--base", tiny.other_base]) == 1
+    assert f"is for base {tiny.fingerprint}, this one is" in capsys.readouterr().err
+    assert main([*argv, "--base", tiny.other_base, "--base-mismatch", "allow"]) == 0
+    assert load(tmp_path / "out").base not in ("", tiny.fingerprint)
+
+
 @pytest.mark.parametrize("description", ["", "  "])
 def test_an_empty_description_is_refused(
     description: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]

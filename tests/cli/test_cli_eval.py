@@ -92,6 +92,10 @@ def test_an_adapter_on_a_file_of_rows(
     assert told["exact_match"] == wanted.exact_match == 0.5
     alone = evaluate_rows(engine, rows, None, max_new_tokens=8)
     assert told["loss - base"] == pytest.approx(wanted.loss - alone.loss)
+    assert main(["eval", adapter, *flags[:-1]]) == 0
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"left out", "exact match", "exact match - base"} <= set(names)
+    assert "without" not in names
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
     assert [line["prediction"] for line in lines] == [text for _, _, text in wanted.predictions] == said
     assert main(["eval", tiny.base, "--data", str(file), "--json", "--max-new-tokens", "8"]) == 0

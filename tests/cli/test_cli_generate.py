@@ -128,6 +128,17 @@ def test_sampling_follows_the_seed(
     assert sampled[1] == answers(host, None, seed=4, **options)[1]
 
 
+@pytest.mark.parametrize("prompts", [[""], ["cab", "  "]])
+def test_an_empty_prompt_is_refused(
+    prompts: list[str], tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", *prompts, "--base", tiny.base]) == 1
+    count = len(prompts)
+    assert capsys.readouterr().err == (
+        f"weft: prompt {count} of {count} is empty; write what is to be answered\n"
+    )
+
+
 def test_lines_of_standard_input(
     host: Host, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,8 +100,18 @@ def test_a_wrong_change_is_one_line(
 def test_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "hyper", "nowhere.yaml"]) == 1
     assert capsys.readouterr().err == "weft: no such file: nowhere.yaml\n"
-    assert main(["train", "hypr", "nowhere.yaml"]) == 2
-    assert 'Did you mean "hyper"?' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"), [("hypr", "hyper"), ("sft", "lora"), ("QLoRA", "lora"), ("t2l", "hyper")]
+)
+def test_a_kind_by_another_name_leads_to_ours(
+    kind: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", kind, "nowhere.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"weft: there is no training '{kind}' (did you mean {meant}?); there are base, ")
+    assert err.count("\n") == 1
 
 
 def test_one_folder_for_each_task(

@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ SECONDS, PATIENCE, MEMORY = 10, 120, 1 << 30
 """Of processor time, since others may hold the machine; of the clock, for what only waits; and bytes."""
 SURFACE_MODULES = ("surfaces_text", "surfaces_folders")
 
+Counts = dict[str, Counter[str]]
+"""Surface -> how its cases ended -> how many."""
 Surface = Callable[[random.Random, Path], Callable[[], object]]
 SURFACES: dict[str, Surface] = {}
 
@@ -50,20 +53,34 @@ def surface(make: Surface) -> Surface:
     return make
 
 
-def run(cases: int, *, seed: int = 0, only: str | None = None, case: int | None = None) -> Iterator[Failure]:
-    """Run so many cases, spread evenly over the surfaces, and yield those that fail."""
+def run(
+    cases: int,
+    *,
+    seed: int = 0,
+    only: str | None = None,
+    case: int | None = None,
+    counts: Counts | None = None,
+) -> Iterator[Failure]:
+    """Run so many cases, spread evenly over the surfaces, and yield those that fail.
+
+    How many of each surface were taken, refused and failed goes into `counts`.
+    """
     for module in SURFACE_MODULES:
         importlib.import_module(module)
     names = [name for name in SURFACES if only in (None, name)]
     share = -(-cases // len(names))
     for name in names:
         for number in range(share) if case is None else (case,):
-            told = _run(SURFACES[name], random.Random(f"{seed}/{name}/{number}"))
-            if told is not None:
+            ended, told = _run(SURFACES[name], random.Random(f"{seed}/{name}/{number}"))
+            if counts is not None:
+                counts.setdefault(name, Counter())[ended] += 1
+            if told:
                 yield Failure(name, number, told)
 
 
-def _run(make: Surface, rng: random.Random) -> str | None:
+def _run(make: Surface, rng: random.Random) -> tuple[str, str]:
+    """How a case ended (`taken`, `refused` or `failed`), and what was wrong."""
+    ended = "taken"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         call = make(rng, Path(folder))
@@ -75,19 +92,22 @@ def _run(make: Surface, rng: random.Random) -> str | None:
         try:
             call()
         except WeftError as error:
-            said = str(error)
+            ended, said = "refused", str(error)
             if not said.strip() or len(said) > 2000:
-                return f"a message of {len(said)} characters: {said[:200]!r}"
+                return "failed", f"a message of {len(said)} characters: {said[:200]!r}"
         except TooSlow:
-            return f"more than {SECONDS} s"
+            return "failed", f"more than {SECONDS} s"
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return f"{type(error).__name__}: {str(error)[:200]!r} at {where.filename}:{where.lineno}"
+            told = f"{type(error).__name__}: {str(error)[:200]!r} at {where.filename}:{where.lineno}"
+            return "failed", told
         finally:
             for clock, _, _ in clocks:
                 signal.setitimer(clock, 0)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        return f"{grown >> 20} MiB more memory" if grown > MEMORY else None
+        return ("failed", f"{grown >> 20} MiB more memory") if grown > MEMORY else (ended, "")
 
 
 def _stop(*_: object) -> None:
@@ -153,11 +173,16 @@ def main() -> int:
     parser.add_argument("--only", type=int)
     asked = parser.parse_args()
     start, failed = time.monotonic(), 0
-    for failure in run(asked.cases, seed=asked.seed, only=asked.surface, case=asked.only):
+    counts: Counts = {}
+    cases = run(asked.cases, seed=asked.seed, only=asked.surface, case=asked.only, counts=counts)
+    for failure in cases:
         failed += 1
         print(f"{failure.surface} --only {failure.case}: {failure.what}", flush=True)
     seconds = time.monotonic() - start
-    print(f"{asked.cases} cases of {', '.join(SURFACES)} in {seconds:.0f} s: {failed} failed")
+    for name, ended in counts.items():
+        print(f"{name:14} {ended['taken']:5} taken {ended['refused']:5} refused {ended['failed']:5} failed")
+    total = sum(sum(ended.values()) for ended in counts.values())
+    print(f"{total} cases in {seconds:.0f} s, {time.process_time():.0f} s of the processor: {failed} failed")
     return 1 if failed else 0
 
 

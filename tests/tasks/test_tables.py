@@ -67,6 +67,24 @@ def test_a_wrong_table_is_one_clear_line(name: str, content: bytes, said: str, t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("rows.jsonl", "rows"),
+        ("reverse/train.jsonl", "reverse"),
+        ("set/data/train-00000-of-00002.jsonl", "set"),
+        ("two words (1).jsonl", "two-words-1"),
+        (".hidden.jsonl", "of"),
+        ("\u00fc.jsonl", "rows"),
+    ],
+)
+def test_a_file_of_rows_gives_its_task_a_name(path: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "of" / path
+    file.parent.mkdir(parents=True)
+    file.write_text('{"prompt": "cab", "completion": "bac"}\n')
+    assert load_file_task(str(file)).name == name
+
+
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError):
         read_table(str(tmp_path / "none.csv"))

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,6 +267,56 @@ def test_a_checkpoint_cut_short_is_named(file: str, tasks: Path, tmp_path: Path)
     cut.write_bytes(cut.read_bytes()[:40])
     with pytest.raises(WeftError, match="checkpoint-6"):
         train("lora", tasks, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("checkpoint-6/state.json", "[]", "checkpoint-6 is damaged"),
+        ("checkpoint-6/state.json", '{"step": "x", "schedulers": []}', "checkpoint-6 is damaged"),
+        ("metrics.jsonl", "[1]\n", r"metrics\.jsonl, line 1 is no line of a run"),
+        ("metrics.jsonl", '{"step": 1}\n{"step": \n', r"metrics\.jsonl, line 2 is not valid JSON"),
+        ("metrics.jsonl", '{"step": null}\n', r"metrics\.jsonl, line 1 is no line of a run"),
+        ("config.yaml", "- a", "holds a run of another recipe"),
+        ("config.yaml", "{{{", r"config\.yaml is not valid YAML"),
+        ("data.json", "[]", "the data has changed"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line(
+    file: str, content: str, said: str, tasks: Path, tmp_path: Path
+) -> None:
+    train("lora", tasks, tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(WeftError, match=said) as caught:
+        train("lora", tasks, tmp_path, run={"max_steps": 7})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_looks_like_a_checkpoint_is_left_alone(tasks: Path, tmp_path: Path) -> None:
+    train("lora", tasks, tmp_path)
+    shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-6 (copy)")
+    train("lora", tasks, tmp_path, run={"max_steps": 7})
+    assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 5, 6, 6, 7, 7]
+    assert (tmp_path / "checkpoint-6 (copy)" / "state.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["file", "nul\0", "x" * 300])
+def test_a_run_needs_a_folder(name: str, tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(SaveError, match="output_dir .* cannot be a folder"):
+        train("lora", tasks, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
+def test_a_base_that_is_named_in_another_way_is_the_same(
+    tmp_path: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    train("lora", tasks, tmp_path / "run", base="base")
+    train("lora", tasks, tmp_path / "run", base=str(tmp_path / "base"), run={"max_steps": 7})
+    with pytest.raises(ConfigError, match="where base is"):
+        train("lora", tasks, tmp_path / "run", base="other", run={"max_steps": 7})
 
 
 def test_seconds_go_on_after_a_resume(

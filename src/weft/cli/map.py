@@ -52,7 +52,7 @@ def map_library(
     from weft.adapters import load_each
     from weft.adapters.card import base_model
     from weft.embed import cosines, lay_out, plan_to_dict
-    from weft.plot import draw_map
+    from weft.plot.map import draw_map
 
     adapters = list(load_each(folders, strict=strict).values())
     cosine_KK = cosines(adapters) if by == "adapter" else _described(adapters)

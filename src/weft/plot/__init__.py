@@ -1,5 +1,1 @@
-"""Pictures of libraries and results."""
-
-from weft.plot.map import draw_map
-
-__all__ = ["draw_map"]
+"""Pictures of libraries, runs and results; each is imported where it is drawn, as few need a network."""

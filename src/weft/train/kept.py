@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from weft.config import Config
-from weft.errors import ConfigError, WeftError
+from weft.errors import ConfigError, SaveError, WeftError
 from weft.files import replace_file, resolve, to_json
 from weft.reading import read_json, read_yaml, shown, shown_path
 
@@ -36,10 +36,15 @@ _AGAIN = "choose another output_dir, or start again with --no-resume"
 def lock_folder(folder: Path) -> int:
     """Hold a folder until the descriptor that is returned is closed, or the process ends.
 
-    Raises ConfigError when another run holds it: two runs in one folder would mix their metrics.
+    Raises ConfigError when another run holds it: two runs in one folder would mix their metrics. Raises
+    SaveError where there can be no such folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SaveError(f"output_dir {shown_path(folder)} cannot be a folder: {reason}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -78,7 +83,8 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
         )
     if data_hash is None or not (folder / DATA).is_file():
         return
-    if read_json(folder / DATA).get("data_hash") != data_hash:
+    kept = read_json(folder / DATA)
+    if not isinstance(kept, dict) or kept.get("data_hash") != data_hash:
         raise ConfigError(f"the data has changed since the run in {shown_path(folder)} began; {_AGAIN}")
 
 

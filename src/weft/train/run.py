@@ -30,7 +30,7 @@ from weft.config import Config
 from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveError, WeightsError
 from weft.files import remove_leftovers, replace_file, replace_folder, to_json
 from weft.plain import plain
-from weft.reading import read_json
+from weft.reading import parse_json, read_json, read_text
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
@@ -176,8 +176,12 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, if any."""
-        found = [p for p in self.folder.glob(f"{_CHECKPOINT}*") if (p / "state.json").is_file()]
-        return max(found, key=lambda p: int(p.name.removeprefix(_CHECKPOINT)), default=None)
+        found = {
+            int(path.name.removeprefix(_CHECKPOINT)): path
+            for path in self.folder.glob(f"{_CHECKPOINT}*")
+            if path.name.removeprefix(_CHECKPOINT).isdecimal() and (path / "state.json").is_file()
+        }
+        return found[max(found)] if found else None
 
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
         """Load the newest checkpoint and return the step to go on from; 0 for a fresh run.
@@ -197,7 +201,9 @@ class Run:
             return 0
         try:
             step = self._load(checkpoint, model, optimizers, schedulers)
-        except (SafetensorError, OSError, LookupError, TypeError, RuntimeError) as error:
+        except ConfigError:
+            raise
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 f"{checkpoint} is damaged ({type(error).__name__}: {str(error)[:100]}); "
                 "bring back a whole copy, or start again with --no-resume"
@@ -279,9 +285,19 @@ class Run:
         )
 
     def _logged(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last one that a full disk cut short is left out."""
-        text = self._metrics.read_text() if self._metrics.is_file() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        """The lines of metrics.jsonl; a last one that a full disk cut short is left out.
+
+        Raises ConfigError that names a line which no run has written.
+        """
+        text = read_text(self._metrics) if self._metrics.is_file() else ""
+        lines = []
+        for number, line in enumerate(text.split("\n")[:-1], 1):
+            where = f"{self._metrics}, line {number}"
+            values = parse_json(line, where)
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                raise ConfigError(f"{where} is no line of a run: it has no step; mend or remove the file")
+            lines.append(values)
+        return lines
 
     def _drop(self, folders: Iterable[Path]) -> None:
         for folder in list(folders):
