@@ -303,7 +303,7 @@ def test_what_only_looks_like_a_checkpoint_is_left_alone(tasks: Path, tmp_path: 
 @pytest.mark.parametrize("name", ["file", "nul\0", "x" * 300])
 def test_a_run_needs_a_folder(name: str, tasks: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("years of work")
-    with pytest.raises(SaveError, match="output_dir .* cannot be a folder"):
+    with pytest.raises(SaveError, match=r"output_dir .* cannot be a folder"):
         train("lora", tasks, tmp_path / name)
     assert (tmp_path / "file").read_text() == "years of work"
 

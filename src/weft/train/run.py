@@ -176,11 +176,7 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, if any."""
-        found = {
-            int(path.name.removeprefix(_CHECKPOINT)): path
-            for path in self.folder.glob(f"{_CHECKPOINT}*")
-            if path.name.removeprefix(_CHECKPOINT).isdecimal() and (path / "state.json").is_file()
-        }
+        found = {step: path for step, path in self._checkpoints().items() if (path / "state.json").is_file()}
         return found[max(found)] if found else None
 
     def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
@@ -193,7 +189,7 @@ class Run:
                 remove_leftovers(place)
             self._drop(self.folder.glob(f".{_CHECKPOINT}*"))
             if not self.resume:
-                self._drop(self.folder.glob(f"{_CHECKPOINT}*"))  # else the next resume takes them
+                self._drop(self._checkpoints().values())  # else the next resume takes them
         checkpoint = self.last_checkpoint() if self.resume else None
         if checkpoint is None:
             if self.accelerator.is_main_process:
@@ -236,7 +232,7 @@ class Run:
         self._saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return
-        older = list(self.folder.glob(f"{_CHECKPOINT}*"))
+        older = list(self._checkpoints().values())
         with replace_folder(self.folder / f"{_CHECKPOINT}{step}") as fresh:
             trainable = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
             # Through bytes: on a full disk save_file raises an error of its own kind.
@@ -283,6 +279,11 @@ class Run:
         raise NotFiniteError(
             f"step {step}: {what} is not a finite number; {left}. Lower the learning rate or look at the rows"
         )
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """The folders of checkpoints by their step; what else is named like them is somebody's own."""
+        found = {path.name.removeprefix(_CHECKPOINT): path for path in self.folder.glob(f"{_CHECKPOINT}*")}
+        return {int(step): path for step, path in found.items() if step.isdecimal()}
 
     def _logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a full disk cut short is left out.
