@@ -283,7 +283,7 @@ class Run:
     def _checkpoints(self) -> dict[int, Path]:
         """The folders of checkpoints by their step; what else is named like them is somebody's own."""
         found = {path.name.removeprefix(_CHECKPOINT): path for path in self.folder.glob(f"{_CHECKPOINT}*")}
-        return {int(step): path for step, path in found.items() if step.isdecimal()}
+        return {int(step): path for step, path in found.items() if step.isdecimal() and path.is_dir()}
 
     def _logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a full disk cut short is left out.
