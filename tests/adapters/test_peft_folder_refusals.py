@@ -137,6 +137,27 @@ def test_wrong_tensors(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda key: key.removeprefix("base_model.model."), r"without the base_model\.model\. that PEFT"),
+        (lambda key: f"module.{key}", r"without the base_model\.model\. that PEFT"),
+        (lambda key: key.replace(".weight", ".mine.weight"), "names its adapter; write the folder"),
+        (
+            lambda key: key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"),
+            "key of kohya's or diff",
+        ),
+        (lambda key: key.replace("lora_A", "modules_to_save.default"), "was trained whole"),
+    ],
+)
+def test_keys_of_other_programs_are_named(change: Callable[[str], str], message: str, folder: Path) -> None:
+    tensors = {change(key): tensor for key, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(UnsupportedAdapterError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_huge_rank_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = 8193
     with_tensors(folder, lora_A__weight=torch.full((rank, 1), torch.nan), lora_B__weight=torch.ones(1, rank))

@@ -29,6 +29,47 @@ def test_reads_each_format(tmp_path):
     assert read_rows(file) == (Row("cab", "abc", (), (("system", "s"),)),)
 
 
+HUMAN, GPT = {"from": "human", "value": "cab"}, {"from": "gpt", "value": "abc"}
+CHAT = [turn("user", "cab"), turn("assistant", "abc")]
+TOLD = (("system", "s"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "row"),
+    [
+        ({"conversations": [HUMAN, GPT], "id": "x"}, Row("cab", "abc")),
+        ({"conversations": [{"from": "system", "value": "s"}, HUMAN, GPT]}, Row("cab", "abc", (), TOLD)),
+        ({"conversations": [HUMAN, GPT], "system": "s"}, Row("cab", "abc", (), TOLD)),
+        (
+            {"conversations": [{"from": "system", "value": "s"}, HUMAN, GPT], "system": "other"},
+            Row("cab", "abc", (), TOLD),
+        ),
+        ({"conversations": [HUMAN, GPT], "system": " ", "messages": None}, Row("cab", "abc")),
+        ({"conversations": CHAT}, Row("cab", "abc")),
+        ({"instruction": "sort", "input": "cab", "output": "abc"}, Row("sort\n\ncab", "abc")),
+        ({"instruction": "sort cab", "input": "", "output": "abc", "text": "unread"}, Row("sort cab", "abc")),
+        ({"instruction": "sort cab", "input": None, "output": "abc"}, Row("sort cab", "abc")),
+        ({"instruction": "sort cab", "output": "abc"}, Row("sort cab", "abc")),
+        (
+            {"instruction": "b", "output": "c", "system": "s", "history": [["q", "a"]]},
+            Row("b", "c", (), (("system", "s"), ("user", "q"), ("assistant", "a"))),
+        ),
+        ({"prompt": "cab", "prompt_id": "1", "messages": CHAT}, Row("cab", "abc")),
+        ({"prompt": "cab", "completion": "abc", "messages": None, "text": None}, Row("cab", "abc")),
+        (
+            {"messages": [turn("user", [{"type": "text", "text": "c"}, {"text": "ab"}]), CHAT[1]]},
+            Row("cab", "abc"),
+        ),
+        (
+            {"messages": [*CHAT, turn("ipython", "x"), CHAT[1]]},
+            Row("", "abc", (), (("user", "cab"), ("assistant", "abc"), ("tool", "x"))),
+        ),
+    ],
+)
+def test_columns_of_public_sets(tmp_path, value, row):
+    assert read_rows(write(tmp_path / "rows.jsonl", value)) == (row,)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -39,6 +80,10 @@ def test_reads_each_format(tmp_path):
         ({"text": "z"}, "line 2: this row has 'text', those before it have 'prompt'"),
         ({"prompt": "x"}, "line 2: a row with a prompt needs a completion"),
         ({"prompt": "x", "completion": 3}, "line 2: completion should be a string"),
+        ({"prompt": "x", "completion": None}, "line 2: completion should be a string, got None"),
+        ({"prompt": None, "completion": "y"}, "line 2: prompt should be a string, got None"),
+        ('{"prompt": "x", "completion": NaN}', "line 2: completion should be a string, got nan"),
+        ({"prompt": "x\ud83d", "completion": "y"}, "line 2 holds a lone surrogate"),
         ({"prompt": "", "completion": ""}, "line 2: .*both are empty"),
         ({"prompt": "x", "completion": "y", "references": "y"}, "line 2: references should be a list"),
         (

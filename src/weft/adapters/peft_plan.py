@@ -19,12 +19,17 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 """Types of factors; narrower ones and integers do not add up."""
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _NAMED = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
+_BARE = re.compile(r"(.*?)\.?lora_[AB](\.[^.]+)?\.weight")
 _COPY = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
 _OTHER_KINDS = {
     "lora_magnitude_vector": "a DoRA magnitude",
     "lora_embedding_": "an embedding LoRA",
     ".bias": "a bias",
+    ".modules_to_save.": "a module that was trained whole (modules_to_save)",
+    "lora_down": "a key of kohya's or diffusers' files",
+    "lora_up": "a key of kohya's or diffusers' files",
 }
+_PREFIX = "base_model.model."
 
 
 class Plan(NamedTuple):
@@ -82,6 +87,12 @@ def _kind(key: str) -> str:
         return (
             "the key of a training state, which names its adapter; write the folder with save_pretrained, "
             "or take the name out of the keys"
+        )
+    bare = _BARE.fullmatch(key)
+    if bare and not key.startswith(_PREFIX):
+        return (
+            f"the key of a training state, without the {_PREFIX} that PEFT writes before the path of a module; "
+            "write the folder with save_pretrained"
         )
     kind = next((kind for mark, kind in _OTHER_KINDS.items() if mark in key), "no lora_A or lora_B weight")
     return f"{kind}, which Weft does not run"

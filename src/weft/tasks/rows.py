@@ -10,7 +10,9 @@
 A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
 Hermes models write, and each result as a `tool` turn. Where a set has a chat and other columns beside it, the
 chat is read. `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen,
-may stand beside any of them; other keys are left alone.
+may stand beside any of them; so may `system` beside conversations and instructions, and `history`, a list of
+earlier questions with their answers, beside instructions, as LLaMA-Factory has them. Other keys are left
+alone, and so is the column of a format whose value is null.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ _ROLES = {
     "function": "tool",
     "function_response": "tool",
     "observation": "tool",
+    "ipython": "tool",
     "function_call": "assistant",
 } | {role: role for role in ROLES}
 
@@ -115,7 +118,9 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
 
 
 def _format(value: dict[str, Any]) -> str | None:
-    found = [name for name, keys in _FORMATS.items() if keys <= value.keys()]
+    there = [name for name, keys in _FORMATS.items() if keys <= value.keys()]
+    # Tables of several sets have the columns of all; what a row does not use is null.
+    found = [name for name in there if value[name] is not None] or there
     is_unclear = found == ["prompt", "text"] and "completion" in value
     return None if not found or is_unclear else found[0]
 
@@ -146,20 +151,43 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
             return Row(_string(value["question"], "question"), answer, references)
         case "text":
             return Row("", _string(value["text"], "text"), references)
-        case "messages" | "conversations":
+        case "messages":
             return _chat(_turns(value[found], found), references)
+        case "conversations":
+            turns = _turns(value[found], found)
+            own = any(role == "system" for role, _ in turns[:1])
+            return _chat(turns if own else [*_system(value), *turns], references)
         case "instruction":
             told = [_string(value["instruction"], "instruction")]
             more = value.get("input")
             if more is not None and _string(more, "input").strip():
                 told.append(more)
-            return Row("\n\n".join(told), _string(value["output"], "output"), references)
+            before = (*_system(value), *_history(value.get("history")))
+            return Row("\n\n".join(told), _string(value["output"], "output"), references, before)
     if "completion" not in value:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
-    if isinstance(prompt, str) or isinstance(completion, str):
-        return Row(_string(prompt, "prompt"), _string(completion, "completion"), references)
-    return _chat(_turns(prompt, "prompt") + _turns(completion, "completion"), references)
+    if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
+        return _chat(_turns(prompt, "prompt") + _turns(completion, "completion"), references)
+    return Row(_string(prompt, "prompt"), _string(completion, "completion"), references)
+
+
+def _system(value: dict[str, Any]) -> Turns:
+    """The column `system` as the first turn of a chat, where it says something."""
+    told = value.get("system")
+    return [("system", told)] if told is not None and _string(told, "system").strip() else []
+
+
+def _history(pairs: Any) -> Turns:
+    """Earlier questions with their answers, as turns."""
+    if pairs is None:
+        return []
+    if not isinstance(pairs, list | tuple) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
+    ):
+        raise ConfigError(f"history should be a list of [question, answer], got {shown(pairs)}")
+    texts = [_string(text, "history") for pair in pairs for text in pair]
+    return [(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
 
 
 def _chat(turns: Turns, references: tuple[str, ...]) -> Row:
