@@ -145,7 +145,7 @@ def test_wrong_tensors(
         (lambda key: key.replace(".weight", ".mine.weight"), "names its adapter; write the folder"),
         (
             lambda key: key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"),
-            "key of kohya's or diff",
+            "kohya's or diff",
         ),
         (lambda key: key.replace("lora_A", "modules_to_save.default"), "was trained whole"),
     ],

@@ -91,7 +91,7 @@ def _kind(key: str) -> str:
     bare = _BARE.fullmatch(key)
     if bare and not key.startswith(_PREFIX):
         return (
-            f"the key of a training state, without the {_PREFIX} that PEFT writes before the path of a module; "
+            f"a key without the {_PREFIX} that PEFT writes before the path of a module; "
             "write the folder with save_pretrained"
         )
     kind = next((kind for mark, kind in _OTHER_KINDS.items() if mark in key), "no lora_A or lora_B weight")
