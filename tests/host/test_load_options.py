@@ -11,7 +11,7 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
 
 @pytest.mark.parametrize(
     "device",
-    [pytest.param("cuda", marks=NO_CUDA), "cuda:99", torch.device("cuda:99"), "bogus"],
+    [pytest.param("cuda", marks=NO_CUDA), "cuda:99", torch.device("cuda:99"), "bogus", "meta"],
 )
 def test_a_device_that_is_not_there(tmp_path, device):
     with pytest.raises(ConfigError, match=f"^device {device} cannot be used here: ") as caught:

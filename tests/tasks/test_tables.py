@@ -85,6 +85,12 @@ def test_a_file_of_rows_gives_its_task_a_name(path: str, name: str, tmp_path: Pa
     assert load_file_task(str(file)).name == name
 
 
+def test_a_data_set_of_the_hub_needs_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFileError, match="no data 'weft/none' here, nor within reach on the Hub"):
+        read_table("weft/none")
+
+
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError):
         read_table(str(tmp_path / "none.csv"))

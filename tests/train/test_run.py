@@ -366,6 +366,30 @@ def test_what_cannot_run_is_refused_before_it_begins(
         parse_config(LoraRecipe, {**values, "run": {**values["run"], **changes}}, "here")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("r", 9000),
+        ("r", 10**30),
+        ("lora_alpha", float("inf")),
+        ("optimizer", {"learning_rate": float("inf")}),
+        ("optimizer", {"learning_rate": float("nan")}),
+        ("tasks", []),
+        ("target_modules", []),
+        ("attn_implementation", "flash_attention_2"),
+        ("max_length", 2**64),
+        ("rows_per_task", 10**12),
+    ],
+)
+def test_a_recipe_that_could_not_be_trained_or_saved_is_refused_before_it_begins(
+    key: str, value: object, tasks: Path, tmp_path: Path
+) -> None:
+    values = lora_recipe(tasks, tmp_path).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=key) as caught:
+        parse_config(LoraRecipe, {**values, key: value}, "here")
+    assert len(str(caught.value)) < 400
+
+
 def test_a_sink_without_its_package_is_named(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

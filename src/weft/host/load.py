@@ -132,7 +132,7 @@ def _check_dtype(dtype: str | torch.dtype) -> None:
 
 def _check_device(device: str | torch.device) -> None:
     try:
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()  # the meta device holds no numbers that could come back
     except (RuntimeError, AssertionError) as error:
         # Without CUDA, torch says so by an assertion.
         raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error

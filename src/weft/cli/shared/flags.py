@@ -18,7 +18,7 @@ OutputFolder = Annotated[Path, Parameter(name=("--output", "-o", "--output-dir")
 BaseMismatch = Literal["refuse", "warn", "allow"]
 """What to do with an adapter that was made for another base; `weft.adapters.OnMismatch`, without torch."""
 
-Threads = Annotated[int | None, Parameter(validator=Number(gte=1))]
+Threads = Annotated[int | None, Parameter(validator=Number(gte=1, lte=4096))]
 """CPU threads; None leaves them to torch."""
 
 
