@@ -25,6 +25,17 @@ PARTS = CHATML.replace("{{ m.content }}", "{% for part in m.content %}{{ part.te
 OTHER_END = CHATML.replace("<end>", "<stop>")
 TRIMS = CHATML.replace("{{ m.content }}", "{{ m.content | trim }}")
 CUTS = CHATML.replace("{{ m.content }}", "{{ m.content.split('[/think]')[-1] }}")
+NO_THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if loop.last and m.role == 'assistant' %}\n<think>\n\n</think>\n\n{{ m.content }}<end>"
+    "{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+ASKS_ALWAYS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}<|assistant|>"
+END_IN_WORDS = (
+    "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:"
+    "{% else %} {{ m.content }} END\n{% endif %}{% endfor %}"
+)
 FORGETS_ANSWER = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'assistant' %}")
 
 
@@ -158,8 +169,20 @@ def test_what_a_template_writes_only_when_asked_to_generate_is_in_both_prompts()
         (PARTS, "<|user|>cab<end>\n<|assistant|>", "abc<end>", "<end>"),
         (OTHER_END, "<|user|>cab<stop>\n<|assistant|>", "abc<stop>", "<stop>"),
         (TRIMS, "<|user|>cab<end>\n<|assistant|>", "abc<end>", "<end>"),
+        (NO_THOUGHT, "<|user|>cab\n<|assistant|>\n", "abc<end>", "<end>"),
+        (ASKS_ALWAYS, "<|user|>cab\n<|assistant|>", "abc<end>", "<end>"),
+        (END_IN_WORDS, "Q: cab\nA:", " abc<end>", "<end>"),
     ],
-    ids=["no end", "header never on its own", "parts", "an end of its own", "trims"],
+    ids=[
+        "no end",
+        "header never on its own",
+        "parts",
+        "an end of its own",
+        "trims",
+        "an empty thought before it",
+        "asks after every chat",
+        "an end that is no token",
+    ],
 )
 def test_an_answer_ends_with_a_stop_id_whatever_the_template_writes(template, prompt, completion, end):
     tokenizer = make_tokenizer(template)

@@ -1,14 +1,18 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import base_recipe, curve, write_tasks
+from tiny_training import base_recipe, curve, source, write_tasks
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from weft.config import parse_config
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import load_tasks, render
-from weft.train import train_base
+from weft.tasks.source import FolderSource, build_source_tokenizer
+from weft.train import BaseRecipe, train_base
 from weft.train.base import followed
 
 
@@ -82,3 +86,23 @@ def test_it_runs_in_bfloat16_with_bare_prompts_and_plain_text(tasks: Path, tmp_p
     model = AutoModelForCausalLM.from_pretrained(train_base(recipe))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_text_rows_need_text(tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"plain text of data\.texts has 0 tokens.*set text_rows to 0"):
+        train_base(base_recipe(tasks, tmp_path / "run", text_rows=2, text_length=20))
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 3}, {"num_key_value_heads": 3}])
+def test_heads_that_do_not_divide_are_refused(change: dict[str, int], tasks: Path, tmp_path: Path) -> None:
+    values = base_recipe(tasks, tmp_path / "run").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"model: .*heads"):
+        parse_config(BaseRecipe, {**values, "model": {**values["model"], **change}}, "here")
+
+
+def test_a_word_of_millions_of_letters_does_not_stall_the_tokenizer(tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("ab" * 1_500_000 + "\n")
+    values = source(tasks) | {"texts": [str(tmp_path / "text.txt")]}
+    start = time.process_time()
+    build_source_tokenizer(FolderSource.model_validate(values), load_tasks(tasks))
+    assert time.process_time() - start < 20

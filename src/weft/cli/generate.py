@@ -143,7 +143,7 @@ def generate(
         print_json({**told, "tokens_per_second": round(rate, 1), "results": results})
         return
     for answer in said:
-        print(answer.text)
+        print(answer.text.strip())  # some templates put spaces around an answer
     cut = sum(answer.finish_reason == "length" for answer in said)
     if cut:
         print(

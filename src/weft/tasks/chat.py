@@ -187,6 +187,8 @@ def _answer(
     said = row.completion.strip()
     if whole.startswith(prompt):
         text = whole[len(prompt) :]
+        if dialect.lead.strip():  # who is asked does not write it, and it would be read as the answer
+            text = text.removeprefix(dialect.lead)
     else:  # a prompt that ends in more than a header, such as the start of a thought
         bare = _chat(tokenizer, dialect, row.question, description, ask=False)
         start = len(bare) + len(dialect.header) if whole.startswith(bare + dialect.header) else -1
@@ -197,7 +199,7 @@ def _answer(
         raise ConfigError(
             f"the chat template does not keep the answer {shown(row.completion)}, it writes {shown(text)}"
         )
-    return text + (dialect.end or dialect.after.rstrip())
+    return text + dialect.end
 
 
 def _continue(

@@ -45,6 +45,8 @@ class Dialect(NamedTuple):
     """What stands between a question and its answer in a whole chat."""
     before_answer: str
     """What a prompt ends with beyond what the template writes: a header that it never gives on its own."""
+    lead: str
+    """What it writes between such a prompt and an answer that is told whole: an empty thought, a channel."""
     after: str
     """What it writes behind an answer."""
     end: str
@@ -116,14 +118,16 @@ def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Dialect:
     asked = _apply(tokenizer, template, question, ask=True, in_parts=in_parts)
     before, _, after = whole.rpartition(_ANSWER)
     header = before[len(bare) :] if before.startswith(bare) else ""
-    never_asks = asked == bare and bool(header.strip())
+    # Without its spaces: most tokenizers join a space to the word behind it.
+    before_answer = header.rstrip(" ") if asked == bare and header.strip() else ""
+    asked += before_answer
     end, stop_id = _end(tokenizer, after)
     return Dialect(
         takes_system=_takes_system(tokenizer, template, in_parts),
         in_parts=in_parts,
         header=header,
-        # Without its spaces: most tokenizers join a space to the word behind it.
-        before_answer=header.rstrip(" ") if never_asks else "",
+        before_answer=before_answer,
+        lead=before[len(asked) :] if before.startswith(asked) else "",
         after=after,
         end=end,
         stop_id=stop_id,
