@@ -24,35 +24,8 @@ _SHORT = (
 """What makes the page a matter of a minute: two steps, few rows."""
 
 
-def walk(
-    text: str, folder: Path, *, short: bool = False, told: Callable[[str], None] = lambda _: None
-) -> str:
-    """Do what a page says in a folder; returns the page with what its commands print.
-
-    Raises RuntimeError with the output of the first command that fails.
-    """
-
-    def do(fence: re.Match[str]) -> str:
-        whole, file, kind, body = fence[0], fence["file"], fence["kind"], fence["body"]
-        if file is not None:
-            for pattern, few in _SHORT if short else ():
-                body = re.sub(pattern, few, body)
-            (folder / file).write_text(body, encoding="utf-8")
-        if kind != "console":
-            return whole
-        shown = []
-        for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.M):
-            told(f"$ {command}")
-            said = _run(command, folder)
-            told(said)
-            shown.append(f"$ {command}\n{said}")
-        return f"```console\n{''.join(shown)}```"
-
-    return _FENCE.sub(do, text)
-
-
-def _run(command: str, folder: Path) -> str:
-    """What a command prints, on both of its streams; paths of this machine as `~` and `.`."""
+def run_command(command: str, folder: Path) -> str:
+    """What a command prints, on both of its streams. Raises RuntimeError with it where the command fails."""
     here = Path(sys.executable).parent
     env = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     for role in ("AUTHOR", "COMMITTER"):  # git asks who it is that keeps a version
@@ -68,7 +41,43 @@ def _run(command: str, folder: Path) -> str:
     )
     if done.returncode:
         raise RuntimeError(f"$ {command}\n{done.stdout}exit code {done.returncode}")
-    said = done.stdout.replace(str(folder.resolve()), ".").replace(str(Path.home()), "~")
+    return done.stdout
+
+
+def walk(
+    text: str,
+    folder: Path,
+    *,
+    short: bool = False,
+    run: Callable[[str, Path], str] = run_command,
+    told: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Do what a page says in a folder; returns the page with what its commands print.
+
+    Paths of this machine are written as `~` and `.`. Raises what `run` raises.
+    """
+
+    def do(fence: re.Match[str]) -> str:
+        whole, file, kind, body = fence[0], fence["file"], fence["kind"], fence["body"]
+        if file is not None:
+            for pattern, few in _SHORT if short else ():
+                body = re.sub(pattern, few, body)
+            (folder / file).write_text(body, encoding="utf-8")
+        if kind != "console":
+            return whole
+        shown = []
+        for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.M):
+            told(f"$ {command}")
+            said = _neutral(run(command, folder), folder)
+            told(said)
+            shown.append(f"$ {command}\n{said}")
+        return f"```console\n{''.join(shown)}```"
+
+    return _FENCE.sub(do, text)
+
+
+def _neutral(said: str, folder: Path) -> str:
+    said = said.replace(str(folder.resolve()), ".").replace(str(Path.home()), "~")
     return "".join(f"{line.rstrip()}\n" for line in said.splitlines())
 
 
