@@ -14,7 +14,7 @@ def talk(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     assert main(["chat", *argv, "--max-new-tokens", "8"]) == 0
     out, err = capsys.readouterr()
-    return out.split("\n")[:-1], err.splitlines()
+    return [line.strip() for line in out.split("\n")[:-1]], err.splitlines()
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -29,7 +29,7 @@ def answers(host: Host, mixture: Mixture | None, **options: object) -> list[str]
     return [
         engine.generate(
             render_prompt(engine.tokenizer, text), mixture=mixture, **({"max_new_tokens": 8} | options)
-        )
+        ).strip()
         for text in PROMPTS
     ]
 
@@ -150,7 +150,7 @@ def test_system_text_comes_before_the_question(
     host: Host, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = render_prompt(host.tokenizer, "cab", description=DESCRIPTIONS[0])
-    expected = Engine(host).generate(ids, max_new_tokens=8)
+    expected = Engine(host).generate(ids, max_new_tokens=8).strip()
     assert said(capsys, "cab", "--base", tiny.base, "--system", DESCRIPTIONS[0]) == [expected]
 
 

@@ -42,7 +42,7 @@ def test_a_chat_of_a_file_is_asked_without_its_answer(
     line = ["--file", str(tmp_path / "p.jsonl"), "--base", tiny.base]
     said, _ = run(capsys, *line)
     engine = Engine(Host.from_pretrained(tiny.base))
-    assert said == [engine.generate(CHAT, max_new_tokens=6)]
+    assert said == [engine.generate(CHAT, max_new_tokens=6).strip()]
     assert main(["generate", *line, "--json", "--max-new-tokens", "6", "--system", "unread too"]) == 0
     told = json.loads(capsys.readouterr().out)["results"]
     assert told[0]["prompt"] == CHAT
@@ -85,10 +85,10 @@ def test_the_models_own_way_to_draw_is_taken_as_hugging_face_does(
     said, err = run(capsys, "cab", "--base", sampled, "--top-k", "5", "--min-p", "0.01", "--seed", "3")
     assert "weft: drawn as the model's generation_config says: temperature 0.7, top_p 0.9\n" in err
     options = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.01, "seed": 3}
-    assert said == [Engine(host).generate("cab", max_new_tokens=6, **options)]
+    assert said == [Engine(host).generate("cab", max_new_tokens=6, **options).strip()]
     greedy, err = run(capsys, "cab", "--base", sampled, "--temperature", "0")
     assert "generation_config" not in err
-    assert greedy == [Engine(host).generate("cab", max_new_tokens=6)]
+    assert greedy == [Engine(host).generate("cab", max_new_tokens=6).strip()]
 
 
 def test_a_wrong_generation_config_is_named() -> None:

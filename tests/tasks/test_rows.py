@@ -61,6 +61,10 @@ TOLD = (("system", "s"),)
             Row("cab", "abc"),
         ),
         (
+            {"messages": [CHAT[0], turn("assistant", None) | {"function_call": {"name": "f"}}]},
+            Row("cab", '<tool_call>\n{"name": "f"}\n</tool_call>'),
+        ),
+        (
             {"messages": [*CHAT, turn("ipython", "x"), CHAT[1]]},
             Row("", "abc", (), (("user", "cab"), ("assistant", "abc"), ("tool", "x"))),
         ),
@@ -106,6 +110,9 @@ def test_errors_name_the_file_and_the_line(tmp_path, line, message):
         [turn("user", "x")],
         [turn("assistant", "x"), turn("user", "y")],
         [turn("user", ["x"]), turn("assistant", "y")],
+        [turn("user", "x"), turn("assistant", None)],
+        [turn("user", None), turn("assistant", "y")],
+        [turn("user", "x"), turn("assistant", None) | {"tool_calls": []}],
     ],
 )
 def test_a_chat_ends_with_a_question_and_its_answer(tmp_path, messages):

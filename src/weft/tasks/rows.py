@@ -218,7 +218,12 @@ def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:
         raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {shown(turn)}')
     if not isinstance(role, str) or role not in _ROLES:
         raise ConfigError(f"a turn's role is one of {', '.join(ROLES)}, got {shown(role)}")
-    return _ROLES[role], "\n".join([*_parts(content, key), *_calls(turn.get("tool_calls"))])
+    calls = _calls(turn.get("tool_calls"))
+    if isinstance(turn.get("function_call"), dict):  # what tool_calls were called before
+        calls += _calls([turn["function_call"]])
+    if content is None and not calls and _ROLES[role] in ("user", "assistant"):
+        raise ConfigError(f"a turn of {role} says nothing: its content is null, and it calls no tool")
+    return _ROLES[role], "\n".join([*_parts(content, key), *calls])
 
 
 def _parts(content: Any, key: str) -> list[str]:
