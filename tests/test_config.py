@@ -35,7 +35,29 @@ def test_a_wrong_key_leads_to_the_one_that_was_meant(key: str, meant: str) -> No
 def test_what_is_like_nothing_has_no_suggestion(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(LoraRecipe, {**LORA, key: 1}, "mine.yaml")
-    assert str(caught.value) == f"mine.yaml: unknown key {key}"
+    assert str(caught.value) == f"mine.yaml: unknown key {key or repr('')}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"tasks": []},
+            "tasks: Input should be a valid integer, got []; mine.yaml: tasks: Tuple",
+        ),
+        (
+            {"load_best_model_at_end": True},
+            "mine.yaml: the best step is known from evaluations",
+        ),
+        ({"run": {"output_dir": "x"}}, "mine.yaml: run: give one of max_steps and num_train_epochs, above 0"),
+        ({f"zzz{i}": 1 for i in range(6)}, "and 3 more"),
+    ],
+)
+def test_messages_speak_of_keys_alone(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LoraRecipe, {**LORA, **change}, "mine.yaml")
+    assert said in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("constrained", "tuple[", "Value error"))
 
 
 def test_a_key_of_another_kind_of_the_section_is_not_offered_for_itself() -> None:

@@ -36,6 +36,7 @@ MERGE_BOMB = "\n".join(
         ("a: 2001-99-99", "is not valid YAML"),
         ("a: " + "9" * 5000, "is not valid YAML"),
         ("a: *b", "undefined alias"),
+        ("a: {r: 1, b: 2, r: 1}", r"here, line 1: the key 'r' is given twice"),
         ("? [a]\n: b", "unhashable key"),
         ("a: !!python/object:os.system x", "constructor for the tag"),
         ("a: &a [*a]", "holds itself"),
@@ -61,6 +62,11 @@ def test_yaml_ends_in_one_short_line_and_soon(text, message):
 def test_yaml_keeps_aliases_and_merges():
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", "here") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
     assert parse_yaml("", "here") is None
+    assert parse_yaml("1: a\n'1': b\nc: {<<: {x: 1}, y: 2}", "here") == {
+        1: "a",
+        "1": "b",
+        "c": {"x": 1, "y": 2},
+    }
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '"\\ud83d"', "9" * 6000, "{"])

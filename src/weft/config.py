@@ -1,6 +1,7 @@
 """Recipes: strict YAML into frozen pydantic models, with dotted overrides."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -12,6 +13,8 @@ from weft.files import nearest
 from weft.plain import plain
 from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
 
+_UNION = re.compile(r"str|int|float|constrained-\w+|\w+\[.*\]")
+"""How pydantic names the part of a union that did not fit, behind the key."""
 _MOST = 3
 """Wrong keys that one message names."""
 _ELSEWHERE = {
@@ -93,8 +96,11 @@ def parse_config(kind: type[C], values: dict[str, Any], source: str) -> C:
         return kind.model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        told = [_explain(kind, e, source) for e in found[:_MOST]]
-        more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
+        places: dict[str, list[Any]] = {}  # a value that may be of several kinds is wrong in several ways
+        for one in found:
+            places.setdefault(_place(one), []).append(one)
+        told = [_explain(kind, one, source) for ways in list(places.values())[:_MOST] for one in ways]
+        more = [f"and {len(places) - _MOST} more"] if len(places) > _MOST else []
         raise ConfigError("; ".join([*told, *more])) from error
     except RecursionError as error:
         raise ConfigError(f"{source} is nested too deep, or holds itself") from error
@@ -109,17 +115,26 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _explain(kind: type[Config], error: Any, source: str) -> str:
-    where = plain(".".join(str(part)[:60] for part in error["loc"]))
+    where = _place(error)
     if error["type"] == "extra_forbidden":
-        return f"{source}: unknown key {where}{_meant(kind, error['loc'])}"
+        return f"{source}: unknown key {where or shown('')}{_meant(kind, error['loc'])}"
     if error["type"] == "union_tag_invalid":
         known = [name.strip("'") for name in error["ctx"]["expected_tags"].split(", ")]
         tag = error["ctx"]["tag"]
         there = ", ".join(known)
         return f"{source}: {where}.kind: {shown(tag)} is unknown{nearest(tag, known)}; there are {there}"
-    said = plain(error["msg"])
+    said = plain(error["msg"]).removeprefix("Value error, ")
     said = said if len(said) <= 200 else f"{said[:197]}..."
+    if error["type"] == "value_error":  # of our own, which says the value where one helps
+        return f"{source}: {where}: {said}" if where else f"{source}: {said}"
     return f"{source}: {where}: {said}, got {shown(error['input'])}"
+
+
+def _place(error: Any) -> str:
+    """The key that an error speaks of, from the top."""
+    is_key = error["type"] == "extra_forbidden"
+    parts = [str(part)[:60] for part in error["loc"] if is_key or not _UNION.fullmatch(str(part)[:60])]
+    return plain(".".join(parts))
 
 
 def _meant(kind: type[BaseModel], loc: Sequence[int | str]) -> str:

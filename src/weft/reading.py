@@ -209,6 +209,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def _measure(root: Any, where: str) -> None:
     """Raise ConfigError for a YAML graph that is too large once its aliases are written out, or endless."""
+    import yaml
+
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
@@ -220,6 +222,8 @@ def _measure(root: Any, where: str) -> None:
         if not isinstance(node.value, list):
             return 1
         open_nodes.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice([key for key, _ in node.value if isinstance(key, yaml.ScalarNode)], where)
         total = 1
         for child in node.value:
             for part in child if isinstance(child, tuple) else (child,):
@@ -231,6 +235,16 @@ def _measure(root: Any, where: str) -> None:
         return total
 
     measure(root, 0)
+
+
+def _refuse_twice(keys: list[Any], where: str) -> None:
+    """Raise ConfigError for a key that a mapping has twice: YAML forbids it, and the last one would win."""
+    seen: set[tuple[str, str]] = set()
+    for key in keys:
+        if (key.tag, key.value) in seen and key.value != "<<":
+            line = key.start_mark.line + 1
+            raise ConfigError(f"{where}, line {line}: the key {shown(key.value)} is given twice; keep one")
+        seen.add((key.tag, key.value))
 
 
 def _shorten(value: object, room: int, depth: int) -> str:

@@ -18,6 +18,8 @@ from weft.tensor_file import Header
 DTYPES = ("F64", "F32", "F16", "BF16")
 """Types of factors; narrower ones and integers do not add up."""
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_WRAPPED = re.compile(r"\b(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+"""What FSDP, checkpointing and torch.compile put into the paths of a model in training."""
 _NAMED = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
 _BARE = re.compile(r"(.*?)\.?lora_[AB](\.[^.]+)?\.weight")
 _COPY = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
@@ -52,7 +54,7 @@ def plan_of(file: Path, config: LoraConfig, header: Header) -> Plan:
         if match is None and copy and (copy[2] or copy[1].rpartition(".")[2] in EMBEDDING_LAYER_NAMES):
             copies[copy[1]] = key
             continue
-        if match is None:
+        if match is None or _WRAPPED.search(key):
             raise UnsupportedAdapterError(f"{file}: {shown(key)} is {_kind(key)}")
         if dtype not in DTYPES:
             raise UnsupportedAdapterError(f"{file}: {shown(key)} is {dtype}, expected one of {DTYPES}")
@@ -83,6 +85,9 @@ def plan_of(file: Path, config: LoraConfig, header: Header) -> Plan:
 
 
 def _kind(key: str) -> str:
+    wrapped = _WRAPPED.search(key)
+    if wrapped:
+        return f"the key of a model in training, wrapped as {wrapped[1]}; take that part out of the keys"
     if _NAMED.search(key):
         return (
             "the key of a training state, which names its adapter; write the folder with save_pretrained, "

@@ -96,8 +96,9 @@ def _matching(pattern: str, found: dict[str, tuple[int, int]]) -> list[str]:
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{told} is not a regular expression: {error}") from error
     if not chosen:
+        meant = f" (did you mean the list [{pattern}]?)" if pattern in _endings(found) else ""
         raise UnknownNameError(
-            f"{told} matches no linear module's path{nearest(pattern, _names(found))}; "
+            f"{told} matches no linear module's path{meant or nearest(pattern, _names(found))}; "
             f"there are {', '.join(sorted(_endings(found)))}"
         )
     return chosen
