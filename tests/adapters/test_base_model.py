@@ -52,8 +52,12 @@ def test_two_bases(pair: tuple[Adapter, Adapter]) -> None:
         (make("a", "weft2-1", "my-llama"), make("b", "weft2-1", LLAMA)),
         (make("a", "weft2-1"), make("b", named=LLAMA)),
         (make("a", "weft2-1", LLAMA), make("b")),
+        (
+            make("a", named=LLAMA),
+            make("b", named=f"/c/hub/models--{LLAMA.replace('/', '--')}/snapshots/3f2a"),
+        ),
     ],
-    ids=["folder and hub", "unnamed", "one fingerprint", "fingerprint and name", "nothing known"],
+    ids=["folder and hub", "unnamed", "one fingerprint", "fingerprint and name", "nothing known", "cached"],
 )
 def test_one_base_as_far_as_they_say(pair: tuple[Adapter, Adapter]) -> None:
     check_one_base(pair)

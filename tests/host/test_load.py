@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tiny_models import make_llama
 from weft.adapters import fingerprint
-from weft.errors import ConfigError, MissingFileError, UnknownNameError
+from weft.errors import ConfigError, MissingExtraError, MissingFileError, UnknownNameError
 from weft.host import Host
 
 IDS = torch.arange(12).view(2, 6) + 3
@@ -84,6 +84,58 @@ def test_damaged_and_missing_weights(folder):
     del state["model.layers.1.mlp.up_proj.weight"]
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(MissingFileError, match=r"lack 1 tensors, model\.layers\.1\.mlp\.up_proj\.weight"):
+        Host.from_pretrained(folder)
+
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", b"\xef\xbb\xbf{}", "config.json begins with a byte order mark"),
+        ("config.json", b"{", "config.json is not valid JSON"),
+        ("config.json", b"[1]", r"config.json should hold keys and values, it holds \[1\]"),
+        ("config.json", {"num_attention_heads": 7}, "cannot be loaded, .*not a multiple of the number"),
+        ("config.json", {"hidden_size": "32"}, "cannot be loaded, .*expected int, got str"),
+        ("config.json", {"vocab_size": 1000}, "cannot be loaded, .*RuntimeError"),
+        ("config.json", {"dtype": "float99"}, "cannot be loaded, .*float99"),
+        ("generation_config.json", b"[]", "generation_config.json should hold keys and values"),
+        ("generation_config.json", b"{", "generation_config.json is not valid JSON"),
+        ("tokenizer_config.json", b"\xff\xfe", "tokenizer_config.json: byte 0xff is not UTF-8"),
+        ("tokenizer_config.json", {"tokenizer_class": 3}, "the tokenizer of .* cannot be read"),
+        ("tokenizer.json", b"[]", "the tokenizer of .* cannot be read"),
+        ("tokenizer.json", b"{", "the tokenizer of .* cannot be read"),
+        ("tokenizer.json", b'{"added_tokens": []}', "the tokenizer of .* cannot be read"),
+        (INDEX, b'{"weight_map": {}}', "no index of shards"),
+        (INDEX, b'{"metadata": {}, "weight_map": {"x": "../x.safetensors"}}', "which is no file beside it"),
+        (INDEX, b'{"metadata": {}, "weight_map": {"x": 3}}', "names the shard 3, which is no file"),
+    ],
+)
+def test_a_damaged_file_of_a_base_is_one_line(file, change, said, folder):
+    if isinstance(change, bytes):
+        (folder / file).write_bytes(change)
+    else:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+    with pytest.raises(ConfigError, match=said) as caught:
+        Host.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file", ["chat_template.jinja", "tokenizer.model", "config.json", "shard.safetensors"]
+)
+def test_a_pointer_in_place_of_a_file_is_named(file, folder):
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(MissingFileError, match=f"{file} is a git-lfs pointer.*run git lfs pull"):
+        Host.from_pretrained(folder)
+
+
+def test_a_quantised_base_names_the_package_that_it_needs(folder):
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
+    with pytest.raises(MissingExtraError, match="needs a package that is not here: .*optimum"):
         Host.from_pretrained(folder)
 
 

@@ -14,6 +14,9 @@ from weft.adapters.card import base_model
 from weft.errors import BaseMismatchError
 from weft.types import Adapter
 
+_CACHED = "models--"
+"""How the Hub's cache names the folder of a model: models--OWNER--NAME."""
+
 OnMismatch = Literal["refuse", "warn", "allow"]
 """What to do with an adapter of another base: refuse it, use it with a warning, use it in silence.
 
@@ -98,7 +101,10 @@ def _moved(adapter: Adapter, base: str, name: str) -> Adapter:
 
 
 def _last(name: str) -> str:
-    return PurePath(name.replace("\\", "/")).name.lower()
+    """The last part of a name or path, in small letters; in the Hub's cache, that of the repository."""
+    parts = PurePath(name.replace("\\", "/")).parts
+    cached = next((part for part in parts if part.startswith(_CACHED)), None)
+    return (cached.rpartition("--")[2] if cached else parts[-1] if parts else "").lower()
 
 
 def _told(adapter: Adapter) -> str:

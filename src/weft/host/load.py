@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from weft.adapters import fingerprint, stored_as
-from weft.errors import ConfigError, MissingFileError, WeftError
+from weft.errors import ConfigError, MissingExtraError, MissingFileError, WeftError
 from weft.files import nearest, resolve
 from weft.host.fetch import fetch_model
-from weft.reading import POINTER, refuse_pointer
+from weft.reading import POINTER, decode, parse_json, read_bytes, refuse_pointer, shown
 from weft.registry import NAMED
 
 _HOLDS_ADAPTER = (
@@ -23,6 +24,10 @@ _HOLDS_ADAPTER = (
     "move the adapter's files to a folder of their own and name it as the adapter"
 )
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
+_INDEX = "model.safetensors.index.json"
+_JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", _INDEX)
+_RAISED = (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError)
+"""What transformers raises on configs and weights that do not fit each other, besides what it means to."""
 _DTYPES = {
     name: value
     for name, value in vars(torch).items()
@@ -54,9 +59,7 @@ def load_model(
     folder = resolve(name)
     if folder is not None:
         _check_folder(folder)
-    for file in () if folder is None else (*folder.glob("*.safetensors"), *folder.glob("*.json")):
-        with file.open("rb") as content:
-            refuse_pointer(content.read(len(POINTER)), str(file))
+        _check_files(folder)
     source = name if folder is None else str(folder)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -65,9 +68,11 @@ def load_model(
         model = _read(source, dtype, device, remote)
         tokenizer = None
         if folder is None or _has_tokenizer(folder):
-            tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+            tokenizer = _read_tokenizer(source, remote)
     except WeftError:
         raise
+    except ImportError as error:
+        raise MissingExtraError(f"{source} needs a package that is not here: {_one_line(error)}") from error
     except SafetensorError as error:
         raise MissingFileError(f"the weights of {source} are damaged: {error}; fetch them again") from error
     except OSError as error:
@@ -75,7 +80,19 @@ def load_model(
         raise MissingFileError(f"no model {source} {where} ({_one_line(error)})") from error
     except ValueError as error:
         raise ConfigError(f"{source} is no causal language model: {_one_line(error)}") from error
+    except _RAISED as error:
+        told = f"{type(error).__name__}: {_one_line(error)}"
+        raise ConfigError(f"{source} cannot be loaded, see whether its config is right ({told})") from error
     return model.eval(), tokenizer
+
+
+def _read_tokenizer(source: str, remote: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source, **remote)
+    except ImportError:
+        raise
+    except Exception as error:  # the library raises no kind of its own
+        raise ConfigError(f"the tokenizer of {source} cannot be read: {_one_line(error)}") from error
 
 
 def _read(
@@ -120,6 +137,35 @@ def _check_folder(folder: Path) -> None:
     if not base:
         what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
         raise MissingFileError(f"{folder} holds {what}")
+
+
+def _check_files(folder: Path) -> None:
+    """Raise for files that would end in an error without their name: pointers of git-lfs, damaged JSON.
+
+    An index of shards may name files beside it alone.
+    """
+    for pattern in ("*.safetensors", "*.json", "*.jinja", "*.model", "additional_chat_templates/*.jinja"):
+        for file in filter(Path.is_file, folder.glob(pattern)):
+            with file.open("rb") as content:
+                refuse_pointer(content.read(len(POINTER)), str(file))
+    for file in filter(Path.is_file, (folder / name for name in _JSON)):
+        content = read_bytes(file)
+        if content.startswith(b"\xef\xbb\xbf"):
+            raise ConfigError(f"{file} begins with a byte order mark; save it as UTF-8 without one")
+        values = parse_json(decode(content, str(file)), str(file))
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} should hold keys and values, it holds {shown(values)}")
+        if file.name == _INDEX:
+            _check_index(file, values)
+
+
+def _check_index(file: Path, values: dict[str, Any]) -> None:
+    places = values.get("weight_map")
+    if not isinstance(places, dict) or not isinstance(values.get("metadata"), dict):
+        raise ConfigError(f"{file} is no index of shards: it has no weight_map or no metadata")
+    for name in places.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ConfigError(f"{file} names the shard {shown(name)}, which is no file beside it")
 
 
 def _check_dtype(dtype: str | torch.dtype) -> None:
