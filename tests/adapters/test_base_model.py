@@ -54,7 +54,7 @@ def test_two_bases(pair: tuple[Adapter, Adapter]) -> None:
         (make("a", "weft2-1", LLAMA), make("b")),
         (
             make("a", named=LLAMA),
-            make("b", named=f"/c/hub/models--{LLAMA.replace('/', '--')}/snapshots/3f2a"),
+            make("b", named=f"/hub/models--{LLAMA.replace('/', '--')}/snapshots/3f"),
         ),
     ],
     ids=["folder and hub", "unnamed", "one fingerprint", "fingerprint and name", "nothing known", "cached"],
