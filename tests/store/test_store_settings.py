@@ -128,6 +128,7 @@ def test_what_the_user_has_chosen_stays() -> None:
         {"i18n.logOutputEncoding": "utf-16"},
         {"i18n.commitEncoding": "latin1", "i18n.logOutputEncoding": "latin1"},
         {"log.showSignature": "true"},
+        {"core.bigFileThreshold": "1"},
         {"color.ui": "always", "log.decorate": "full", "log.follow": "true", "log.date": "relative"},
         {
             "core.quotePath": "false",

@@ -17,6 +17,7 @@ ALWAYS = (
     "i18n.commitEncoding=UTF-8",
     "i18n.logOutputEncoding=UTF-8",
     "color.ui=false",
+    "core.bigFileThreshold=512m",
 )
 """What holds for every call, whatever is configured."""
 _OWN = ("local", "worktree")
