@@ -45,18 +45,35 @@ def test_answers_are_those_of_the_world_and_are_found_in_the_text():
 
 def test_training_prompts_hold_lines_that_are_not_asked_for_on_both_sides():
     places = set()
-    for stream in LetterStreams(TASKS).train(0, 60, [2]):
+    for stream in (s for draw in range(30) for s in LetterStreams(TASKS).train(draw, 10, [2])):
         *lines, asked = stream.prompt.split("\n")
         first, last = asked.removesuffix(" >").split("-")
         here = [line[:2] for line in lines]
         start = next(i for i, line in enumerate(lines) if line[0] == first)
         assert int(last) == int(first) + 1
+        assert stream.following == ""
         assert here[start : start + 2] == [part.lead for part in stream.parts]
         letters = "".join(line[2:] for line in lines)
         assert len(set(letters)) == len(letters)
         places.add((start, len(lines) - start - 2))
     assert len(places) == 15  # 2 to 6 lines, 2 of them asked for
     assert all(s.prompt.count("\n") == 2 for s in LetterStreams(TASKS, lines=2).train(0, 9, [2]))
+
+
+def test_a_cut_answer_stops_where_the_next_part_begins_and_none_is_longer_than_asked_for():
+    found = set()
+    for stream in (s for draw in range(60) for s in LetterStreams(TASKS, cut=0.6).train(draw, 10, [2, 4])):
+        *lines, asked = stream.prompt.split("\n")
+        first, last = (int(number) for number in asked.removesuffix(" >").split("-"))
+        parts = len(stream.parts)
+        assert parts in (2, 4)
+        if stream.following:
+            assert stream.following == next(line[:2] for line in lines if int(line[0]) == first + parts)
+        else:
+            assert last == first + parts - 1
+        found.add((parts, last - first + 1))
+    assert found == {(parts, asked) for parts in (2, 4) for asked in range(parts, 7)}
+    assert all(not s.following for s in LetterStreams(TASKS, cut=1.0, lines=2).train(0, 9, [2]))
 
 
 def test_draws_are_equal_by_number_and_the_first_part_shifts():

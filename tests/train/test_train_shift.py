@@ -41,11 +41,14 @@ def speaker(host):
 
 @pytest.fixture(scope="module")
 def batch(host):
-    streams = LetterStreams(TASKS).train(0, 4, [2, 3])
+    world = LetterStreams(TASKS, cut=0.5, lines=4)
+    streams = [*world.train(0, 2, [2]), *world.train(1, 2, [3])]
     return [encode_stream(host.tokenizer, stream, [300], PLACES) for stream in streams]
 
 
-def test_part_by_part_equals_one_forward_under_the_schedule(host, library, speaker, batch):
+@pytest.mark.parametrize("gap", [0, 7])
+def test_part_by_part_equals_one_forward_under_the_schedule(host, library, speaker, batch, gap):
+    batch = [pieces._replace(gap=gap * (row % 2)) for row, pieces in enumerate(batch)]
     for parameter in speaker.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     told = read_streams(host, batch, speaker.bank(), None, library, [300])
@@ -56,8 +59,13 @@ def test_part_by_part_equals_one_forward_under_the_schedule(host, library, speak
         for piece, wanted in zip(pieces.pieces[1:], pieces.wanted, strict=True):
             index += [wanted if wanted < 2 else -1] * len(piece)
         term = Term(library, Tokens(torch.tensor([index])))
+        mixture = Mixture.of(speaker.bank()) + Mixture((term,))
+        places = torch.tensor([[k + pieces.gap * (k >= pieces.prompt) for k in range(len(ids))]])
         with torch.no_grad():
-            logits = host(torch.tensor([ids]), Mixture.of(speaker.bank()) + Mixture((term,))).logits[0]
+            said = host(
+                torch.tensor([ids]), mixture, mask_BT=torch.ones(1, len(ids)).long(), position_ids=places
+            )
+        logits = said.logits[0]
         targets = torch.tensor(ids[pieces.prompt :])
         loss += float(F.cross_entropy(logits[pieces.prompt - 1 : -1], targets, reduction="sum"))
         count += len(targets)

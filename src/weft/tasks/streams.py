@@ -25,6 +25,8 @@ class Stream(NamedTuple):
 
     prompt: str
     parts: tuple[Part, ...]
+    following: str = ""
+    """The lead of the part that would come next, where the answer is cut; empty where it ends."""
 
     @property
     def shifts(self) -> tuple[bool, ...]:

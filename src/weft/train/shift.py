@@ -9,6 +9,7 @@ what should act. Boundaries are given in training, since text is; what finds the
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,11 +54,21 @@ class StreamsConfig(Config):
     """Parts of a training stream; those of one step have as many."""
     lines: int = Field(default=6, ge=1)
     """Most lines of a training prompt; those beyond the parts are not answered."""
+    cut: float = Field(default=0.0, ge=0, le=1)
+    """How often a training answer is cut: its prompt asks for more, and no end is taught."""
+    gap: int = Field(default=0, ge=0, le=4096)
+    """Most positions left out between a prompt and its answer in training, drawn for each stream: an answer
+    then stands where one of a longer stream would."""
 
     def build(self) -> LetterStreams:
         """The streams. Raises ConfigError for too many tasks, or an unknown one."""
         return LetterStreams(
-            self.tasks, seed=self.seed, held_out=self.held_out, again=self.again, lines=self.lines
+            self.tasks,
+            seed=self.seed,
+            held_out=self.held_out,
+            again=self.again,
+            lines=self.lines,
+            cut=self.cut,
         )
 
 
@@ -103,7 +114,6 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
     loading raises.
     """
     library = _choose(load_library(recipe.library).adapters, recipe.adapters)
-    streams = recipe.data.build()
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_with_head(recipe, run.accelerator.device)
         sites, head = split_head(host)
@@ -116,15 +126,10 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
         bank = Bank.stack(library).to(host.device, host.dtype) if network.count else None
         places = {adapter.name: k for k, adapter in enumerate(library)}
 
-        def draw(step: int) -> list[Pieces]:
-            lengths = recipe.data.lengths
-            drawn = streams.train(step, recipe.streams_per_batch, [lengths[step % len(lengths)]])
-            return [encode_stream(host.tokenizer, s, [recipe.control], places) for s in drawn]
-
         def read(batch: Sequence[Pieces]) -> Told:
             return read_streams(host, batch, speaker.bank(), network, bank, [recipe.control])
 
-        fit(recipe, run, model, draw, read)
+        fit(recipe, run, model, drawing(recipe, host, [recipe.control], places), read)
         folder = run.folder / "shift"
         shifter = Shifter(
             speaker,
@@ -140,6 +145,25 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
         if run.accelerator.is_main_process:
             shifter.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
     return folder
+
+
+def drawing(
+    recipe: ShiftRecipe, host: Host, controls: Sequence[int], places: dict[str, int]
+) -> Callable[[int], list[Pieces]]:
+    """What draws the streams of a step, as token ids; without `controls` no control token stands in them."""
+    streams, data = recipe.data.build(), recipe.data
+
+    def draw(step: int) -> list[Pieces]:
+        gaps = random.Random(f"{data.seed} gaps {step}")
+        length = data.lengths[step % len(data.lengths)]
+        return [
+            encode_stream(
+                host.tokenizer, s, controls, places, mark=bool(controls), gap=gaps.randint(0, data.gap)
+            )
+            for s in streams.train(step, recipe.streams_per_batch, [length])
+        ]
+
+    return draw
 
 
 def fit(

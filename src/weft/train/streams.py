@@ -35,6 +35,8 @@ class Pieces(NamedTuple):
     """Place of each part's task in the library; the size of the library where it lacks the task."""
     prompt: int
     """How many tokens of piece 0 are the prompt."""
+    gap: int = 0
+    """Positions that are left out behind the prompt."""
 
 
 class Told(NamedTuple):
@@ -55,11 +57,18 @@ class Told(NamedTuple):
 
 
 def encode_stream(
-    tokenizer: Any, stream: Stream, controls: Sequence[int], places: dict[str, int], *, mark: bool = True
+    tokenizer: Any,
+    stream: Stream,
+    controls: Sequence[int],
+    places: dict[str, int],
+    *,
+    mark: bool = True,
+    gap: int = 0,
 ) -> Pieces:
     """Token ids of a stream. One control token marks every shift; of several, the one of the part's task.
 
-    Without `mark` no control token stands in the pieces.
+    Without `mark` no control token stands in the pieces. A stream that is cut ends with the lead that
+    follows.
     """
     size = len(places)
     wanted = tuple(places.get(part.task, size) for part in stream.parts)
@@ -67,10 +76,10 @@ def encode_stream(
     pieces = [prompt + _ids(tokenizer, stream.parts[0].lead)]
     for i, (part, shift) in enumerate(zip(stream.parts, stream.shifts, strict=True)):
         control = [controls[wanted[i] if len(controls) > 1 else 0]] if shift and mark else []
-        last = i + 1 == len(stream.parts)
-        after = [tokenizer.eos_token_id] if last else _ids(tokenizer, stream.parts[i + 1].lead)
+        lead = stream.parts[i + 1].lead if i + 1 < len(stream.parts) else stream.following
+        after = _ids(tokenizer, lead) if lead else [tokenizer.eos_token_id]
         pieces.append(control + _ids(tokenizer, part.text) + after)
-    return Pieces(tuple(map(tuple, pieces)), stream.shifts, wanted, len(prompt))
+    return Pieces(tuple(map(tuple, pieces)), stream.shifts, wanted, len(prompt), gap)
 
 
 def read_streams(
@@ -86,13 +95,15 @@ def read_streams(
     """Read a batch under its own shifts; differentiable.
 
     Without a network, the library's adapter of each part's task acts, or none where it lacks the task.
-    What is `beside` the speaker acts throughout, as the speaker does.
+    What is `beside` the speaker acts throughout, as the speaker does. Behind the prompt of a stream with a
+    gap positions go on further up, as if parts that are not there stood between.
     """
     rows, device = len(batch), host.device
     always = Mixture.of(speaker) + (beside or Mixture())
     mixture = always
     cache = DynamicCache(config=language_model(host).config)
     seen_BT = torch.zeros(rows, 0, dtype=torch.long, device=device)
+    gap_B1, prompt_B1 = torch.tensor([[(p.gap, p.prompt)] for p in batch], device=device).unbind(-1)
     acting = network.nothing(rows) if network is not None else None
     deltas: list[tuple[Bank, Tensor]] = []
     zero = torch.zeros((), device=device)
@@ -133,8 +144,10 @@ def read_streams(
             )
         ids_BT, target_BT, fresh_BT = _columns(batch, step, device)
         seen_BT = torch.cat([seen_BT, fresh_BT], 1)
+        places_BT = (seen_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        positions_BT = places_BT + gap_B1 * (places_BT >= prompt_B1)
         with head_input(language_model(host)) as heard:
-            said = host(ids_BT, mixture, mask_BT=seen_BT, cache=cache)
+            said = host(ids_BT, mixture, mask_BT=seen_BT, cache=cache, position_ids=positions_BT)
         last_B = fresh_BT.sum(1) - 1
         here_BH = heard[0][torch.arange(rows, device=device), last_B.clamp(min=0)]
         hidden_BH = here_BH if hidden_BH is None else torch.where((last_B >= 0)[:, None], here_BH, hidden_BH)

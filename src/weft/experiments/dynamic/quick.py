@@ -12,7 +12,7 @@ _STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
-    """One seed, at most 120 training steps, a dozen of everything; runs go into folders of their own."""
+    """One seed, at most 120 training steps, 60 of rivals that go on, a dozen of everything; own folders."""
     changed = {}
     if recipe.shift is not None:
         shift = recipe.shift
@@ -21,6 +21,7 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
                 "recipe": _shorten_run(shift.recipe),
                 "seeds": shift.seeds[:1],
                 "streams": min(shift.streams, _STREAMS),
+                "rival_steps": min(shift.rival_steps, _STEPS // 2),
             }
         )
     if recipe.context is not None:

@@ -38,8 +38,8 @@ from weft.rows import AbstractController
 from weft.tasks.streams import Stream, answers_of
 from weft.train.recipe import inside
 from weft.train.run import Run
-from weft.train.shift import ShiftRecipe, fit, load_with_head, split_head, train_shift
-from weft.train.streams import encode_stream, read_streams
+from weft.train.shift import ShiftRecipe, drawing, fit, load_with_head, split_head, train_shift
+from weft.train.streams import read_streams
 from weft.types import Adapter, Bank, Mixture
 
 Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "phatgoose", "arrow", "retrieval", "static"]
@@ -62,6 +62,9 @@ class ShiftComparison(Config):
     """Streams of each length that are answered, of pairs of tasks that no training stream has."""
     lengths: tuple[int, ...] = Field(default=(2, 4, 6), min_length=1)
     """Parts of the streams that are answered."""
+    rival_steps: int = Field(default=0, ge=0)
+    """Steps of what else is trained, going on from the speaker of the trained shift; 0: from nothing, as many
+    as the shift has."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ShiftComparison:
@@ -139,7 +142,7 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
             size = _size(made.speaker) + _size(made.network)
             answer = _speaking(host, made.controller(list(library.values()), audible=True))
         elif way == "tokens":
-            speaker = _trained(comparison.recipe, seed, way, host, library, mine.speaker_rank)
+            speaker = _trained(comparison, seed, way, host, library, mine.speaker_rank, shifter)
             size = _size(speaker)
             answer = _speaking(host, TokenSwitch(speaker, list(library.values()), host.fingerprint))
         elif way in ("multi-task", "phatgoose", "arrow"):
@@ -147,7 +150,7 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
             each = _size(Speaker(sites, head, [], rank=1, scaling=1.0))
             rank = -(-(_size(shifter().speaker) + _size(shifter().network)) // each)
             beside = _gated(way, host, library, seed)
-            speaker = _trained(comparison.recipe, seed, way, host, {}, rank, beside)
+            speaker = _trained(comparison, seed, way, host, {}, rank, shifter, beside)
             size = _size(speaker)
             answer = _under(host, Mixture.of(speaker.adapter(host.fingerprint)) + beside)
         else:
@@ -302,35 +305,47 @@ def _states(host: Host, lines: Sequence[str]) -> torch.Tensor:
 
 
 def _trained(
-    recipe: ShiftRecipe,
+    comparison: ShiftComparison,
     seed: int,
     way: Way,
     host: Host,
     library: dict[str, Adapter],
     rank: int,
+    shifter: Callable[[], Shifter],
     beside: Mixture | None = None,
 ) -> Speaker:
     """A speaker alone, trained on the same streams: with a control token per adapter, or without any."""
+    told = inside(comparison.recipe, f"{way}-{seed}", seed=seed)
     sites, head = split_head(host)
-    controls = [recipe.control + k for k in range(len(library) + 1)] if library else []
+    controls = [told.control + k for k in range(len(library) + 1)] if library else []
     torch.manual_seed(seed)
-    speaker = Speaker(sites, head, controls, rank=rank, scaling=recipe.speaker_scaling).to(host.device)
+    speaker = Speaker(sites, head, controls, rank=rank, scaling=told.speaker_scaling).to(host.device)
+    if comparison.rival_steps:
+        told = told.model_copy(
+            update={"run": told.run.model_copy(update={"max_steps": comparison.rival_steps})}
+        )
+        _start_from(speaker, shifter().speaker)
     bank = Bank.stack(list(library.values())).to(host.device, host.dtype) if library else None
     places = {name: k for k, name in enumerate(library)}
-    streams, lengths = recipe.data.build(), recipe.data.lengths
-    told = inside(recipe, f"{way}-{seed}", seed=seed)
     with Run(told.run, told) as run:
         fit(
             told,
             run,
             nn.ModuleDict({"speaker": speaker}),
-            lambda step: [
-                encode_stream(host.tokenizer, s, controls, places, mark=bool(controls))
-                for s in streams.train(step, told.streams_per_batch, [lengths[step % len(lengths)]])
-            ],
+            drawing(told, host, controls, places),
             lambda batch: read_streams(host, batch, speaker.bank(), None, bank, controls, beside=beside),
         )
     return speaker
+
+
+@torch.no_grad()
+def _start_from(speaker: Speaker, trained: Speaker) -> None:
+    """Let a speaker of at least that rank act as a trained one does; its further ranks change nothing yet."""
+    for mine, theirs in zip([*speaker.a, *speaker.b], [*trained.a, *trained.b], strict=True):
+        rows, columns = theirs.shape
+        mine[:rows, :columns] = theirs
+    if speaker.controls:
+        speaker.row_CH[:] = trained.row_CH
 
 
 def _score(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.config import Config, Size
@@ -57,16 +58,19 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
     tasks = [task for split in recipe.splits for task in every[split][: recipe.tasks]]
     groups = sorted({task.category for task in tasks})
     found: dict[str, list[list[Said]]] = {}
+    sizes: dict[str, list[float]] = {}
     for folder in recipe.stacks:
         tell(folder)
         hyper = HyperNetwork.from_pretrained(folder, host=host)
         assert isinstance(hyper.network, Stack)
+        sizes.setdefault("all levels", []).append(_size(hyper.network))
         for levels in (*range(hyper.network.most + 1), None):
             name = "halting unit" if levels is None else f"{levels} levels above the first, always"
             found.setdefault(name, []).append(_answers(host, hyper, tasks, levels, recipe.rows))
     for folder in recipe.flat:
         tell(folder)
         hyper = HyperNetwork.from_pretrained(folder, host=host)
+        sizes.setdefault("one flat network", []).append(_size(hyper.network))
         found.setdefault("one flat network", []).append(_answers(host, hyper, tasks, None, recipe.rows))
     lines = []
     for name, seeds in found.items():
@@ -77,6 +81,7 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
         lines.append(line_of("exact match, all", name, [_mean(one.right for one in said) for said in seeds]))
         flops = [_mean(one.flops for one in said) / 1e6 for said in seeds]
         lines.append(line_of("MFLOPs per adapter", name, flops))
+    lines += [line_of("parameters, millions", name, values) for name, values in sizes.items()]
     if "halting unit" in found:
         hard = [float(len(task.name.split("+"))) for task in tasks]
         depths = [[float(one.depth) for one in said] for said in found["halting unit"]]
@@ -120,6 +125,10 @@ def _ranks(values: list[float]) -> torch.Tensor:
     x = torch.tensor(values, dtype=torch.float64)
     below, equal = (x < x[:, None]).sum(1), (x == x[:, None]).sum(1)
     return below + (equal + 1) / 2.0
+
+
+def _size(network: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
 
 
 def _mean(values: Iterable[float]) -> float:

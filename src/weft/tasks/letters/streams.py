@@ -8,8 +8,10 @@ Names are capital letters that say nothing by themselves: which task A is, only 
 ask for another adapter is behind the name. No letter stands twice in the inputs of a stream, so the small
 base finds its place among the lines. The last line says from where to where; a prompt of training may hold
 lines before and after those, which are not answered. So the base learns to find a line at distances that only
-longer streams would have, while no answer of training has more parts than asked for. Which tasks may follow
-each other is drawn once per seed: some ordered pairs are held out, and a held-out stream has no other.
+longer streams would have. An answer of training may also be cut: more lines are asked for than it has parts,
+and it stops where the next one begins. So the number of parts says nothing of the end, the last line does.
+Which tasks may follow each other is drawn once per seed: some ordered pairs are held out, and a held-out
+stream has no other.
 """
 
 import random
@@ -38,6 +40,8 @@ class LetterStreams:
     """How often a line has the task of the line before it."""
     lines: int = MOST
     """Most lines of a training prompt. Test prompts hold what is asked for, and no other line."""
+    cut: float = 0.0
+    """How often a training answer is cut, where its prompt has more lines than it has parts."""
 
     def __post_init__(self) -> None:
         """Check the number of tasks."""
@@ -45,14 +49,24 @@ class LetterStreams:
             raise ConfigError(f"streams take 3 to {len(NAMES)} tasks, got {len(self.tasks)}")
 
     def train(self, draw: int, count: int, lengths: Sequence[int]) -> list[Stream]:
-        """`count` streams of a draw; equal draws are equal."""
+        """`count` streams of a draw, with as many parts and lines; equal draws are equal."""
         rng = random.Random(f"{self.seed} train {draw}")
-        return self._streams(rng, count, lengths, held_out=False, lines=min(self.lines, MOST))
+        length = rng.choice(lengths)
+        total = rng.randint(length, max(length, min(self.lines, MOST)))
+        pairs = self.pairs()
+        streams = []
+        for _ in range(count):
+            cut = total > length and rng.random() < self.cut
+            asked = rng.randint(length + 1, total) if cut else length
+            streams.append(self._stream(rng, length, asked, total, pairs, held_out=False))
+        return streams
 
     def test(self, count: int, lengths: Sequence[int], *, held_out: bool = True) -> list[Stream]:
         """Streams from draws of their own; where `held_out`, of pairs that training never has."""
         rng = random.Random(f"{self.seed} test {held_out} {list(lengths)}")
-        return self._streams(rng, count, lengths, held_out=held_out, lines=1)
+        pairs = self.pairs()
+        drawn = (rng.choice(lengths) for _ in range(count))
+        return [self._stream(rng, n, n, n, pairs, held_out=held_out) for n in drawn]
 
     def pairs(self) -> set[tuple[str, str]]:
         """The ordered pairs that are held out: as many after each task, at least one."""
@@ -60,21 +74,22 @@ class LetterStreams:
         count = max(1, round(self.held_out * (len(self.tasks) - 1)))
         return {(a, b) for a in self.tasks for b in rng.sample([t for t in self.tasks if t != a], count)}
 
-    def _streams(
-        self, rng: random.Random, count: int, lengths: Sequence[int], *, held_out: bool, lines: int
-    ) -> list[Stream]:
-        pairs = self.pairs()
-        return [self._stream(rng, rng.choice(lengths), lines, pairs, held_out) for _ in range(count)]
-
     def _stream(
-        self, rng: random.Random, length: int, most: int, pairs: set[tuple[str, str]], held_out: bool
+        self,
+        rng: random.Random,
+        length: int,
+        asked: int,
+        total: int,
+        pairs: set[tuple[str, str]],
+        *,
+        held_out: bool,
     ) -> Stream:
+        """`length` parts of an answer to `asked` of `total` lines."""
         if not 1 <= length <= MOST:
             raise ConfigError(f"a stream of letters has 1 to {MOST} lines, got {length}")
         letters = list(ALPHABET)
         rng.shuffle(letters)
         world = World()
-        total = rng.randint(length, max(length, most))
         number = rng.randint(0, 10 - total)
         parts: list[Part] = []
         lines: list[str] = []
@@ -93,9 +108,10 @@ class LetterStreams:
             lead = f"{number + i}{NAMES[self.tasks.index(task)]}"
             parts.append(Part(task, lead, f"{text} >{answer}\n", f"{text} >", answer))
             lines.append(f"{lead}{text}\n")
-        first = rng.randint(0, total - length)
-        asked = f"{number + first}-{number + first + length - 1} >"
-        return Stream("".join(lines) + asked, tuple(parts[first : first + length]))
+        first = rng.randint(0, total - asked)
+        last = f"{number + first}-{number + first + asked - 1} >"
+        following = parts[first + length].lead if asked > length else ""
+        return Stream("".join(lines) + last, tuple(parts[first : first + length]), following)
 
 
 def _example(rng: random.Random, world: World, task: str, letters: list[str]) -> tuple[str, str]:
