@@ -7,7 +7,7 @@ import torch
 
 from weft.config import load_config
 from weft.engine.mixer import Mixer
-from weft.experiments.dynamic.mix import answers, sign_test
+from weft.experiments.dynamic.mix import WAYS, MixComparison, answers, measure_mix, sign_test
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.rows import Event, Request
@@ -106,6 +106,14 @@ def test_what_is_fixed_stays_a_plain_sum_and_what_does_not_act_gives_nothing(hos
     assert stack is None
     assert len(known) == len(library) == 2
     assert known.b[known.sites[0]].abs().max() > 0
+
+
+def test_every_way_is_measured(recipe):
+    lines = measure_mix(MixComparison(recipe=recipe, questions=4))
+    right = {line.who: line.mean for line in lines if line.what == "questions right"}
+    assert right == dict.fromkeys(WAYS, 0.0)  # two steps teach nothing
+    p = {line.who: line.mean for line in lines if line.what.startswith("p of a sign test")}
+    assert p == dict.fromkeys([way for way in WAYS if way != "mix"], 1.0)
 
 
 def test_questions_need_their_document_and_say_which_operation_by_a_sign_alone(recipe):
