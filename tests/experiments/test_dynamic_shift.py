@@ -27,6 +27,7 @@ def recipe(tmp_path):
         "shift.recipe.adapters=[reverse, double]",
         "shift.recipe.data.tasks=[reverse, double, first_two]",
         "shift.streams=4",
+        "shift.rival_steps=1",
         "shift.lengths=[2]",
     ]
     return load_config(DynamicRecipe, RECIPE, values)
@@ -64,8 +65,9 @@ def test_phatgoose_learns_to_weigh_each_adapter_where_its_task_needs_it():
 
 
 def test_a_finished_training_is_not_repeated(recipe, tmp_path):
-    ways = recipe.shift.model_copy(update={"ways": ("shift",)})
+    ways = recipe.shift.model_copy(update={"ways": ("shift", "tokens"), "rival_seeds": (1,)})
     first = measure_shift(ways)
+    assert {line.who for line in first} == {"shift"}  # the rivals have another seed
     before = (tmp_path / "shift-0" / "checkpoint-1" / "model.safetensors").stat().st_mtime_ns
     assert measure_shift(ways) == first
     assert (tmp_path / "shift-0" / "checkpoint-1" / "model.safetensors").stat().st_mtime_ns == before

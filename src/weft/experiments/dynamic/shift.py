@@ -44,6 +44,8 @@ from weft.types import Adapter, Bank, Mixture
 
 Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "phatgoose", "arrow", "retrieval", "static"]
 WAYS: tuple[Way, ...] = get_args(Way)
+TRAINED: tuple[Way, ...] = ("tokens", "multi-task", "phatgoose", "arrow")
+"""What learns beside the shift."""
 
 
 class ShiftComparison(Config):
@@ -62,6 +64,8 @@ class ShiftComparison(Config):
     """Streams of each length that are answered, of pairs of tasks that no training stream has."""
     lengths: tuple[int, ...] = Field(default=(2, 4, 6), min_length=1)
     """Parts of the streams that are answered."""
+    rival_seeds: tuple[int, ...] = ()
+    """Those of the seeds with which what else is trained is trained; all unless given."""
     rival_steps: int = Field(default=0, ge=0)
     """Steps of what else is trained, going on from the speaker of the trained shift; 0: from nothing, as many
     as the shift has."""
@@ -133,7 +137,10 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
     streams = {length: mine.data.build().test(comparison.streams, [length]) for length in comparison.lengths}
     shifter = cache(lambda: Shifter.from_pretrained(train_shift(mine, host=host), host=host))
     found = []
+    rivals = seed in (comparison.rival_seeds or comparison.seeds)
     for way in comparison.ways:
+        if way in TRAINED and not rivals:
+            continue
         tell(f"seed {seed}: {way}")
         size = 0
         answer: Callable[[Sequence[Stream]], list[_Text]]
