@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +196,20 @@ def test_a_hypernetwork_for_another_base_is_used_on_purpose(
     flags = ["--describe", DESCRIPTIONS[0], "--with", tiny.hyper, "--base", tiny.other_base]
     assert main(["generate", "cab", *flags, "--base-mismatch", "warn", "--max-new-tokens", "8"]) == 0
     assert "is for base" in capsys.readouterr().err
+
+
+def test_a_base_that_lies_on_another_machine_is_asked_for(
+    adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "/home/someone/base"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    told = refused(capsys, "cab", "--adapter", str(folder))
+    assert "no model /home/someone/base there" in told
+    assert "the base that the adapter names, say by --base where it lies here" in told
+    assert said(capsys, "cab", "--adapter", str(folder), "--base", tiny.base)
 
 
 def test_tokens_that_were_added_to_the_base_change_nothing(

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
-from weft.errors import BaseCopyWarning, ConfigError
+from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
 from weft.files import embedded_folder, resolve
 from weft.reading import read_json
 from weft.registry import NAMED
@@ -122,7 +122,15 @@ def load_model(
     asked = None if flags.describe is None else flags.hypernetwork
     name = flags.base or named_base(adapters, asked) or BASE
     if flags.host is None:
-        host = local = open_host(name, device=flags.device, dtype=flags.dtype, adapters=[*adapters, *library])
+        try:
+            of_all = [*adapters, *library]
+            host = local = open_host(name, device=flags.device, dtype=flags.dtype, adapters=of_all)
+        except MissingFileError as error:
+            if flags.base is not None or name == BASE:
+                raise
+            raise MissingFileError(
+                f"{error}; this is the base that the adapter names, say by --base where it lies here"
+            ) from error
         for folder in flags.adapter:
             check_copies(folder, local.module)
     else:
