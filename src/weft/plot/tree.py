@@ -33,9 +33,14 @@ _DEPTH: dict[str, Any] = {
     "ha": "center",
     "va": "center",
     "fontsize": 7,
-    "bbox": {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8},
+    "bbox": {
+        "boxstyle": "circle,pad=0.2",
+        "facecolor": (1.0, 1.0, 1.0, 0.65),
+        "edgecolor": "black",
+        "linewidth": 0.8,
+    },
 }
-"""A digit in the place of its point, so that no line crosses it."""
+"""A digit in the place of its point: lines are faint behind it, and so is a mark that it would hide."""
 
 
 def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> None:
@@ -62,7 +67,8 @@ def draw_trees(outcomes: Sequence[Outcome], path: str | os.PathLike[str]) -> Non
 
             trees = [name for name, kind in kinds.items() if kind == "tree"]
             xs, ys = zip(*map(point, trees), strict=True)
-            axes.plot(xs, ys, "*-", color="black", label="tree, depth on the point")
+            line = "-" if column else "*-"  # where digits stand, they are the points
+            axes.plot(xs, ys, line, color="black", label="tree, depth on the point")
             if column:  # in the first panel they lie on one another
                 for name, x, y in zip(trees, xs, ys, strict=True):
                     axes.text(x, y, name.rpartition(" ")[2], **_DEPTH)
