@@ -17,7 +17,7 @@ from weft.errors import AdapterFormatError
 MAX_HEADER = 16 << 20
 """Bytes of JSON; 100,000 tensors need about so many."""
 MAX_TENSORS = 100_000
-_MAX_DIMS, _MAX_SIZE = 16, 1 << 48
+_MAX_DIMS, _MAX_SIZE, _LONGEST_NAME = 16, 1 << 48, 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ALIGNMENT = 8
 _LFS = b"version "
@@ -150,7 +150,7 @@ def strict_json(text: bytes, source: object) -> dict[str, Any]:
 
 
 def _spec(name: str, value: Any, source: object) -> Spec:
-    if not name or _CONTROL.search(name):
+    if not name or len(name) > _LONGEST_NAME or _CONTROL.search(name):
         raise AdapterFormatError(f"{source}: {name!r:.80} is no name for a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise AdapterFormatError(f"{source}: {name} should have a dtype, a shape and data_offsets")

@@ -85,6 +85,7 @@ def spec(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4)) 
         ('{"a": 1}', 4, "should have a dtype"),
         ('{"": ' + spec()[6:], 4, "no name for a tensor"),
         ('{"\\u001b[2J": ' + spec()[6:], 4, "no name for a tensor"),
+        (f'{{"{"x" * 5000}": ' + spec()[6:], 4, "no name for a tensor"),
         ("[]", 0, "keys and values"),
         ('{"__metadata__": {"a": 1}}', 0, "texts"),
         ('{"__metadata__": {"a": "\\ud800"}}', 0, "not valid JSON"),
