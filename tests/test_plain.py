@@ -3,7 +3,7 @@ import unicodedata
 
 import pytest
 
-from weft.cli.shared.screen import print_json, print_pairs, print_rows
+from weft.cli.shared.screen import print_json, print_pairs, print_rows, spoken
 from weft.plain import json_text, one_line, plain
 
 HOSTILE = "red \x1b[31m bell\x07 \x9b2J \u202egnp.exe \ud83d \u2028 end"
@@ -49,6 +49,15 @@ def test_no_printer_passes_escapes_on(form: str, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert steers(shown) == []
     assert "[bold]x[/]" in shown, "names are no markup"
+
+
+def test_what_a_model_says_steers_no_terminal_and_a_pipe_gets_it_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert spoken(HOSTILE) == HOSTILE
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert steers(spoken(f"two\nlines {HOSTILE}")) == []
+    assert spoken("two\nlines") == "two\nlines"
 
 
 def test_a_pipe_gets_no_spaces_at_the_end_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:

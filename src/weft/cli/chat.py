@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, open_hypernetwork
+from weft.cli.shared.screen import spoken
 from weft.errors import ConfigError, UnknownNameError, WeftError
 from weft.files import nearest
 from weft.plain import one_line, plain
@@ -78,7 +79,7 @@ def chat(
             asked = _fitting([*turns, {"role": "user", "content": line}], len(system), engine, room)
             answer = ""
             for piece in engine.stream(asked, share=share, **options):
-                print(piece, end="", flush=True)
+                print(spoken(piece), end="", flush=True)
                 answer += piece
             print()
             if history:

@@ -14,7 +14,7 @@ from weft.cli.shared.controlled import controlled, load_controlled
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.lines import Turns, read_prompts, stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
-from weft.cli.shared.screen import print_json
+from weft.cli.shared.screen import print_json, spoken
 from weft.cli.shared.traced import print_trace
 from weft.cli.shared.tree import TreeFlags, open_tree
 from weft.errors import ConfigError
@@ -112,7 +112,7 @@ def generate(
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i
             for piece in engine.stream(chat, share=shares[i], controller=controller, **options):
-                print(piece, end="", flush=True)
+                print(spoken(piece), end="", flush=True)
             print()
         return
     if trace or trace_json:
@@ -143,7 +143,7 @@ def generate(
         print_json({**told, "tokens_per_second": round(rate, 1), "results": results})
         return
     for answer in said:
-        print(answer.text.strip())  # some templates put spaces around an answer
+        print(spoken(answer.text.strip()))  # some templates put spaces around an answer
     cut = sum(answer.finish_reason == "length" for answer in said)
     if cut:
         print(

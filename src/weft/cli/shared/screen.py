@@ -27,6 +27,11 @@ def print_json(value: Any) -> None:
     print(json_text(value))
 
 
+def spoken(text: str) -> str:
+    """What a model says, as it is for a pipe; for a terminal without the characters that would steer it."""
+    return plain(text, keep="\n\t") if sys.stdout.isatty() else text
+
+
 def print_pairs(pairs: Mapping[str, object]) -> None:
     """One line per name and value, the values in one column; a pipe gets them unwrapped."""
     grid = Table.grid(padding=(0, 2))
