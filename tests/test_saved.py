@@ -51,6 +51,7 @@ def change(folder: Path, *keys: str, value: object) -> None:
     [
         (("network", "head_in"), 65536, "its config asks for"),
         (("network", "head_in"), 10**6, "head_in"),
+        (("base",), "x" * 100_000, "base: String should have at most 200"),
         (("network", "rank"), 8192, "its config asks for"),
         (("network", "rank"), 10**6, "rank"),
         (("network", "latent"), 2**14, "its config asks for"),

@@ -10,6 +10,8 @@ CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "REA
 PICKLE = "adapter_model.bin"
 MAX_RANK = 8192
 """Ranks above this are refused: one such adapter would blow up every bank that it is stacked into."""
+MAX_BASE = 200
+"""Characters of the fingerprint of a base."""
 MAX_TENSOR = 2 << 30
 """Bytes of one tensor."""
 MAX_ADAPTER = 16 << 30

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from weft.adapters import tensor_bytes
-from weft.checks import MAX_TENSOR
+from weft.checks import MAX_BASE, MAX_TENSOR
 from weft.config import Config, parse_config
 from weft.errors import (
     AdapterFormatError,
@@ -50,7 +50,7 @@ class Saved(Config):
     format: Literal[1]
     kind: Any
     """In a child, the literals that it may be."""
-    base: str
+    base: str = Field(max_length=MAX_BASE)
     """Fingerprint of the base that it is for; empty where nobody said."""
     provenance: dict[str, Any]
 

@@ -223,6 +223,10 @@ def test_invalid_provenance(folder: Path) -> None:
     save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"weft_provenance": "{"})
     with pytest.raises(AdapterFormatError, match="its provenance: not valid JSON"):
         load(folder)
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"weft_base": "x" * 100_000})
+    with pytest.raises(AdapterFormatError, match="is no fingerprint, it is too long") as caught:
+        load(folder)
+    assert len(str(caught.value)) < 500
 
 
 def full_disk(self: Path, data: bytes) -> int:

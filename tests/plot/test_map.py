@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from weft.embed import LibraryMap, lay_out, plan_to_dict
 from weft.errors import ShapeError
-from weft.plot import draw_map
+from weft.plot.map import draw_map
 
 COSINES = np.array([[1.0, 0.9, 0.1, 0.2], [0.9, 1.0, 0.3, 0.0], [0.1, 0.3, 1.0, -0.5], [0.2, 0.0, -0.5, 1.0]])
 

@@ -23,7 +23,7 @@ from weft.adapters.peft_plan import Plan, plan_of
 from weft.adapters.provenance import provenance_text, read_provenance
 from weft.adapters.site import site_at
 from weft.adapters.weights import tensor_bytes
-from weft.checks import CARD, CONFIG, WEIGHTS, check_target, weights_file
+from weft.checks import CARD, CONFIG, MAX_BASE, WEIGHTS, check_target, weights_file
 from weft.errors import (
     AdapterFormatError,
     BaseCopyWarning,
@@ -93,6 +93,8 @@ def load(
             stacklevel=2,
         )
     named = (header.metadata or {}).get(_BASE, "")
+    if len(named) > MAX_BASE:
+        raise AdapterFormatError(f"{file}: its base {shown(named)} is no fingerprint, it is too long")
     if base and named and base != named:
         raise BaseMismatchError(f"{folder} belongs to base {named}, not to {base}")
     provenance = read_provenance((header.metadata or {}).get(PROVENANCE, "{}"), f"{file}: its provenance")
