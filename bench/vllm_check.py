@@ -4,15 +4,13 @@ Three adapters of a store and a blend of two, on weft/smollm2 in float32. Ends w
 """
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
 import torch
+from bench.serve_peers import vllm_server
 
 import weft
 from weft.adapters import concat
@@ -22,7 +20,7 @@ from weft.host import Host
 from weft.store import Store
 from weft.types import Adapter, Factors, Mixture
 
-PORT, NEW, PATIENCE = 8731, 24, 900
+NEW = 24
 PROMPTS = ("The capital of France is", "Once upon a time there was a", "def add(a, b):")
 
 
@@ -52,36 +50,18 @@ def filled(folder: Path, adapters: list[Adapter]) -> Path:
     return folder / "store"
 
 
-def started(environment: Path, store: Path, folder: Path, base: str) -> subprocess.Popen[bytes]:
-    """vLLM's server with the plug-in, when it answers."""
-    told = {
+def told(store: Path, folder: Path) -> dict[str, str]:
+    """What the plug-in is told."""
+    return {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": "weft",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
         "WEFT_VLLM_STORES": str(store),
         "WEFT_VLLM_FOLDER": str(folder / "out"),
         "WEFT_VLLM_MAX_LORA_RANK": "8",
     }
-    flags = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--dtype", "float32"]
-    flags += ["--enforce-eager", "--max-model-len", "256", "--port", str(PORT), "--host", "127.0.0.1"]
-    server = subprocess.Popen(
-        [str(environment / "bin" / "vllm"), "serve", base, *flags], env={**os.environ, **told}
-    )
-    for _ in range(PATIENCE):
-        time.sleep(1)
-        if server.poll() is not None:
-            raise SystemExit(f"vLLM ended with {server.returncode} before it answered")
-        try:
-            if httpx.get(f"http://127.0.0.1:{PORT}/health").status_code == 200:
-                return server
-        except httpx.TransportError:
-            continue
-    server.kill()
-    raise SystemExit(f"vLLM did not answer within {PATIENCE} s")
 
 
-def main(environment: Path) -> int:
+def main() -> int:
     """Compare, and print a line for every name."""
     host = Host.from_pretrained("weft/smollm2", dtype="float32")
     base, engine = str(resolve("weft/smollm2")), Engine(host)
@@ -89,29 +69,24 @@ def main(environment: Path) -> int:
     wanted = {f"store:{adapter.name}": adapter for adapter in adapters}
     wanted["blend:0.7*store:made-0+0.3*store:made-1"] = concat(adapters[:2], [0.7, 0.3])
     wrong = 0
+    flags = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", "--dtype", "float32"]
+    flags += ["--enforce-eager", "--max-model-len", "256"]
     with TemporaryDirectory(prefix="weft-vllm-check-") as name:
         folder = Path(name)
-        server = started(environment, filled(folder, adapters), folder, base)
-        try:
+        with vllm_server(base, flags, told(filled(folder, adapters), folder)) as url:
             for model, adapter in wanted.items():
                 for prompt in PROMPTS:
                     ids = engine.prompt_ids(prompt, raw=True)
                     mixture = Mixture.of(adapter)
                     ours = engine.generate(prompt, raw=True, mixture=mixture, max_new_tokens=NEW)
                     asked = {"model": model, "prompt": list(ids), "max_tokens": NEW, "temperature": 0}
-                    said = httpx.post(f"http://127.0.0.1:{PORT}/v1/completions", json=asked, timeout=600)
+                    said = httpx.post(url + "/v1/completions", json=asked, timeout=600)
                     theirs = said.json()["choices"][0]["text"] if said.status_code == 200 else said.text
                     wrong += theirs != ours
-                    print(
-                        "equal" if theirs == ours else f"DIFFERS: {theirs!r} and {ours!r}",
-                        model,
-                        repr(prompt),
-                    )
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
+                    same = "equal" if theirs == ours else f"DIFFERS: {theirs!r} and {ours!r}"
+                    print(same, model, repr(prompt), flush=True)
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

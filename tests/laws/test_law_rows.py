@@ -302,3 +302,24 @@ def test_a_row_that_waits_or_is_read_can_be_changed_and_a_controllers_row_cannot
     submit(loop, "shift", bank, 3)
     with pytest.raises(ConfigError, match="controller alone"):
         loop.change("shift-3", Share())
+
+
+def test_several_rows_change_together_or_not_at_all(pico_llama, pico_bank):
+    one, two, three = (pico_bank(3, 4)[k] for k in range(3))
+    host = Host(pico_llama, name="pico")
+    host.pool = Pool(host.sites, slots=2, r=4)
+    loop = Loop(host, max_rows=2)
+    for id, adapter in (("first", one), ("second", two), ("waits", one)):
+        loop.submit(Request(id, prompt(3, 7), Share.of(adapter)), sampling=Sampling(max_new_tokens=4))
+    loop.step()
+    every = ["waits", "first", "gone", "second"]
+    with pytest.raises(PoolFullError):
+        loop.change_all(every, Share.of(three))
+    held = {row.request.id: row.share.adapters[0][0] for row in [*loop.rows, *loop.waiting]}
+    assert held == {"first": one, "second": two, "waits": one}
+    assert loop.change_all(every, Share.of(two)) == [0, 1, None, 1]
+    assert {row.share.adapters[0][0] for row in [*loop.rows, *loop.waiting]} == {two}
+    assert not host.pool.pinned(one)
+    while loop.busy:
+        loop.step()
+    assert not host.pool.pinned(two)

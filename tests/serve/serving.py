@@ -10,7 +10,7 @@ from typing import NamedTuple
 import uvicorn
 from fastapi import FastAPI
 
-from weft.serve import Scheduler, Shelf
+from weft.serve import Scheduler, Shelf, server_config
 
 
 class Served(NamedTuple):
@@ -20,18 +20,16 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The address of a server that ends with the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
+def serving(app: FastAPI, seconds: float = 2.0) -> Iterator[str]:
+    """The address of a server that ends with the block; headers have so many seconds to come."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(server_config(app, seconds=seconds))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         time.sleep(0.02)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()

@@ -1,6 +1,8 @@
 """What goes wrong around a server: threads, disks, stores, signals and slow clients."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -146,6 +148,9 @@ def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(0.2)
+        line = next(one for one in (tmp_path / "log").read_text().splitlines() if one.startswith("curl "))
+        said = subprocess.run(shlex.split(line), capture_output=True, check=True).stdout
+        assert json.loads(said)["choices"][0]["message"]["content"] == "acdef"
         client = openai.OpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
         bias = {"0": 0.0}
         stream = client.completions.create(

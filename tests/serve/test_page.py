@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no browser, and pip brings none: apt-get install chromium"),
 ]
 VIEWS = ("compare", "make", "mix", "library")
 SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}

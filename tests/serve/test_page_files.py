@@ -27,13 +27,23 @@ def http(shelf):
     return lambda path, key="": _get(app, path, key)
 
 
-def _get(app, path, key):
+def _get(app, path, key, method="GET", **headers):
     async def get():
         transport = httpx.ASGITransport(app)
+        told = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.get(path, headers={"Authorization": f"Bearer {key}"} if key else {})
+            return await client.request(method, path, headers={**told, **headers}, json={"prompt": "a"})
 
     return asyncio.run(get())
+
+
+def test_a_page_of_another_site_changes_nothing(shelf):
+    """Browsers say who asks, and send simple requests anywhere: without keys that would be enough."""
+    app = build_app(Scheduler(shelf.host), shelf)
+    for site, status in {"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200}.items():
+        assert _get(app, "/tokenize", "", "POST", **{"Sec-Fetch-Site": site}).status_code == status
+        assert _get(app, "/", "", **{"Sec-Fetch-Site": site}).status_code == 200
+    assert _get(app, "/tokenize", "", "POST").status_code == 200
 
 
 def test_the_page_is_served_without_a_key_under_a_strict_policy(http):

@@ -1,5 +1,7 @@
 """The server, asked by OpenAI's own client over a socket."""
 
+import json
+import socket
 import threading
 import time
 
@@ -160,10 +162,38 @@ def test_a_client_that_goes_is_cancelled(served, client):
     stream = client.completions.create(model="base", prompt="a", max_tokens=40, n=8, stream=True)
     next(iter(stream))
     stream.close()
-    deadline = time.monotonic() + 10
-    while served[1].open and time.monotonic() < deadline:
+    assert eventually(lambda: served.scheduler.open == 0)
+
+
+def test_a_client_that_goes_while_it_waits_is_cancelled(served, client, host, monkeypatch):
+    """All rows are taken for longer than this test looks; a stream that has not begun is no longer open."""
+    step = host.step
+
+    def late(*args, **kwargs):
+        time.sleep(0.05)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(host, "step", late)
+    forbidden = {str(id): -100 for id in Engine(host).stop_ids}
+    common = {"model": "base", "prompt": "a", "max_tokens": 200, "stream": True}
+    stream = client.completions.create(**common, n=8, logit_bias=forbidden)
+    next(iter(stream))
+    body = json.dumps(common).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer sk-admin\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as waits:
+        waits.sendall(head + body)
+        assert eventually(lambda: served.scheduler.open == 9)
+    assert eventually(lambda: served.scheduler.open == 8)
+    stream.close()
+    assert eventually(lambda: served.scheduler.open == 0)
+
+
+def eventually(holds):
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert served[1].open == 0
+    return holds()
 
 
 def test_tokens_metrics_and_health(http):

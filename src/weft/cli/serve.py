@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +86,7 @@ def serve(
     try:
         import uvicorn
 
-        from weft.serve import Keys, Scheduler, Shelf, build_app
+        from weft.serve import Keys, Scheduler, Shelf, build_app, server_config
     except ImportError as error:
         raise MissingExtraError(
             f"weft serve needs the extra serve: pip install 'weft[serve]' ({error})"
@@ -138,17 +140,25 @@ def serve(
     )
     hosts = ("127.0.0.1", "localhost") if host in _LOOPBACK else ("*",)
     app = build_app(scheduler, shelf, keys, adapter_root=adapter_root, hosts=hosts)
-    print(
-        f"{base} with {len(shelf.names)} names on http://{host}:{listening.getsockname()[1]}/v1", flush=True
+    address = f"http://{host}:{listening.getsockname()[1]}"
+    print(f"{base} with {len(shelf.names)} names on {address}/v1, its page on {address}/", flush=True)
+    print(_to_copy(address, base, makes=shelf.hypernetwork is not None, keys=keys.given), flush=True)
+    uvicorn.Server(server_config(app)).run(sockets=[listening])
+
+
+def _to_copy(address: str, base: str, *, makes: bool, keys: bool) -> str:
+    """A line for curl that is answered."""
+    model, text = "base", "Hello"
+    if makes:
+        letters = base == BASE
+        model = "gen:sort the letters" if letters else "gen:Let me have the past tense."
+        text = "decaf" if letters else "draw"
+    asked = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+    key = ' -H "Authorization: Bearer KEY"' if keys else ""
+    return (
+        f'curl {address}/v1/chat/completions -H "Content-Type: application/json"{key} '
+        f"-d {shlex.quote(json.dumps(asked))}"
     )
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=60,
-        server_header=False,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _named(kind: str, folders: Sequence[str]) -> dict[str, str]:

@@ -170,7 +170,6 @@ class Loop:
                 return True
         return False
 
-    @torch.no_grad()
     def change(self, id: str, share: Share) -> int | None:
         """Let a request go on under another share, wherever it is: what was read before stays as it is.
 
@@ -178,18 +177,30 @@ class Loop:
         there is no such request. Raises ConfigError for a request that a controller changes, PoolFullError
         where the share finds no place; the row is then as it was.
         """
+        return self.change_all([id], share)[0]
+
+    @torch.no_grad()
+    def change_all(self, ids: Sequence[str], share: Share) -> list[int | None]:
+        """`change` of several requests: all of them, or where it raises none."""
         held = [*self.rows, *(row for group in self._reading for row in group.rows)]
-        row = next((row for row in [*held, *self.waiting] if row.request.id == id), None)
-        if row is None:
-            return None
-        if row.controller is not None:
-            raise ConfigError(f"request {id} is changed by its controller alone")
+        known = {row.request.id: row for row in [*held, *self.waiting]}
+        rows = [known.get(id) for id in ids]
+        for row in rows:
+            if row is not None and row.controller is not None:
+                raise ConfigError(f"request {row.request.id} is changed by its controller alone")
         share = replace(share)  # never the request's own: what a cache holds no longer follows from that
-        if row in held:
-            swap(self.host, row, share)
-        else:
-            row.share = share
-        return row.written
+        if any(row in held for row in rows):
+            self.host.hold(share)  # while it is held no row can be refused after another was changed
+            try:
+                for row in rows:
+                    if row in held:
+                        swap(self.host, row, share)
+            finally:
+                self.host.release(share)
+        for row in rows:
+            if row is not None and row not in held:
+                row.share = share
+        return [None if row is None else row.written for row in rows]
 
     @torch.no_grad()
     def step(self) -> list[Spoken]:

@@ -20,12 +20,12 @@ from weft.adapters import load, save
 from weft.checks import CONFIG, WEIGHTS
 from weft.errors import ConfigError, CueError
 from weft.files import resolve
-from weft.host.pool import content
 from weft.reading import check_text
 from weft.serve.body import is_form
 from weft.serve.keys import Account
 from weft.serve.schema import LoadRequest, MakeRequest
 from weft.serve.service import Refused, Service, account_of, service_of
+from weft.serve.shelf import Shelf
 from weft.types import Adapter, Description, Examples
 
 router = APIRouter()
@@ -46,7 +46,8 @@ async def adapters(request: Request) -> dict[str, Any]:
     """Cards of all adapters on the shelf that this key may use."""
     service, account = service_of(request), account_of(request)
     names = [n for n in service.shelf.names if ":" not in n and account.may_use(n)]
-    return {"data": [_card(name, service.shelf.get(name)) for name in names]}
+    found = [(name, service.shelf.get(name)) for name in names]
+    return {"data": await asyncio.to_thread(lambda: [_card(service.shelf, *one) for one in found])}
 
 
 @router.post("/v1/adapters", status_code=201)
@@ -73,7 +74,7 @@ async def make(request: Request) -> dict[str, Any]:
         account.make()
         adapter = await asyncio.to_thread(_made, service, body)
     _check_free(service, account, name)  # another request may have taken the name while this one was made
-    return _card(name, service.shelf.put(name, adapter))
+    return await asyncio.to_thread(_card, service.shelf, name, service.shelf.put(name, adapter))
 
 
 def _check_free(service: Service, account: Account, name: str) -> None:
@@ -121,7 +122,7 @@ async def show(name: str, request: Request, download: bool = False) -> Any:
         raise Refused(403, f"this key may not use {name}", "forbidden")
     adapter = service.shelf.get(name)
     if not download:
-        return _card(name, adapter)
+        return await asyncio.to_thread(_card, service.shelf, name, adapter)
     data = await asyncio.to_thread(_zipped, adapter)
     kind = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
     return Response(data, media_type="application/zip", headers=kind)
@@ -170,18 +171,22 @@ def _inside(path: str, root: Path | None) -> Path:
     return folder
 
 
-def _card(name: str, adapter: Adapter) -> dict[str, Any]:
-    told = {key: str(value) for key, value in adapter.provenance.items() if key in _TOLD}
+def _card(shelf: Shelf, name: str, adapter: Adapter) -> dict[str, Any]:
+    known = adapter.provenance
+    told = {key: str(value) for key, value in known.items() if key in _TOLD}
+    lineage = {key: known[key] for key in _LINEAGE if key in known}
     return {
         "name": name,
         "rank": adapter.rank,
         "sites": len(adapter.sites),
-        "sha256": content(adapter),
+        "sha256": shelf.sha256(adapter),
         **told,
+        **({"lineage": lineage} if lineage else {}),
     }
 
 
 _TOLD = ("description", "hypernetwork", "base_model", "seed")
+_LINEAGE = ("method", "parents", "weights", "options", "truncated_to_rank")
 
 
 def _zipped(adapter: Adapter) -> bytes:

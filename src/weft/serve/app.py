@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -78,7 +80,7 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     """POST /detokenize."""
 
-    tokens: list[int]
+    tokens: list[int] = Field(max_length=1 << 17)
 
 
 @router.get("/health")
@@ -110,7 +112,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     """Text to token ids."""
     account_of(request)
     service = service_of(request)
-    tokens = service.engine.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+    encode = partial(service.engine.tokenizer.encode, add_special_tokens=body.add_special_tokens)
+    tokens = await asyncio.to_thread(encode, body.prompt)
     return {"tokens": tokens, "count": len(tokens), "max_model_len": service.shelf.host.window}
 
 
@@ -138,7 +141,7 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, Any
     known = [token for token in body.tokens if 0 <= token < len(service.engine.tokenizer)]
     if len(known) < len(body.tokens):
         raise HTTPException(400, "a token id is outside the vocabulary")
-    return {"prompt": service.engine.tokenizer.decode(known)}
+    return {"prompt": await asyncio.to_thread(service.engine.tokenizer.decode, known)}
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:

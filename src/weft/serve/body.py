@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -20,7 +21,9 @@ class Limits(NamedTuple):
     upload: int = 128 << 20
     """Bytes of an uploaded adapter, for keys that may make adapters."""
     seconds: float = 30.0
-    """How long a body may take to come; ten times as long for an upload."""
+    """How long a body may take to come, and how long an upload may wait for its turn."""
+    rate: int = 128 << 10
+    """Bytes a second that give an upload more time, up to ten times as long."""
     uploads: int = 2
     """Uploads that come at a time; others wait."""
 
@@ -31,21 +34,23 @@ def is_form(content_type: str) -> bool:
 
 
 class WholeBody:
-    """Reads a body within its limits: 413 for a larger one, 408 for a slow one."""
+    """Reads a body within its limits: 413 for a larger one, 408 for a slow one.
+
+    Uploads take turns, since each is held in memory: 429 for one whose turn does not come.
+    """
 
     def __init__(self, app: ASGIApp, *, keys: Keys, limits: Limits) -> None:
         self.app, self.keys, self.limits = app, keys, limits
-        self._uploads = asyncio.Semaphore(limits.uploads)
+        self._turns = asyncio.Semaphore(limits.uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif self._is_upload(scope):
-            async with self._uploads:
-                await self._serve(scope, receive, send, self.limits.upload, 10 * self.limits.seconds)
+            await self._upload(scope, receive, send)
         else:
-            await self._serve(scope, receive, send, self.limits.body, self.limits.seconds)
+            await self._serve(scope, receive, send, self.limits.body)
 
     def _is_upload(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
@@ -54,11 +59,26 @@ class WholeBody:
         account = self.keys.account(headers.get("authorization"))
         return account is not None and account.may("maker")
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float) -> None:
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await asyncio.wait_for(_read(receive, limit), seconds)
+            async with asyncio.timeout(self.limits.seconds):
+                await self._turns.acquire()
         except TimeoutError:
-            await _refuse(send, 408, f"the body did not come within {seconds:g} s")
+            told = f"{self.limits.uploads} uploads come already; send it again later"
+            await _refuse(send, 429, told, [(b"retry-after", b"%d" % max(1, round(self.limits.seconds)))])
+            return
+        try:
+            await self._serve(scope, receive, send, self.limits.upload, self.limits.rate)
+        finally:
+            self._turns.release()
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, limit: int, rate: int | None = None
+    ) -> None:
+        try:
+            body = await _read(receive, limit, self.limits.seconds, rate)
+        except TimeoutError:
+            await _refuse(send, 408, "the body came too slowly")
             return
         if body is None:
             await _refuse(send, 413, f"a body has at most {limit} bytes")
@@ -72,22 +92,27 @@ class WholeBody:
         await self.app(scope, given, send)
 
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
+async def _read(receive: Receive, limit: int, seconds: float, rate: int | None) -> bytes | None:
+    """A body, or None for one above the limit. Raises TimeoutError for one that is late at its rate."""
     parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            return None
-        more = message.get("more_body", False)
+    begun = asyncio.get_running_loop().time()
+    async with asyncio.timeout_at(begun + seconds) as time:
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                return None
+            if rate is not None:
+                time.reschedule(begun + min(seconds + size / rate, 10 * seconds))
+            more = message.get("more_body", False)
     return b"".join(parts)
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
+async def _refuse(send: Send, status: int, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": None}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

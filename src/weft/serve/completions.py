@@ -6,13 +6,15 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from weft.engine import Engine
+from weft.engine.loop import check_prompt
 from weft.errors import ConfigError, PromptTooLongError
 from weft.serve.keys import Account
 from weft.serve.replies import Choice, chat_reply, chunk, text_reply, usage
@@ -21,6 +23,26 @@ from weft.serve.service import Refused, Service, Text, account_of, acting, heade
 from weft.serve.shelf import Acting
 
 router = APIRouter()
+T = TypeVar("T")
+
+
+class _Work(NamedTuple):
+    """The texts of one request, and the choices that they become."""
+
+    service: Service
+    account: Account
+    told: Acting
+    prompts: Sequence[Sequence[int]]
+    texts: Sequence[Text]
+    choices: Sequence[Choice]
+    head: dict[str, Any]
+    """What every answer and every event begins with."""
+    acted: dict[str, Any]
+    """What `usage` tells of it, where that was asked for."""
+
+    def used(self) -> dict[str, Any]:
+        """Tokens so far."""
+        return {**usage(self.prompts, self.choices), **self.acted}
 
 
 @router.post("/v1/chat/completions")
@@ -29,10 +51,13 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     service, account = service_of(request), account_of(request)
     turns = [message.turn() for message in body.messages]
     asked = next((text for role, text in reversed(turns) if role == "user"), turns[-1][1])
-    ids = service.engine.prompt_ids([{"role": role, "content": text} for role, text in turns])
+    messages = [{"role": role, "content": text} for role, text in turns]
+    ids = await asyncio.to_thread(service.engine.prompt_ids, messages)
     top = (body.top_logprobs or 0) if body.logprobs else None
     new = body.max_completion_tokens or body.max_tokens or _room(service, account, ids)
-    return await _answer(service, account, body, request, [ids], asked, new, top=top, chat=True)
+    told = await acting(service, account, body.model, asked)
+    work = await _work(service, account, told, body, [ids], new, top=top, chat=True)
+    return await _answer(work, body, request)
 
 
 @router.post("/v1/completions")
@@ -42,14 +67,15 @@ async def complete(body: TextRequest, request: Request) -> Response:
     prompts = _prompts(body.prompt)
     if len(prompts) * body.n > 128:
         raise ConfigError(f"{len(prompts) * body.n} texts in one request; at most 128")
-    ids = [p if isinstance(p, list) else service.engine.prompt_ids(p, raw=True) for p in prompts]
+    ids, asked = await asyncio.to_thread(_read, service.engine, prompts)
     new = 16 if body.max_tokens is None else body.max_tokens
     if not new and not body.echo:
         raise ConfigError("max_tokens 0 is for echo alone")
-    asked = prompts[0] if isinstance(prompts[0], str) else service.engine.tokenizer.decode(prompts[0])
-    return await _answer(
-        service, account, body, request, ids, asked, new, top=body.logprobs, chat=False, echo=body.echo
-    )
+    told = await acting(service, account, body.model, asked)
+    if told.controller is not None and body.echo and body.logprobs is not None:
+        raise ConfigError("a prompt under shift: has no log-probabilities; leave out echo or logprobs")
+    work = await _work(service, account, told, body, ids, new, top=body.logprobs, echo=body.echo)
+    return await _answer(work, body, request)
 
 
 def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str] | list[list[int]]:
@@ -62,6 +88,14 @@ def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str]
     return cast("list[str] | list[list[int]]", prompt)
 
 
+def _read(engine: Engine, prompts: list[str] | list[list[int]]) -> tuple[list[list[int]], str]:
+    """Prompts as token ids, and the text of the first one. Raises what `check_prompt` raises."""
+    ids = [one if isinstance(one, list) else engine.prompt_ids(one, raw=True) for one in prompts]
+    for one in ids:
+        check_prompt(engine.host, one)
+    return ids, prompts[0] if isinstance(prompts[0], str) else engine.tokenizer.decode(ids[0])
+
+
 def _room(service: Service, account: Account, ids: Sequence[int]) -> int:
     """New tokens where none are asked for: what the window and the key leave, at most 1024."""
     window, most = service.shelf.host.window, max(1, min(1024, account.key.tokens_per_minute))
@@ -72,22 +106,25 @@ def _room(service: Service, account: Account, ids: Sequence[int]) -> int:
     return min(window - len(ids), most)
 
 
-async def _answer(
+async def _work(
     service: Service,
     account: Account,
+    told: Acting,
     body: Drawn,
-    request: Request,
     prompts: Sequence[Sequence[int]],
-    asked: str,
     new: int,
     *,
     top: int | None,
-    chat: bool,
+    chat: bool = False,
     echo: bool = False,
-) -> Response:
-    told = await acting(service, account, body.model, asked)
-    if told.controller is not None and echo and top is not None:
-        raise ConfigError("a prompt under shift: has no log-probabilities; leave out echo or logprobs")
+) -> _Work:
+    """Every prompt `n` times, each text with a seed of its own.
+
+    Raises PromptTooLongError for one that no text can follow, and what `Drawn.sampling` raises.
+    """
+    window = service.shelf.host.window
+    if told.controller is None and window is not None and max(map(len, prompts)) > window:
+        raise PromptTooLongError(f"{max(map(len, prompts))} tokens exceed the model's window of {window}")
     sampling = body.sampling(new, service.shelf.host.vocab_size)
     texts = [
         Text(
@@ -106,51 +143,57 @@ async def _answer(
         Choice(i, shown, list(text.ids), chat=chat, echo=echo, logprobs=top, trace=body.trace)
         for i, text in enumerate(texts)
     ]
-    service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
-    head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", "created": int(time.time())}
-    head |= {"model": body.model}
+    id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+    head = {"id": id, "created": int(time.time()), "model": body.model}
+    acted = {}
+    if body.weft:
+        acted = {"weft": {"adapters": await asyncio.to_thread(told.usage, service.shelf.sha256)}}
+    return _Work(service, account, told, prompts, texts, choices, head, acted)
 
-    def used() -> dict[str, Any]:
-        return {**usage(prompts, choices), **({"weft": {"adapters": told.usage()}} if body.weft else {})}
 
+async def _answer(work: _Work, body: Drawn, request: Request) -> Response:
+    """A stream of events, or once all is written one answer."""
+    work.service.metrics.prompt_tokens.inc(sum(map(len, work.prompts)))
     if body.stream:
-        include = body.stream_options is not None and body.stream_options.include_usage
-        events = _events(service, account, texts, told, choices, head, used if include else None)
-        first = await anext(events)  # what is wrong before the first token is an answer of its own
-        return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=headers(told))
-    work = asyncio.create_task(_collect(service, account, texts, told, choices, head["id"]))
-    gone = asyncio.create_task(_gone(request))
+        events = _events(work, body.stream_options is not None and body.stream_options.include_usage)
+        # What is wrong before the first token is an answer of its own.
+        first = await _unless_gone(_first(events), request)
+        told = headers(work.told)
+        return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=told)
+    await _unless_gone(_collect(work), request)
+    reply = chat_reply if isinstance(body, ChatRequest) else text_reply
+    return JSONResponse({**reply(work.head, work.choices), "usage": work.used()}, headers=headers(work.told))
+
+
+async def _first(events: AsyncIterator[str]) -> str:
+    return await anext(events)
+
+
+async def _unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """Do something while the client is there. Raises Refused once it has gone, and what the work raises."""
+    doing, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
             raise Refused(499, "the client has gone")
-        work.result()
+        return doing.result()
     finally:
-        work.cancel()
+        doing.cancel()
         gone.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
-    reply = chat_reply if chat else text_reply
-    return JSONResponse({**reply(head, choices), "usage": used()}, headers=headers(told))
+        await asyncio.gather(doing, gone, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:
-    while not await request.is_disconnected():
-        await asyncio.sleep(0.05)
+    while (await request.receive())["type"] != "http.disconnect":
+        pass  # what is left of a body
 
 
-async def _collect(
-    service: Service,
-    account: Account,
-    texts: Sequence[Text],
-    told: Acting,
-    choices: Sequence[Choice],
-    name: str,
-) -> None:
+async def _collect(work: _Work) -> None:
     begun = time.perf_counter()
-    async with written(service, account, texts, told, name) as pieces:
+    async with written(work.service, work.account, work.texts, work.told, work.head["id"]) as pieces:
         async for index, piece in pieces:
-            if choices[index].take(piece):
-                begun = _count(service, begun)
+            if work.choices[index].take(piece):
+                begun = _count(work.service, begun)
 
 
 def _count(service: Service, begun: float) -> float:
@@ -160,29 +203,20 @@ def _count(service: Service, begun: float) -> float:
     return 0.0
 
 
-async def _events(
-    service: Service,
-    account: Account,
-    texts: Sequence[Text],
-    told: Acting,
-    choices: Sequence[Choice],
-    head: dict[str, Any],
-    used: Callable[[], dict[str, Any]] | None,
-) -> AsyncIterator[str]:
+async def _events(work: _Work, include_usage: bool) -> AsyncIterator[str]:
     begun = time.perf_counter()
-    started = False
+    started, chat = False, work.choices[0].chat
     try:
-        async with written(service, account, texts, told, head["id"]) as pieces:
+        async with written(work.service, work.account, work.texts, work.told, work.head["id"]) as pieces:
             async for index, piece in pieces:
-                if choices[index].take(piece):
-                    begun = _count(service, begun)
-                news = choices[index].news()
+                if work.choices[index].take(piece):
+                    begun = _count(work.service, begun)
+                news = work.choices[index].news()
                 if news is not None:
-                    yield _event(chunk(head, news, chat=choices[index].chat, usage_key=bool(used)))
+                    yield _event(chunk(work.head, news, chat=chat, usage_key=include_usage))
                     started = True
-        if used is not None:
-            last = chunk(head, None, chat=choices[0].chat, usage_key=False)
-            yield _event({**last, "usage": used()})
+        if include_usage:
+            yield _event({**chunk(work.head, None, chat=chat, usage_key=False), "usage": work.used()})
         yield "data: [DONE]\n\n"
     except Refused as error:
         if not started:

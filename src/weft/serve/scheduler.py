@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from weft.engine import Loop, Sampling
+from weft.engine import Loop, Sampling, Spoken
 from weft.engine.prefixes import Prefixes
 from weft.engine.score import prompt_logits
 from weft.errors import PoolFullError, PromptTooLongError, WeftError
@@ -159,14 +159,14 @@ class Scheduler:
         return done
 
     def change(self, ids: Sequence[str], share: Share) -> Future[list[int | None]]:
-        """Let jobs go on under another share; what `Loop.change` tells of each.
+        """Let jobs go on under another share, all or none of them; what `Loop.change` tells of each.
 
         Raises StoppedError. The future raises what `Loop.change` raises, or PoolFullError.
         """
 
         def between_steps() -> list[int | None]:
             self._check(share)
-            return [self._loop.change(id, share) for id in ids]
+            return self._loop.change_all(ids, share)
 
         return self.call(between_steps)
 
@@ -181,12 +181,7 @@ class Scheduler:
         try:
             while self._hear():
                 if self._loop.busy:
-                    for spoken in self._loop.step():
-                        job = self._open[spoken.id]
-                        piece = job.writing.piece(spoken)
-                        if piece.reason is not None:
-                            self._forget(spoken.id)
-                        job.tell(piece)
+                    self._tell(self._loop.step())
         except Exception as failed:  # every open request has to hear of it
             log.exception("the scheduler has failed")
             error = StoppedError(f"the scheduler has failed: {type(failed).__name__}")
@@ -199,6 +194,15 @@ class Scheduler:
                     heard.done.set_exception(error)
         for job in left:
             job.tell(error)
+
+    def _tell(self, spoken: Sequence[Spoken]) -> None:
+        """Tell jobs their newest tokens."""
+        for one in spoken:
+            job = self._open[one.id]
+            piece = job.writing.piece(one)
+            if piece.reason is not None:
+                self._forget(one.id)
+            job.tell(piece)
 
     def _hear(self) -> bool:
         """Take in what has come, waiting where there is nothing else to do; whether to go on."""
@@ -245,7 +249,8 @@ class Scheduler:
 
     def _check(self, share: Share) -> None:
         """An adapter that cannot act is refused before others share its step; one without a slot waits."""
-        if len({content(adapter) for adapter, _ in share.adapters}) > self.slots:
+        several = len(share.adapters) > self.slots  # else nothing is hashed here, between two steps
+        if several and len({content(adapter) for adapter, _ in share.adapters}) > self.slots:
             raise PoolFullError(f"{len(share.adapters)} adapters at once, this server has {self.slots} slots")
         try:
             self.host.hold(share)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from weft.rows import Request as RowRequest
 from weft.serve.keys import Account, Keys, Role, TooMuchError
 from weft.serve.metrics import Metrics
 from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Shifted, Spec, Stored, parse
+from weft.serve.post import Post
 from weft.serve.scheduler import BusyError, Job, Scheduler, StoppedError, Told
 from weft.serve.shelf import Acting, Shelf
 from weft.serve.writing import Writing
@@ -71,6 +73,7 @@ class Service:
     shelf: Shelf
     keys: Keys
     metrics: Metrics = field(default_factory=Metrics)
+    post: Post = field(default_factory=Post)
     running: dict[str, Running] = field(default_factory=dict)
     """Requests whose texts are being written, by the id that their answers carry."""
 
@@ -116,6 +119,8 @@ async def acting(service: Service, account: Account, model: str, request: str) -
         if not account.may("maker") or account.key.adapters is not None:
             raise Refused(403, "this key makes no adapters", "forbidden")
         account.make()
+    if isinstance(spec, Base | Named | Planted | Shifted):  # waits for nothing
+        return service.shelf.acting(spec, request)
     return await asyncio.to_thread(service.shelf.acting, spec, request)
 
 
@@ -154,17 +159,13 @@ async def written(
 
     Leaving early cancels what is not finished. Raises ConfigError, TooMuchError, BusyError, StoppedError.
     """
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue()
+    tell, queue = service.post.to(asyncio.get_running_loop()), asyncio.Queue()
     account.begin(len(texts), sum(text.sampling.max_new_tokens for text in texts))
     open_ids: set[str] = set()
     service.running[name] = Running(account, open_ids)
 
     def teller(index: int) -> Callable[[Told], None]:
-        def tell(piece: Told) -> None:
-            with suppress(RuntimeError):  # the event loop has been closed
-                loop.call_soon_threadsafe(queue.put_nowait, (index, piece))
-
-        return tell
+        return lambda piece: tell(partial(queue.put_nowait, (index, piece)))
 
     async def pieces() -> AsyncIterator[tuple[int, Told]]:
         while open_ids:

@@ -7,13 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.adapters import load
 from weft.embed import SentenceEncoder
 from weft.engine.request import Chooser, under
 from weft.errors import ConfigError, UnknownNameError
@@ -42,13 +41,13 @@ class Acting(NamedTuple):
     controller: AbstractController | None = None
     """What changes the row while it is written; it brings the share that the row begins with."""
 
-    def usage(self) -> list[dict[str, Any]]:
+    def usage(self, sha256: Callable[[Adapter], str]) -> list[dict[str, Any]]:
         """What acted, with the SHA-256 of each adapter's content."""
         told = [{"name": name, "weight": weight} for name, weight in self.adapters if weight]
         if len(self.share.adapters) != len(told):
             return told
         pairs = zip(told, self.share.adapters, strict=True)
-        return [{**one, "sha256": content(adapter)} for one, (adapter, _) in pairs]
+        return [{**one, "sha256": sha256(adapter)} for one, (adapter, _) in pairs]
 
 
 class Shelf:
@@ -81,6 +80,7 @@ class Shelf:
         self.shifts = dict(shifts or {})
         self._adapters: dict[str, Adapter] = {}
         self._kept: OrderedDict[object, Adapter] = OrderedDict()
+        self._sums: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._encoder: SentenceEncoder | None = None
         self._networks = threading.Lock()  # one at a time: encoders and hypernetworks are modules with modes
@@ -121,6 +121,16 @@ class Shelf:
         self.get(name)
         with self._lock:
             self._adapters.pop(name, None)
+
+    def sha256(self, adapter: Adapter) -> str:
+        """SHA-256 of an adapter's content, computed once."""
+        with self._lock:
+            known = self._sums.get(adapter)
+        if known is None:
+            known = content(adapter)
+            with self._lock:
+                self._sums[adapter] = known
+        return known
 
     def make(self, cue: Cue) -> Adapter:
         """An adapter from a cue. Raises ConfigError without a hypernetwork, and what `adapt` raises."""
@@ -177,13 +187,8 @@ class Shelf:
         with Store(folder) as opened:
             commit = opened.show(spec.name, rev=spec.revision).commit
             key = Stored(store, spec.name, commit)
-            adapter = self._remember(key, lambda: self._checked_out(opened, key))
+            adapter = self._remember(key, lambda: fitted(opened.load(key.name, rev=commit), self.host))
         return f"store:{store}/{spec.name}@{commit}", adapter
-
-    def _checked_out(self, store: Store, spec: Stored) -> Adapter:
-        with TemporaryDirectory(prefix="weft-serve-") as folder:
-            store.checkout(spec.name, Path(folder) / spec.name, rev=spec.revision)
-            return fitted(load(Path(folder) / spec.name), self.host)
 
     def _remember(self, key: object, make: Callable[[], Adapter]) -> Adapter:
         with self._lock:

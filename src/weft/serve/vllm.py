@@ -20,10 +20,9 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from weft.adapters import concat, for_vllm, load, save
+from weft.adapters import concat, for_vllm, save
 from weft.errors import BaseMismatchError, ConfigError, UnknownNameError, WeftError
 from weft.host.pool import content
 from weft.registry import cache_folder
@@ -155,9 +154,8 @@ class Layout:
         store = spec.store or next(iter(self.stores))
         if store not in self.stores:
             raise UnknownNameError(f"no store {store}; WEFT_VLLM_STORES names those there are")
-        with Store(self.stores[store]) as opened, TemporaryDirectory(prefix="weft-vllm-") as folder:
-            opened.checkout(spec.name, Path(folder) / spec.name, rev=spec.revision)
-            return load(Path(folder) / spec.name)
+        with Store(self.stores[store]) as opened:
+            return opened.load(spec.name, rev=spec.revision)
 
 
 _VARIABLES = ("FOLDER", "STORES", "HYPERNETWORK", "BASE", "MAX_LORA_RANK", "NAMES")

@@ -1,10 +1,11 @@
-"""Every answer is counted, and what nobody expected gets an id that is in the log too."""
+"""What holds for every request: it is counted, its failure has an id in the log, no other site sent it."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weft.serve.replies import error_reply
@@ -34,7 +35,11 @@ class Watched:
             await send(message)
 
         try:
-            await self.app(scope, receive, counted)
+            if _is_foreign(scope):
+                refused = error_reply(403, "a page of another site may change nothing here", "forbidden")
+                await refused(scope, receive, counted)
+            else:
+                await self.app(scope, receive, counted)
         except Exception:
             if begun:  # the answer cannot be taken back
                 raise
@@ -42,3 +47,9 @@ class Watched:
             log.exception("request %s failed", id)
             message = f"something went wrong here; the log knows it as {id}"
             await error_reply(500, message, "internal_error")(scope, receive, counted)
+
+
+def _is_foreign(scope: Scope) -> bool:
+    """Whether a page of another site lets a browser change something here, as only browsers tell."""
+    changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+    return changes and Headers(scope=scope).get("sec-fetch-site", "none") not in ("none", "same-origin")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.store.store_file import Modules
     from weft.store.values import ValueChange
     from weft.store.verify import Verified
+    from weft.types import Adapter
 
 
 class Store:
@@ -99,6 +100,13 @@ class Store:
         from weft.store.checkout import checkout
 
         checkout(self._git, name, out, rev)
+
+    def load(self, name: str, *, rev: str = "HEAD") -> "Adapter":
+        """An adapter, as `weft.load` reads its folder. Raises what that and `checkout` raise. Loads torch."""
+        from weft.store.stored import stored_at
+        from weft.store.values import load_stored
+
+        return load_stored(self._git, stored_at(self._git, self._git.commit_of(rev), name))
 
     def export(self, name: str, out: str | os.PathLike[str], *, rev: str = "HEAD") -> bool:
         """`checkout`, with a model card where there is none; whether one was written."""

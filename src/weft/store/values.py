@@ -53,9 +53,11 @@ def value_changes(git: Git, sides: Sides) -> list[ValueChange]:
 
 
 def load_stored(git: Git, stored: Stored, base: str = "") -> Adapter:
-    """A stored adapter as `weft.load` reads it. Raises what that raises."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder), contents(git, stored))
+    """A stored adapter as `weft.load` reads it, under its own name. Raises what that raises."""
+    with tempfile.TemporaryDirectory(prefix="weft-store-") as temporary:
+        folder = Path(temporary) / stored.name
+        folder.mkdir()
+        write_files(folder, contents(git, stored))
         return load(folder, base=base)
 
 
