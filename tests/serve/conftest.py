@@ -87,7 +87,7 @@ def served(host: Host, library: Library, tree: Tree, store: Path, reader: Contex
     for adapter in library.adapters:
         shelf.put(adapter.name, adapter)
     scheduler = Scheduler(host, max_rows=8, max_tokens=4000, prefix_tokens=2000, slots=14, r=16)
-    limits = Limits(body=100_000, upload=2_000_000, seconds=1.0)
+    limits = Limits(body=100_000, upload=2_000_000, seconds=3.0)
     app = build_app(scheduler, shelf, Keys(KEYS), limits=limits, hosts=["127.0.0.1"])
     with serving(app) as url:
         yield Served(url, scheduler, shelf)

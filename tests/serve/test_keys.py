@@ -54,7 +54,8 @@ def test_a_key_with_too_many_texts_is_told_when_to_come_again(monkeypatch):
 
         monkeypatch.setattr(shelf.host, "step", late)
         with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()
+            next(lines)
             second = http.post("/v1/completions", json=body)
             assert (second.status_code, second.headers["retry-after"]) == (429, "1")
             assert second.json()["error"]["code"] == "rate_limit_exceeded"

@@ -117,7 +117,7 @@ SIZE = 32 << 20
 
 
 def test_an_answer_that_nobody_reads_is_given_up(large):
-    assert large(pause=2.0, pieces=1) < SIZE
+    assert large(pause=6.0, pieces=1) < SIZE
 
 
 def test_a_slow_reader_gets_its_answer_whole(large):
@@ -194,3 +194,11 @@ def test_a_body_has_the_more_time_the_more_of_it_has_come(piece, rate, comes):
     else:
         with pytest.raises(TimeoutError):
             asyncio.run(read())
+
+
+def test_a_client_of_too_large_a_body_reads_why(address):
+    """As often as it tries, although it is still sending when it is refused."""
+    for _ in range(5):
+        answer = httpx.post(f"http://127.0.0.1:{address[1]}/tokenize", content=b"x" * 8_000_000, timeout=20)
+        assert answer.status_code == 413
+        assert "at most 10000 bytes" in answer.json()["error"]["message"]

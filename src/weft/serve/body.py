@@ -65,6 +65,7 @@ class WholeBody:
                 await self._turns.acquire()
         except TimeoutError:
             told = f"{self.limits.uploads} uploads come already; send it again later"
+            await _read(receive, -1, self.limits.seconds, None)
             await _refuse(send, 429, told, [(b"retry-after", b"%d" % max(1, round(self.limits.seconds)))])
             return
         try:
@@ -93,26 +94,35 @@ class WholeBody:
 
 
 async def _read(receive: Receive, limit: int, seconds: float, rate: int | None) -> bytes | None:
-    """A body, or None for one above the limit. Raises TimeoutError for one that is late at its rate."""
+    """A body, or None for one above the limit. Raises TimeoutError for one that is late at its rate.
+
+    What is above the limit is let go by until its time is over: a connection that is closed while something
+    comes is reset, and the client would not read why.
+    """
     parts, size, more = [], 0, True
     begun = asyncio.get_running_loop().time()
-    async with asyncio.timeout_at(begun + seconds) as time:
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                return None
-            if rate is not None:
-                time.reschedule(begun + min(seconds + size / rate, 10 * seconds))
-            more = message.get("more_body", False)
-    return b"".join(parts)
+    try:
+        async with asyncio.timeout_at(begun + seconds) as time:
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    break
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                more = message.get("more_body", False)
+                if size > limit:
+                    parts.clear()
+                elif rate is not None:
+                    time.reschedule(begun + min(seconds + size / rate, 10 * seconds))
+    except TimeoutError:
+        if size <= limit:
+            raise
+    return b"".join(parts) if size <= limit else None
 
 
 async def _refuse(send: Send, status: int, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": None}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
+    size = (b"content-length", b"%d" % len(body))
+    headers = [(b"content-type", b"application/json"), size, (b"connection", b"close"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
