@@ -127,6 +127,12 @@ def test_keys_limit_what_one_may_do(served):
         openai.OpenAI(base_url=served[0] + "/v1", api_key="sk-wrong", max_retries=0).models.list()
     user = openai.OpenAI(base_url=served[0] + "/v1", api_key="sk-user", max_retries=0)
     assert {model.id for model in user.models.list()} == {"weft/letters", "sort"}
+    assert (user.models.retrieve("weft/letters").id, user.models.retrieve("sort").id) == (
+        "weft/letters",
+        "sort",
+    )
+    with pytest.raises(openai.NotFoundError):
+        user.models.retrieve("reverse")
     user.completions.create(model="sort", prompt="cab", max_tokens=60)
     for model in ("reverse", "blend:1*sort+1*reverse", "gen:sort the letters", "route:letters"):
         with pytest.raises(openai.PermissionDeniedError):
