@@ -18,7 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from weft.engine import Engine
 from weft.errors import WeftError
-from weft.serve import adapters, completions, embeddings, plan, running, web
+from weft.serve import adapters, completions, embeddings, models, plan, running, web
 from weft.serve.body import Limits, WholeBody
 from weft.serve.keys import Keys, TooMuchError
 from weft.serve.replies import error_reply
@@ -57,7 +57,10 @@ def build_app(
     keys = keys or Keys()
     app.state.service = Service(Engine(shelf.host), scheduler, shelf, keys)
     app.state.adapter_root = adapter_root
-    for part in (router, *(room.router for room in (completions, embeddings, adapters, plan, running, web))):
+    for part in (
+        router,
+        *(room.router for room in (completions, embeddings, models, adapters, plan, running, web)),
+    ):
         app.include_router(part)
     for kind in (WeftError, TooMuchError, BusyError, StoppedError, OSError):
         app.add_exception_handler(kind, _refused)
