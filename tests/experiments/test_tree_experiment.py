@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny_models import make_bank
 from weft.errors import ConfigError
 from weft.experiments.tree import measure
 from weft.experiments.tree.measure import compare_trees
-from weft.experiments.tree.page import to_dict, tree_page
+from weft.experiments.tree.page import tree_page
 from weft.experiments.tree.recipe import TreeComparison
 from weft.host import Host
 from weft.plot.tree import draw_trees
@@ -73,7 +74,7 @@ def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pyte
     assert deep.flops == pytest.approx(deep.tokens * (4 * linear + 6 * computed))
     assert len({outcome.tokens for outcome in outcomes}) == len({o.base_loss for o in outcomes[:2]}) == 1
 
-    page = tree_page(asked, outcomes, picture="tree.png", command="weft", versions={"weft": "0"})
+    page = tree_page(asked, outcomes, picture="tree.png", command="weft")
     for outcome in outcomes:
         assert f"| {outcome.name} | {math.exp(outcome.loss):.3f} | {outcome.loss:.4f} |" in page
     assert "One seed (0)" in page
@@ -81,7 +82,7 @@ def test_a_comparison(tasks: Path, host: Host, tmp_path: Path, monkeypatch: pyte
     assert (twin.kind, twin.loss) == ("larger", lora.loss)  # the same base under another name
     for name in ("base", "twin"):
         assert f"| {name} | {math.exp(twin.base_loss):.3f} | {twin.base_loss:.4f} |" in page
-    assert json.loads(json.dumps(to_dict(asked, outcomes)))["outcomes"][0]["name"] == "LoRA r 2"
+    assert json.loads(json.dumps(asdict(outcomes[0])))["name"] == "LoRA r 2"
     draw_trees(outcomes, tmp_path / "tree.png")
     assert (tmp_path / "tree.png").read_bytes()[1:4] == b"PNG"
 

@@ -11,7 +11,10 @@ POINTS = [
     for way, fall in (("own adapter", 0.0), ("routed", 0.01), ("base", 0.2), ("ties", 0.1))
     for size, right in ((1, 0.9), (2, 0.9 - fall), (4, 0.9 - 3 * fall))
 ]
-BARS = [Bar("oracle", 0.9, 0.85, 0.95, "the task"), Bar("nearest", 0.8, 0.7, 0.9, "wording")]
+BARS = [
+    Bar("oracle", Interval(0.9, 0.85, 0.95), "the task"),
+    Bar("nearest", Interval(0.8, 0.7, 0.9), "wording"),
+]
 
 
 @pytest.mark.parametrize(

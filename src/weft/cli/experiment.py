@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from weft.cli.shared.flags import Flag, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
+from weft.files import replace_file, to_json
 from weft.plain import plain
 
 if TYPE_CHECKING:
@@ -85,7 +86,15 @@ def experiment(
     told = [*overrides, *(["--quick"] if quick else [])]
     runs = {"library": _library, "merging": _merging, "tree": _tree, "dynamic": _dynamic}
     run = (runs | {"zero-shot": _zero_shot, "reconstruct": _reconstruct})[kind]
-    run(config, shlex.join(["weft", "experiment", kind, str(recipe), *told]), json)
+    command = shlex.join(["weft", "experiment", kind, str(recipe), *told])
+    page, values, draw = run(config, command, Path(config.output or "page.md").stem)
+    values |= {"recipe": config.model_dump(mode="json")}
+    # Printed first: what took an hour should not be lost to a path that cannot be written.
+    print_json(values) if json else print(plain(page, keep="\n"), end="")
+    if config.output is not None:
+        replace_file(config.output, page)
+        replace_file(Path(config.output).with_suffix(".json"), to_json(values))
+        draw(Path(config.output).parent)
 
 
 def _shortened(kind: Kind, config: Any) -> Any:
@@ -101,7 +110,17 @@ def _shortened(kind: Kind, config: Any) -> Any:
     return shorten(config)
 
 
-def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
+class _Found(NamedTuple):
+    """What an experiment has found; its pictures are named after the stem of the page's file."""
+
+    page: str
+    values: dict[str, Any]
+    """For JSON, without the recipe."""
+    draw: Callable[[Path], None]
+    """Writes the pictures into a folder."""
+
+
+def _library(recipe: RoutingRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.library.embeddings import measure_embeddings
     from weft.experiments.library.measure import measure_routing
     from weft.experiments.library.page import routing_page, summarise_ways
@@ -111,67 +130,51 @@ def _library(recipe: RoutingRecipe, command: str, json: bool) -> None:
         library, found = measure_routing(recipe, tell)
         retrieved = measure_embeddings(recipe, tell)
     ways = summarise_ways(found, len(recipe.seeds))
-    pictures = (_picture(recipe.output), _picture(recipe.output, "-retrieval"))
-    page = routing_page(recipe, ways, retrieved, pictures=pictures, command=command)
+    pictures = (f"{stem}.png", f"{stem}-retrieval.png")
     values = {
         "tasks": [task.name for task in library.tasks],
         "ways": [asdict(way) for way in ways],
         "retrieval": [asdict(one) for one in retrieved],
-        "recipe": recipe.model_dump(mode="json"),
     }
-    _give(page, values, recipe.output, json)
-    if recipe.output is not None:
-        folder = Path(recipe.output).parent
-        bars = [Bar(way.name, way.right.mean, way.right.low, way.right.high, way.sees) for way in ways]
+
+    def draw(folder: Path) -> None:
+        bars = [Bar(way.name, way.right, way.sees) for way in ways]
         draw_bars(bars, folder / pictures[0], label="exact match")
-        bars = [
-            Bar(
-                f"{one.embedding} ({one.request})",
-                one.top1.mean,
-                one.top1.low,
-                one.top1.high,
-                f"among {one.size}",
-            )
-            for one in retrieved
-        ]
+        bars = [Bar(f"{one.embedding} ({one.request})", one.top1, f"among {one.size}") for one in retrieved]
         draw_bars(bars, folder / pictures[1], label="top-1 accuracy")
 
+    return _Found(routing_page(recipe, ways, retrieved, pictures=pictures, command=command), values, draw)
 
-def _merging(recipe: MergingRecipe, command: str, json: bool) -> None:
+
+def _merging(recipe: MergingRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.merging.measure import measure_merging
     from weft.experiments.merging.page import differences, merging_page, points
     from weft.plot.merging import draw_merging
 
     with _status() as tell:
         scores = measure_merging(recipe, tell)
-    found = points(scores)
-    picture = _picture(recipe.output)
-    page = merging_page(recipe, scores, picture=picture, command=command)
+    found, picture = points(scores), f"{stem}.png"
     values = {
         "points": [asdict(point) for point in found],
         "differences": [asdict(difference) for difference in differences(scores)],
-        "recipe": recipe.model_dump(mode="json"),
     }
-    _give(page, values, recipe.output, json)
-    if recipe.output is not None:
-        draw_merging(found, Path(recipe.output).parent / picture)
+    page = merging_page(recipe, scores, picture=picture, command=command)
+    return _Found(page, values, lambda folder: draw_merging(found, folder / picture))
 
 
-def _tree(recipe: TreeComparison, command: str, json: bool) -> None:
-    from weft.evaluate.tables import versions
+def _tree(recipe: TreeComparison, command: str, stem: str) -> _Found:
     from weft.experiments.tree.measure import compare_trees
-    from weft.experiments.tree.page import to_dict, tree_page
+    from weft.experiments.tree.page import tree_page
     from weft.plot.tree import draw_trees
 
     found = compare_trees(recipe, _line)  # every training has a progress bar of its own
-    picture = _picture(recipe.output)
-    page = tree_page(recipe, found, picture=picture, command=command, versions=versions())
-    _give(page, to_dict(recipe, found), recipe.output, json)
-    if recipe.output is not None:
-        draw_trees(found, Path(recipe.output).parent / picture)
+    picture = f"{stem}.png"
+    page = tree_page(recipe, found, picture=picture, command=command)
+    values = {"outcomes": [asdict(outcome) for outcome in found]}
+    return _Found(page, values, lambda folder: draw_trees(found, folder / picture))
 
 
-def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
+def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.dynamic.context import measure_context
     from weft.experiments.dynamic.mix import measure_mix
     from weft.experiments.dynamic.page import dynamic_page
@@ -188,58 +191,45 @@ def _dynamic(recipe: DynamicRecipe, command: str, json: bool) -> None:
             sections["stack"] = measure_stack(recipe.stack, tell)
         if recipe.mix is not None:
             sections["mix"] = measure_mix(recipe.mix, tell)
-    page = dynamic_page(sections, command=command)
     values = {name: [asdict(line) for line in lines] for name, lines in sections.items()}
-    _give(page, {**values, "recipe": recipe.model_dump(mode="json")}, recipe.output, json)
+    return _Found(dynamic_page(sections, command=command), values, lambda folder: None)
 
 
-def _zero_shot(recipe: ZeroShotRecipe, command: str, json: bool) -> None:
+def _zero_shot(recipe: ZeroShotRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.zero_shot.measure import measure_zero_shot
     from weft.experiments.zero_shot.page import to_dict, zero_shot_page
     from weft.plot.bars import Bar, draw_bars
     from weft.plot.steps import draw_steps
 
     found = measure_zero_shot(recipe, _line)  # an evaluation has a progress bar of its own
-    pictures = (_picture(recipe.output), _picture(recipe.output, "-steps"))
+    pictures = (f"{stem}.png", f"{stem}-steps.png")
+
+    def draw(folder: Path) -> None:
+        bars = [
+            Bar(f"{split.name.replace('_', ' ')}: {result.condition}", right, result.condition)
+            for split in found.splits
+            for result in split.results
+            if (right := result.metrics.get("exact_match")) is not None
+        ]
+        if bars:
+            draw_bars(bars, folder / pictures[0], label="exact match")
+        if found.curves:
+            draw_steps(found.curves, folder / pictures[1])
+
     page = zero_shot_page(recipe, found, pictures=pictures, command=command)
-    _give(page, to_dict(recipe, found), recipe.output, json)
-    if recipe.output is None:
-        return
-    folder = Path(recipe.output).parent
-    bars = [
-        Bar(
-            f"{_spaced(split.name)}: {result.condition}",
-            right.mean,
-            right.low,
-            right.high,
-            result.condition,
-        )
-        for split in found.splits
-        for result in split.results
-        if (right := result.metrics.get("exact_match")) is not None
-    ]
-    if bars:
-        draw_bars(bars, folder / pictures[0], label="exact match")
-    if found.curves:
-        draw_steps(found.curves, folder / pictures[1])
+    return _Found(page, to_dict(recipe, found), draw)
 
 
-def _reconstruct(recipe: ReconstructionRecipe, command: str, json: bool) -> None:
+def _reconstruct(recipe: ReconstructionRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.reconstruct.measure import measure_reconstruction
     from weft.experiments.reconstruct.page import reconstruct_page
     from weft.plot.reconstruct import draw_reconstruction
 
     found = measure_reconstruction(recipe, _line)  # every training has a progress bar of its own
-    picture = _picture(recipe.output)
+    picture = f"{stem}.png"
     page = reconstruct_page(recipe, found, picture=picture, command=command)
-    values = {"written": [asdict(one) for one in found], "recipe": recipe.model_dump(mode="json")}
-    _give(page, values, recipe.output, json)
-    if recipe.output is not None:
-        draw_reconstruction(found, Path(recipe.output).parent / picture)
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+    values = {"written": [asdict(one) for one in found]}
+    return _Found(page, values, lambda folder: draw_reconstruction(found, folder / picture))
 
 
 @contextmanager
@@ -258,18 +248,3 @@ def _status() -> Iterator[Callable[[str], None]]:
 
 def _line(text: str) -> None:
     print(plain(text), file=sys.stderr, flush=True)
-
-
-def _picture(output: str | None, ending: str = "") -> str:
-    """The name of a picture beside the page."""
-    return f"{Path(output or 'page.md').stem}{ending}.png"
-
-
-def _give(page: str, values: dict[str, Any], output: str | None, json: bool) -> None:
-    """Print, then write: what took an hour should not be lost to a path that cannot be written."""
-    from weft.files import replace_file, to_json
-
-    print_json(values) if json else print(plain(page, keep="\n"), end="")
-    if output is not None:
-        replace_file(output, page)
-        replace_file(Path(output).with_suffix(".json"), to_json(values))

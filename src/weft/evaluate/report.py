@@ -86,9 +86,9 @@ def to_text(report: Report) -> str:
     """The tables for a terminal; differences in exact match alone."""
     parts = []
     for split in report.splits:
-        parts += [heading(split), text_table(result_cells(split))]
-        parts += [text_table(comparison_cells(split, METRICS[:1]))]
-        parts += remarks(split)
+        parts += [_heading(split), text_table(_result_cells(split))]
+        parts += [text_table(_comparison_cells(split, METRICS[:1]))]
+        parts += _remarks(split)
     parts += [f"note: {note}" for note in report.notes]
     parts.append(_about(report))
     return "\n\n".join(parts) + "\n"
@@ -96,18 +96,21 @@ def to_text(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """A page for `docs/results`."""
-    parts = [f"# Evaluation of {report.base}", _READING]
-    for split in report.splits:
-        title = heading(split)
-        parts += [f"## {title[0].upper()}{title[1:]}"]
-        parts += [markdown_table(result_cells(split)), markdown_table(comparison_cells(split, METRICS))]
-        parts += remarks(split)
+    parts = [f"# Evaluation of {report.base}", READING]
+    parts += [part for split in report.splits for part in split_parts(split)]
     parts += [f"Note: {note}" for note in report.notes]
     parts += ["## How it was made", _about(report)]
     parts += [f"```sh\n{report.command}\n```"] if report.command else []
     recipe = yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True)
     parts.append(f"```yaml\n{recipe}```")
     return "\n\n".join(parts) + "\n"
+
+
+def split_parts(split: SplitReport) -> list[str]:
+    """The paragraphs of a page about one split."""
+    title = _heading(split)
+    tables = (_result_cells(split), _comparison_cells(split, METRICS))
+    return [f"## {title[0].upper()}{title[1:]}", *map(markdown_table, tables), *_remarks(split)]
 
 
 def to_dict(report: Report) -> dict[str, Any]:
@@ -127,20 +130,20 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
     replace_file(page.with_suffix(".json"), to_json(to_dict(report)))
 
 
-_READING = (
+READING = (
     "Means over tasks, with 95 % bootstrap intervals over tasks and rows. Loss is in nats per answer token; "
     "less is better. Every condition answers the same rows, by greedy decoding. The description is in the "
     "prompt in `base+description` alone; elsewhere all knowledge of the task is in the adapter."
 )
 
 
-def heading(split: SplitReport) -> str:
+def _heading(split: SplitReport) -> str:
     """What a split is, and how much of it was measured."""
     title = _SPLIT_TITLES.get(split.name, split.name.replace("_", " "))
     return f"{title}: {split.tasks} tasks, {split.rows} rows"
 
 
-def result_cells(split: SplitReport) -> Cells:
+def _result_cells(split: SplitReport) -> Cells:
     """One line per condition."""
     cells = [["condition", *(_METRIC_TITLES[m] for m in METRICS), "tasks", "rows"]]
     for result in split.results:
@@ -152,7 +155,7 @@ def result_cells(split: SplitReport) -> Cells:
     return cells
 
 
-def comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
+def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     """One line per difference."""
     main = _METRIC_TITLES[METRICS[0]]
     cells = [["difference", *(_METRIC_TITLES[m] for m in metrics), "p", "ratio", "tasks"]]
@@ -165,7 +168,7 @@ def comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     return cells
 
 
-def remarks(split: SplitReport) -> list[str]:
+def _remarks(split: SplitReport) -> list[str]:
     """What else a reader must know of a split; no or one paragraph."""
     lines = [f"- {r.condition}: {r.reason}." for r in split.results if r.reason]
     for result in split.results:

@@ -6,16 +6,15 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from weft.evaluate.intervals import Interval
 from weft.plot.page import figure, save_figure
 
 
 class Bar(NamedTuple):
-    """A mean, its interval, and the group that gives it a colour."""
+    """A mean with its interval, and the group that gives it a colour."""
 
     name: str
-    mean: float
-    low: float
-    high: float
+    value: Interval
     group: str
 
 
@@ -27,15 +26,16 @@ def draw_bars(bars: Sequence[Bar], path: str | os.PathLike[str], *, label: str, 
     drawn, axes = figure(9.0, 1.2 + 0.24 * len(bars))
     groups = list(dict.fromkeys(bar.group for bar in bars))
     for place, bar in enumerate(bars):
+        mean, low, high = bar.value.mean, bar.value.low, bar.value.high
         axes.barh(
             place,
-            bar.mean,
+            mean,
             color=f"C{groups.index(bar.group) % 10}",
-            xerr=[[max(0.0, bar.mean - bar.low)], [max(0.0, bar.high - bar.mean)]],
+            xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]],
             error_kw={"linewidth": 0.9, "ecolor": "0.25"},
             label=bar.group if bar.group not in [other.group for other in bars[:place]] else None,
         )
-        axes.text(min(bar.high + 0.01 * limit, limit), place, f"{bar.mean:.2f}", va="center", fontsize=7)
+        axes.text(min(high + 0.01 * limit, limit), place, f"{mean:.2f}", va="center", fontsize=7)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, limit * 1.08)

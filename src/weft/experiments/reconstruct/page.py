@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
-from weft.evaluate.tables import markdown_table, versions
+from weft.evaluate.tables import how_made, markdown_table
 from weft.experiments.reconstruct.measure import Written
 from weft.experiments.reconstruct.recipe import ReconstructionRecipe
 
@@ -22,19 +20,8 @@ def reconstruct_page(
     recipe: ReconstructionRecipe, found: Sequence[Written], *, picture: str, command: str
 ) -> str:
     """The Markdown page."""
-    cells = [
-        [
-            "adapters",
-            "network",
-            "parameters",
-            "cue",
-            "error",
-            "exact match",
-            "library",
-            "kept",
-            "unseen wording",
-        ]
-    ]
+    head = ["adapters", "network", "parameters", "cue", "error", "exact match", "library", "kept"]
+    cells = [[*head, "unseen wording"]]
     cells += [
         [
             str(one.count),
@@ -49,16 +36,11 @@ def reconstruct_page(
         ]
         for one in found
     ]
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     parts = [
         f"# A library in one network: {recipe.base}",
         _READING.format(objective=recipe.objective, steps=recipe.steps),
         f"![share of the library's score that is kept]({picture})",
         markdown_table(cells),
-        "## How it was made",
-        f"{recipe.rows_per_task} rows of each task. Seed {recipe.seed}. Made with {told}.",
-        f"```sh\n{command}\n```",
-        f"```yaml\n{text}```",
+        *how_made(recipe, command, f"{recipe.rows_per_task} rows of each task. Seed {recipe.seed}. "),
     ]
     return "\n\n".join(parts) + "\n"

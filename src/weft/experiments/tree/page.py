@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-import yaml
-
-from weft.evaluate.tables import markdown_table
+from weft.evaluate.tables import how_made, markdown_table
 from weft.experiments.tree.measure import Outcome
 from weft.experiments.tree.recipe import TreeComparison
 
@@ -27,14 +23,7 @@ _READING = (
 )
 
 
-def tree_page(
-    comparison: TreeComparison,
-    outcomes: Sequence[Outcome],
-    *,
-    picture: str,
-    command: str,
-    versions: Mapping[str, str],
-) -> str:
+def tree_page(comparison: TreeComparison, outcomes: Sequence[Outcome], *, picture: str, command: str) -> str:
     """The Markdown page."""
     parts = [
         "# A tree of LoRAs beside one LoRA and mixtures",
@@ -49,18 +38,7 @@ def tree_page(
             f"{_told_seeds(comparison.seeds)} Rows {mine[0].data_hash[:16]}.",
             _table(mine),
         ]
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = yaml.safe_dump(comparison.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    parts += ["## How it was made", f"Made with {told}.", f"```sh\n{command}\n```", f"```yaml\n{text}```"]
-    return "\n\n".join(parts) + "\n"
-
-
-def to_dict(comparison: TreeComparison, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Plain values for JSON."""
-    return {
-        "recipe": comparison.model_dump(mode="json"),
-        "outcomes": [asdict(outcome) for outcome in outcomes],
-    }
+    return "\n\n".join([*parts, *how_made(comparison, command)]) + "\n"
 
 
 def _told_seeds(seeds: Sequence[int]) -> str:

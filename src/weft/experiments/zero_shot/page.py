@@ -7,21 +7,13 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import yaml
-
-from weft.evaluate.metrics import METRICS
-from weft.evaluate.report import comparison_cells, heading, remarks, result_cells
-from weft.evaluate.tables import markdown_table, versions
+from weft.evaluate.report import READING, split_parts
+from weft.evaluate.tables import how_made, markdown_table
 from weft.experiments.zero_shot.cost import ratios
 from weft.experiments.zero_shot.measure import ZeroShot
 from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 from weft.experiments.zero_shot.steps import Curve, summary
 
-_READING = (
-    "Means over tasks, with 95 % bootstrap intervals over tasks and rows. Loss is in nats per answer token. "
-    "Every condition answers the same rows, by greedy decoding. The description is in the prompt in "
-    "`base+description` alone; elsewhere all knowledge of the task is in the adapter."
-)
 _COST = (
     "Seconds are medians on {threads} thread{s}. FLOPs are counted operation by operation; an answer is its "
     "prompt and its tokens, each read once. An adapter is made once and then serves every answer."
@@ -42,12 +34,8 @@ def zero_shot_page(
         f"Hypernetwork {about['name']}, step {about['step']}, sha256 {about['sha256']}.",
     ]
     if found.splits:
-        parts += [_READING, f"![exact match of every condition]({pictures[0]})"]
-        for split in found.splits:
-            title = heading(split)
-            parts += [f"## {title[0].upper()}{title[1:]}"]
-            parts += [markdown_table(result_cells(split)), markdown_table(comparison_cells(split, METRICS))]
-            parts += remarks(split)
+        parts += [READING, f"![exact match of every condition]({pictures[0]})"]
+        parts += [part for split in found.splits for part in split_parts(split)]
     if recipe.cost is not None and found.cost:
         threads = found.cost["threads"]
         parts += ["## Cost", _COST.format(threads=threads, s="s" * (threads > 1))]
@@ -56,20 +44,17 @@ def zero_shot_page(
         said = _STEPS.format(examples=recipe.steps.examples, steps=recipe.steps.steps)
         parts += ["## Steps saved", said, _told(found.curves, recipe.steps.steps)]
         parts += [f"![held-out loss by steps]({pictures[1]})", markdown_table(_curve_cells(found.curves))]
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    parts += ["## How it was made", f"Made with {told}.", f"```sh\n{command}\n```", f"```yaml\n{text}```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *how_made(recipe, command)]) + "\n"
 
 
 def to_dict(recipe: ZeroShotRecipe, found: ZeroShot) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Plain values for JSON, without the recipe."""
     values = asdict(found)
     if recipe.cost is not None and found.cost:
         values["ratios"] = ratios(found.cost, recipe.cost.adapters)
     if recipe.steps is not None and found.curves:
         values["saved"] = summary(found.curves, recipe.steps.steps)
-    return values | {"recipe": recipe.model_dump(mode="json")}
+    return values
 
 
 def _cost_cells(cost: Any, adapters: int) -> list[list[str]]:
