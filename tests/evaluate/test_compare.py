@@ -82,8 +82,8 @@ def test_equal_runs_give_equal_reports(planted, split, oracles):
     makers = {"hypernetworks": [planted.hyper], "multitask": planted.bank[0], "oracles": some}
     again = compare(planted.host, {"train": planted.tasks}, **makers, options=OPTIONS)[0]
     assert again == split
-    slow = replace(OPTIONS, shortcut=False, batch_size=17)
-    other = compare(planted.host, {"train": planted.tasks}, **makers, options=slow)[0]
+    slow = OPTIONS.model_copy(update={"batch_size": 17})
+    other = compare(planted.host, {"train": planted.tasks}, **makers, options=slow, shortcut=False)[0]
     for one, two in zip(split.results, other.results, strict=True):
         assert one.by_seed["exact_match"] == two.by_seed["exact_match"]
         assert one.by_seed["rouge_l"] == two.by_seed["rouge_l"]
@@ -93,7 +93,7 @@ def test_equal_runs_give_equal_reports(planted, split, oracles):
 def test_scores_are_those_of_single_rows(planted):
     """Each condition against one row at a time through the engine."""
     engine = Engine(planted.host)
-    scorer = Scorer(engine, planted.tasks, max_new_tokens=8, batch_size=6)
+    scorer = Scorer(engine, planted.tasks, Options(max_new_tokens=8, batch_size=6))
     wordings = draw_wordings(planted.tasks, 1)
     rows_N = [(0, 2), (1,), (4, 3), (2,)]
     conditions = build_conditions(
@@ -122,7 +122,7 @@ def test_scores_are_those_of_single_rows(planted):
 
 
 def test_an_answer_is_not_asked_for_twice(planted, monkeypatch):
-    scorer = Scorer(Engine(planted.host), planted.tasks, max_new_tokens=8, batch_size=6)
+    scorer = Scorer(Engine(planted.host), planted.tasks, Options(max_new_tokens=8, batch_size=6))
     wordings = draw_wordings(planted.tasks, 0)
     base = build_conditions(planted.tasks, wordings)[0]
     first = scorer.score(base, [(0, 1)] * 4, wordings.seen)
@@ -136,7 +136,7 @@ def test_an_answer_is_not_asked_for_twice(planted, monkeypatch):
 
 
 def test_tasks_with_an_adapter_come_first(planted, oracles):
-    options = replace(OPTIONS, seeds=(0,), max_tasks=2)
+    options = OPTIONS.model_copy(update={"seeds": (0,), "max_tasks": 2})
     for names in (("first", "fourth"), ("second", "third")):
         makers = {name: oracles[name] for name in names}
         found = compare(planted.host, {"train": planted.tasks}, oracles=makers, options=options)[0]
@@ -145,7 +145,7 @@ def test_tasks_with_an_adapter_come_first(planted, oracles):
 
 def test_one_hypernetwork_per_seed(planted):
     shifted = type(planted.hyper)(planted.bank.select(places(1, 2, 3, 0)), planted.tasks)
-    options = replace(OPTIONS, seeds=(0, 7))
+    options = OPTIONS.model_copy(update={"seeds": (0, 7)})
     found = compare(
         planted.host, {"train": planted.tasks}, hypernetworks=[planted.hyper, shifted], options=options
     )[0]
@@ -160,7 +160,9 @@ def test_rows_that_do_not_fit_are_left_out_and_told(planted):
     long = Row("a" * 60, "ab")
     tasks = [replace(planted.tasks[0], test=(*planted.tasks[0].test, long)), *planted.tasks[1:]]
     tasks.append(Task(name="long", descriptions=("say long",), test=(long,)))
-    found = compare(planted.host, {"train": tasks}, options=replace(OPTIONS, rows_per_task=6))[0]
+    found = compare(planted.host, {"train": tasks}, options=OPTIONS.model_copy(update={"rows_per_task": 6}))[
+        0
+    ]
     assert found.tasks == 4
     assert found.rows == 20
     assert found.notes[0].startswith("6 of the rows drawn do not fit the window of 48 tokens")
@@ -178,4 +180,6 @@ def test_bad_requests_get_one_line(planted):
         compare(planted.host, {"dev": [text]}, options=OPTIONS)
     for seeds in ((), (1, 1)):
         with pytest.raises(ConfigError, match="seeds"):
-            compare(planted.host, {"train": planted.tasks}, options=replace(OPTIONS, seeds=seeds))
+            compare(
+                planted.host, {"train": planted.tasks}, options=OPTIONS.model_copy(update={"seeds": seeds})
+            )

@@ -1,11 +1,12 @@
 """Evaluation: metrics, the control conditions, comparisons with confidence intervals, reports."""
 
 from weft.evaluate.answer import Answer, Question, answer_questions, ask
-from weft.evaluate.compare import Options, compare
+from weft.evaluate.compare import compare
 from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
 from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
 from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
+from weft.evaluate.options import Options
 from weft.evaluate.recipe import EvalRecipe, evaluate
 from weft.evaluate.report import (
     Comparison,

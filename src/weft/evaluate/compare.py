@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from weft.engine import Engine
 from weft.errors import ConfigError
 from weft.evaluate.conditions import CONDITIONS, GENERATED, Condition, build_conditions
 from weft.evaluate.diversity import mean_cosine
+from weft.evaluate.options import Options
 from weft.evaluate.report import SplitReport
 from weft.evaluate.scorer import Scorer
 from weft.evaluate.summary import by_task, summarise
@@ -34,21 +34,6 @@ from weft.types import AbstractHyperNetwork, Adapter
 _MOST_COSINES = 128  # adapters whose pairs are compared; memory grows with their square
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How much is evaluated, and how."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    max_tasks: int | None = None
-    """Tasks with an adapter of their own come first, then the others by the hash of their names."""
-    rows_per_task: int = 24
-    max_new_tokens: int = 32
-    batch_size: int = 128
-    shortcut: bool = True
-    """Do not decode again what the forward for the loss has proven; see `answer`."""
-    bootstrap_samples: int = 2000
-
-
 def compare(
     host: Host,
     splits: Mapping[str, Sequence[Task]],
@@ -57,12 +42,14 @@ def compare(
     multitask: Adapter | None = None,
     oracles: Mapping[str, Adapter] | None = None,
     options: Options | None = None,
+    shortcut: bool = True,
 ) -> tuple[SplitReport, ...]:
     """Evaluate all conditions on test rows of every split; progress goes to standard error.
 
     A seed draws rows, wordings, the other task of each task, and gibberish. `hypernetworks` are none, one for
-    all seeds, or one per seed; `oracles` are adapters by task name. Raises ConfigError for any other number
-    of hypernetworks, seeds that repeat or lack, a split without test rows, or rows of plain text.
+    all seeds, or one per seed; `oracles` are adapters by task name. Without `shortcut` what the
+    forward for the loss has proven is decoded again. Raises ConfigError for any other number of
+    hypernetworks, seeds that repeat or lack, a split without test rows, or rows of plain text.
     """
     options = options or Options()
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
@@ -78,7 +65,9 @@ def compare(
     )  # fmt: skip
     with bar:
         return tuple(
-            _compare_split(name, tasks, Engine(host), hypernetworks, multitask, oracles, options, bar)
+            _compare_split(
+                name, tasks, Engine(host), hypernetworks, multitask, oracles, options, shortcut, bar
+            )
             for name, tasks in chosen.items()
         )
 
@@ -91,10 +80,11 @@ def _compare_split(
     multitask: Adapter | None,
     oracles: Mapping[str, Adapter] | None,
     options: Options,
+    shortcut: bool,
     bar: Progress,
 ) -> SplitReport:
     rows_SN, tasks, notes = _draw_rows(engine, tasks, options)
-    scorer = _scorer(engine, tasks, options)
+    scorer = Scorer(engine, tasks, options, shortcut=shortcut)
     total = len(CONDITIONS) * sum(len(rows) for rows_N in rows_SN for rows in rows_N)
     shown = bar.add_task(name, total=total)
     scores: dict[str, list[np.ndarray]] = {condition: [] for condition in CONDITIONS}
@@ -152,7 +142,7 @@ def _draw_rows(
     engine: Engine, tasks: Sequence[Task], options: Options
 ) -> tuple[list[list[tuple[int, ...]]], tuple[Task, ...], tuple[str, ...]]:
     """Rows by seed and task, the tasks that have some under every seed, and what to tell of the others."""
-    scorer = _scorer(engine, tasks, options)
+    scorer = Scorer(engine, tasks, options)
     rows_SN, lost = [], 0
     for seed in options.seeds:
         rows_N = []
@@ -172,16 +162,6 @@ def _draw_rows(
     if len(kept) < len(tasks):
         notes.append(f"{len(tasks) - len(kept)} tasks have no row that fits and were left out")
     return [[rows_N[n] for n in kept] for rows_N in rows_SN], tuple(tasks[n] for n in kept), tuple(notes)
-
-
-def _scorer(engine: Engine, tasks: Sequence[Task], options: Options) -> Scorer:
-    return Scorer(
-        engine,
-        tasks,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        shortcut=options.shortcut,
-    )
 
 
 def _cosine(condition: Condition) -> list[float]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
-from weft.config import Config
-from weft.evaluate.compare import Options, compare
+from weft.evaluate.compare import compare
+from weft.evaluate.options import Options
 from weft.evaluate.report import Report
 from weft.evaluate.specialists import load_by_task, load_for
 from weft.evaluate.tables import versions
@@ -17,8 +15,8 @@ from weft.tasks import Task, hash_tasks
 from weft.tasks.source import Data, load_splits
 
 
-class EvalRecipe(Config):
-    """`weft eval RECIPE`; see `Options` for how much is evaluated."""
+class EvalRecipe(Options):
+    """`weft eval RECIPE`."""
 
     base: str
     """Embedded name, folder or hub id of the frozen base."""
@@ -35,18 +33,6 @@ class EvalRecipe(Config):
     data: Data
     splits: tuple[str, ...] = ()
     """Which splits of the data; all of them unless given."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each draws wordings and rows of its own."""
-    max_tasks: PositiveInt | None = None
-    """Tasks of a split, at most; all unless given."""
-    rows_per_task: PositiveInt = 24
-    """Test rows of a task, at most."""
-    max_new_tokens: PositiveInt = 32
-    """Most tokens of an answer."""
-    batch_size: PositiveInt = 128
-    """Rows that are answered side by side."""
-    bootstrap_samples: PositiveInt = 2000
-    """Draws behind the confidence intervals."""
     output: str | None = None
     """Where `write_report` should put the Markdown page."""
 
@@ -68,14 +54,7 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
         hypernetworks=hypernetworks,
         multitask=None if recipe.multitask is None else load_for(host, recipe.multitask),
         oracles=None if recipe.oracles is None else load_by_task(recipe.oracles, tasks, host),
-        options=Options(
-            seeds=recipe.seeds,
-            max_tasks=recipe.max_tasks,
-            rows_per_task=recipe.rows_per_task,
-            max_new_tokens=recipe.max_new_tokens,
-            batch_size=recipe.batch_size,
-            bootstrap_samples=recipe.bootstrap_samples,
-        ),
+        options=recipe,
     )
     return Report(
         splits=reports,

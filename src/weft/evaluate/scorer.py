@@ -11,6 +11,7 @@ from weft.engine import Engine
 from weft.evaluate.answer import Question, answer_questions, ask
 from weft.evaluate.conditions import Condition
 from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
+from weft.evaluate.options import Options
 from weft.tasks import Task
 from weft.types import Mixture
 
@@ -22,18 +23,11 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        tasks: Sequence[Task],
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        shortcut: bool = True,
+        self, engine: Engine, tasks: Sequence[Task], options: Options, *, shortcut: bool = True
     ) -> None:
         self.engine = engine
         self.tasks = tuple(tasks)
-        self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
+        self.options = options
         self.shortcut = shortcut
         self._questions: dict[tuple[int, int, str | None], Question] = {}
         self._scores: dict[tuple[int, int, str | None, str], tuple[float, ...]] = {}
@@ -41,7 +35,7 @@ class Scorer:
     def fits(self, task: int, row: int, description: str) -> bool:
         """Whether the window holds the row with its description, and room for an answer."""
         question = self._question(task, row, description)
-        needed = max(len(question.encoded.ids), len(question.prompt_ids) + self.max_new_tokens)
+        needed = max(len(question.encoded.ids), len(question.prompt_ids) + self.options.max_new_tokens)
         return self.engine.host.window is None or needed <= self.engine.host.window
 
     def score(
@@ -70,8 +64,8 @@ class Scorer:
             self.engine,
             [self._question(n, m, description) for n, m, description, _ in new],
             mixture,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
+            max_new_tokens=self.options.max_new_tokens,
+            batch_size=self.options.batch_size,
             shortcut=self.shortcut,
             progress=progress,
         )
