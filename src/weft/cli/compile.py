@@ -177,18 +177,17 @@ def _task(examples: str, description: str, name: str) -> Task:
 
 def _fit(task: Task, host: Host) -> Task:
     """The task without the examples that are too long."""
-    from weft.tasks import fit_rows
+    from weft.tasks import fit_task
 
     longest = host.window or sys.maxsize
-    train, test = (fit_rows(host.tokenizer, part, max_length=longest)[0] for part in (task.train, task.test))
-    left_out = len(task.train) + len(task.test) - len(train) - len(test)
+    fitting, left_out = fit_task(host.tokenizer, task, max_length=longest)
     if left_out:
         print(f"weft: left out {left_out} examples, too long for the base's window", file=sys.stderr)
-    if not train:
+    if not fitting.train:
         raise ConfigError(f"no example of {task.name} fits into the base's window of {longest} tokens")
-    if not test:
+    if not fitting.test:
         print("weft: too few examples to hold some out: no early stop, no score", file=sys.stderr)
-    return replace(task, train=train, test=test)
+    return fitting
 
 
 def _train(

@@ -7,10 +7,11 @@ from weft.tasks.batch import (
     TaskSampler,
     collate,
     draw_rows,
+    evenly,
     samplers_by_category,
     shuffled,
 )
-from weft.tasks.chat import Encoded, fit_rows, render, render_prompt
+from weft.tasks.chat import Encoded, fit_rows, fit_task, render, render_prompt, row_encoder
 from weft.tasks.folder import load_task, load_tasks, save_task
 from weft.tasks.gibberish import gibberish
 from weft.tasks.natural_instructions import load_natural_instructions
@@ -27,7 +28,9 @@ __all__ = [
     "TaskSampler",
     "collate",
     "draw_rows",
+    "evenly",
     "fit_rows",
+    "fit_task",
     "gibberish",
     "hash_tasks",
     "load_natural_instructions",
@@ -36,6 +39,7 @@ __all__ = [
     "read_rows",
     "render",
     "render_prompt",
+    "row_encoder",
     "samplers_by_category",
     "save_task",
     "shuffled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -15,6 +15,7 @@ from weft.files import nearest
 from weft.tasks.chat import Encoded
 from weft.tasks.task import Row, Task
 
+T = TypeVar("T")
 IGNORE = -100
 """The label of a token that the loss leaves out."""
 
@@ -121,6 +122,12 @@ def shuffled(size: int, key: str) -> list[int]:
     """
     chance = random.Random(key)
     return sorted(range(size), key=lambda _: chance.random())
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most so many of some items, evenly spread over them: a source may begin with its simplest ones."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def samplers_by_category(

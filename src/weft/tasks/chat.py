@@ -7,7 +7,8 @@ newline, prompt, completion, end of text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weft.errors import ConfigError, PromptTooLongError
 from weft.reading import check_text, shown
-from weft.tasks.task import Row
+from weft.tasks.task import Row, Task
 from weft.tasks.template import Dialect, Turns, dialect_of, write
 
 _ANCHOR = "\n"
@@ -135,6 +136,31 @@ def fit_rows(
         if len(encoded.ids) <= max_length:
             kept.append(row)
     return tuple(kept), len(rows) - len(kept)
+
+
+def fit_task(
+    tokenizer: PreTrainedTokenizerBase, task: Task, *, max_length: int, descriptions: Sequence[str] = ()
+) -> tuple[Task, int]:
+    """A task with those of its rows that `fit_rows` keeps, and how many it does not. Raises as that does."""
+    options = {"max_length": max_length, "descriptions": descriptions}
+    train, left_out = fit_rows(tokenizer, task.train, **options)
+    test, more = fit_rows(tokenizer, task.test, **options)
+    return replace(task, train=train, test=test), left_out + more
+
+
+def row_encoder(
+    tokenizer: PreTrainedTokenizerBase, *, describe: bool, max_length: int | None = None
+) -> Callable[[Row, str], Encoded]:
+    """`render` for a row and a description, which goes before it where `describe`.
+
+    Rows are kept, since a chat template takes longer to write than a row to train on.
+    """
+
+    @lru_cache(maxsize=1 << 16)
+    def encode(row: Row, description: str | None) -> Encoded:
+        return render(tokenizer, row, description=description, max_length=max_length)
+
+    return lambda row, description: encode(row, description if describe else None)
 
 
 def every_answer(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -197,12 +197,17 @@ Data = Annotated[Source, Field(discriminator="kind"), BeforeValidator(_named)]
 """The data of a recipe: a section with its kind, or just a path."""
 
 
-def load_split(source: Source, name: str) -> tuple[Task, ...]:
-    """One split of a source. Raises UnknownNameError where it has none of that name."""
+def load_split(source: Source, name: str, first: int | None = None) -> tuple[Task, ...]:
+    """One split of a source, or its first so many tasks.
+
+    Raises UnknownNameError where it has none of that name, ConfigError where the split has fewer tasks.
+    """
     splits = load_splits(source)
     if name not in splits:
         raise UnknownNameError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
-    return splits[name]
+    if first is not None and not 1 <= first <= len(splits[name]):
+        raise ConfigError(f"tasks is {first}, the split {name} has {len(splits[name])}")
+    return splits[name][:first]
 
 
 def load_splits(source: Source, *needed: str) -> dict[str, tuple[Task, ...]]:

@@ -1,10 +1,11 @@
-"""The best state that each of K adapters had at an evaluation, kept in the run folder, and when to stop.
+"""The best state that each of K adapters had at an evaluation, and when to stop.
 
-Every adapter has its own best step, as if it were trained alone. What was evaluated after the checkpoint that
-a run goes on from is forgotten, and found again.
+Every adapter has its own best step, as if it were trained alone. In a run folder what was evaluated after the
+checkpoint that a run goes on from is forgotten, and found again.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,25 +21,30 @@ _WEIGHTS, _LOSSES = "best.safetensors", "best.json"
 class Best:
     """The lowest evaluation loss of each adapter so far, and its factors then."""
 
-    def __init__(self, folder: Path, bank: LearnedBank, *, step: int) -> None:
-        """Take up what a folder holds up to `step`."""
-        self._folder = folder
+    def __init__(self, bank: LearnedBank, folder: Path | None = None, *, step: int = 0) -> None:
+        """Take up what a folder holds up to `step`; without a folder nothing is written."""
         self._bank = bank
-        told = read_json(folder / _LOSSES) if step and (folder / _LOSSES).is_file() else []
-        self._losses: list[tuple[int, list[float]]] = [(s, losses) for s, losses in told if s <= step]
+        self._folder = folder
+        self._losses: list[tuple[int, list[float]]] = []
         self._kept = {name: p.detach().clone() for name, p in bank.named_parameters()}
-        if self._losses:
+        if folder is not None and step and (folder / _LOSSES).is_file():
+            self._losses = [(s, losses) for s, losses in read_json(folder / _LOSSES) if s <= step]
+        if folder is not None and self._losses:
             self._kept = {n: p.to(self._kept[n]) for n, p in load_file(folder / _WEIGHTS).items()}
 
-    def see(self, step: int, losses: list[float], *, write: bool) -> None:
-        """Hear the evaluation losses of all adapters after a step, and keep those that improved."""
+    def see(self, step: int, losses: Sequence[float], *, write: bool = False) -> None:
+        """Hear the evaluation losses of all adapters after a step, and keep those that improved.
+
+        Infinity stands for an adapter that was not evaluated; NaN is no better.
+        """
+        heard = [math.inf if math.isnan(loss) else loss for loss in losses]
         before = self.losses
-        self._losses.append((step, losses))
-        for k, (now, best) in enumerate(zip(losses, before, strict=True)):
+        self._losses.append((step, heard))
+        for k, (now, best) in enumerate(zip(heard, before, strict=True)):
             if now < best:
                 for name, parameter in self._bank.named_parameters():
                     self._kept[name][k] = parameter.detach()[k]
-        if write:
+        if write and self._folder is not None:
             replace_file(self._folder / _WEIGHTS, save({n: p.contiguous() for n, p in self._kept.items()}))
             replace_file(self._folder / _LOSSES, to_json(self._losses))
 

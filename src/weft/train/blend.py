@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +24,7 @@ from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError
 from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
-from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, render
+from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.source import Data, load_split
 from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.train.learner import Learner
@@ -207,13 +206,10 @@ def _labels(recipe: BlendRecipe, library: Library, tasks: Sequence[Task]) -> dic
 
 
 def _choose(recipe: BlendRecipe, library: Library) -> list[Task]:
-    tasks = list(load_split(recipe.data, recipe.split))
+    first = recipe.tasks if isinstance(recipe.tasks, int) else None
+    tasks = list(load_split(recipe.data, recipe.split, first))
     if recipe.tasks == "library":
         tasks = [task for task in tasks if task.name in library.labels]
-    elif recipe.tasks is not None:
-        if not 1 <= recipe.tasks <= len(tasks):
-            raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
-        tasks = tasks[: recipe.tasks]
     if not tasks:
         raise ConfigError(
             f"no task of the split {recipe.split} is named after an adapter of {recipe.library}"
@@ -234,12 +230,10 @@ def _rows(
         seed=recipe.run.seed,
     )
 
-    @lru_cache(maxsize=1 << 16)
-    def encode(row: Row, description: str | None) -> Encoded:
-        return render(host.tokenizer, row, description=description, max_length=longest)
+    encode = row_encoder(host.tokenizer, describe=recipe.describe, max_length=longest)
 
     def grouped(task: Task, description: str, rows: Sequence[Row]) -> list[_Group]:
-        encoded = [encode(row, description if recipe.describe else None) for row in rows]
+        encoded = [encode(row, description) for row in rows]
         wanted = places.get(task.name)
         if recipe.request == "description":
             return [_Group(description, encoded, wanted)]

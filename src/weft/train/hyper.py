@@ -20,7 +20,6 @@ network lies beside it in `last`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +31,7 @@ from weft.embed import Cached, EncoderConfig, Parts, build_encoder
 from weft.errors import ConfigError
 from weft.host import Host, short_names
 from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
-from weft.tasks import Draw, Task, fit_rows, hash_tasks, render, samplers_by_category
+from weft.tasks import Draw, Task, evenly, fit_task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
 from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
@@ -115,7 +114,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
         if recipe.gradient_checkpointing:
             host.gradient_checkpointing_enable()
         train = _fitting(host, splits["train"], recipe, run)
-        validation = _spread(_fitting(host, splits[recipe.select_on], recipe, run), recipe.eval_tasks)
+        validation = evenly(_fitting(host, splits[recipe.select_on], recipe, run), recipe.eval_tasks)
         hyper = _build(recipe, host, train)
         network = hyper.network.to(run.accelerator.device)
         samplers = samplers_by_category(
@@ -177,11 +176,10 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
     kept, rows = [], 0
     tasks = [task for task in tasks if task.category in recipe.category_shares] or tasks
     for task in tasks:
-        train, long_train = fit_rows(host.tokenizer, task.train, max_length=recipe.max_length)
-        test, long_test = fit_rows(host.tokenizer, task.test, max_length=recipe.max_length)
-        rows += long_train + long_test
-        if train and test:
-            kept.append(replace(task, train=train, test=test))
+        fitting, left_out = fit_task(host.tokenizer, task, max_length=recipe.max_length)
+        rows += left_out
+        if fitting.train and fitting.test:
+            kept.append(fitting)
     if len(kept) < 2:
         raise ConfigError(
             f"{len(kept)} of {len(tasks)} tasks have train and test rows of at most {recipe.max_length} "
@@ -193,11 +191,6 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
             f"{len(tasks) - len(kept)} of {len(tasks)} tasks that keep none"
         )
     return kept
-
-
-def _spread(tasks: Sequence[Task], count: int) -> list[Task]:
-    count = min(count, len(tasks))
-    return [tasks[i * len(tasks) // count] for i in range(count)]
 
 
 def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[tuple[list[Draw], Packed]]:

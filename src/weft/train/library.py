@@ -32,8 +32,9 @@ from weft.errors import ConfigError, NotFiniteError
 from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
 from weft.host import Host, short_names
 from weft.plain import plain
-from weft.tasks import Encoded, Task, draw_rows, fit_rows, hash_tasks, render
+from weft.tasks import Encoded, Task, draw_rows, fit_task, hash_tasks, render
 from weft.tasks.source import Data, load_splits
+from weft.train.best import Best
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
 from weft.train.learned import LearnedBank, score
 from weft.train.learner import BankLearner
@@ -153,9 +154,8 @@ def _train_group(
     bank = LearnedBank(host.sites, names, r=recipe.r, scaling=scaling, seed=recipe.seed).to(host.device)
     learner = BankLearner(host, bank, recipe.optimizer, steps=recipe.max_steps)
     before = [_score(host, bank, k, one.test, recipe) for k, one in enumerate(ready)]
-    lowest = [_score(host, bank, k, one.validation, recipe)[0] for k, one in enumerate(ready)]
-    kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
-    kept_step, ended = [0] * len(ready), [0] * len(ready)
+    best, ended = Best(bank), [0] * len(ready)
+    best.see(0, [_score(host, bank, k, one.validation, recipe)[0] for k, one in enumerate(ready)])
     for done in range(1, recipe.max_steps + 1):
         active = [k for k, end in enumerate(ended) if not end]
         rows: list[list[Encoded]] = [[] for _ in ready]
@@ -169,19 +169,16 @@ def _train_group(
         learner.step()
         if done % recipe.eval_steps and done != recipe.max_steps:
             continue
+        looked = [math.inf] * len(ready)
         for k in active:
-            now = _score(host, bank, k, ready[k].validation, recipe)[0]
-            if now < lowest[k]:
-                lowest[k], kept_step[k] = now, done
-                for name, parameter in bank.named_parameters():
-                    kept[name][k] = parameter.detach()[k]
-            if done - kept_step[k] >= recipe.patience * recipe.eval_steps or done == recipe.max_steps:
+            looked[k] = _score(host, bank, k, ready[k].validation, recipe)[0]
+        best.see(done, looked)
+        for k in active:
+            if done - best.steps[k] >= recipe.patience * recipe.eval_steps or done == recipe.max_steps:
                 ended[k] = done
         if all(ended):
             break
-    with torch.no_grad():
-        for name, parameter in bank.named_parameters():
-            parameter.copy_(kept[name])
+    best.bring_back()
     told = {}
     for k, one in enumerate(ready):
         loss, followed = _score(host, bank, k, one.test, recipe)
@@ -191,8 +188,8 @@ def _train_group(
             "data_hash": one.task.data_hash,
             "train_rows": len(one.train),
             "steps": ended[k],
-            "kept_step": kept_step[k],
-            "validation_loss": lowest[k],
+            "kept_step": best.steps[k],
+            "validation_loss": best.losses[k],
             "test_loss": loss,
             "test_followed": followed,
             "test_loss_before": before[k][0],
@@ -248,11 +245,12 @@ def _choose(recipe: LibraryRecipe) -> list[Task]:
 def _ready(task: Task, host: Host, recipe: LibraryRecipe) -> _Ready | None:
     """The task as token ids; None where rows to train on, to stop by or to test on lack."""
     longest = recipe.max_length or host.window or sys.maxsize
-    train, test = (fit_rows(host.tokenizer, part, max_length=longest)[0] for part in (task.train, task.test))
-    if len(train) <= recipe.validation_rows or not test:
+    fitting, _ = fit_task(host.tokenizer, task, max_length=longest)
+    if len(fitting.train) <= recipe.validation_rows or not fitting.test:
         return None
     train_ids, test_ids = (
-        tuple(render(host.tokenizer, row) for row in part) for part in (train, test[: recipe.test_rows])
+        tuple(render(host.tokenizer, row) for row in part)
+        for part in (fitting.train, fitting.test[: recipe.test_rows])
     )
     held = recipe.validation_rows
     return _Ready(task, train_ids[:-held], train_ids[-held:], test_ids)

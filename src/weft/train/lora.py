@@ -17,7 +17,6 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 
@@ -31,7 +30,7 @@ from weft.host import Dropout, Host, short_names
 from weft.host.sites import ALL_LINEAR
 from weft.reading import shown
 from weft.rows import AbstractHost
-from weft.tasks import Encoded, Row, Task, TaskSampler, fit_rows, hash_tasks, render
+from weft.tasks import Encoded, Row, Task, TaskSampler, fit_task, hash_tasks, row_encoder
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
 from weft.train.best import Best
@@ -100,7 +99,7 @@ def train_lora(
         seeks = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
         if seeks and not all(task.test for task in fitting):
             raise ConfigError("the best step is the one of the lowest test loss; give every task test rows")
-        best = Best(run.folder, bank, step=learner.start) if seeks else None
+        best = Best(bank, run.folder, step=learner.start) if seeks else None
         metrics: dict[str, dict[str, float]] = {}
         if config.eval_on_start and not learner.start:
             run.log(0, _mean(measure(host, bank, fitting, recipe).values()))
@@ -207,13 +206,12 @@ def _say_left_out(run: Run, tasks: Sequence[Task], fitting: Sequence[Task]) -> N
 
 
 def _choose(recipe: LoraRecipe) -> list[Task]:
-    tasks = list(load_split(recipe.data, recipe.split))
+    first = None if isinstance(recipe.tasks, tuple) else recipe.tasks
+    tasks = list(load_split(recipe.data, recipe.split, first))
     if recipe.every_answer:
         tasks = [replace(task, train=every_answer(task.train)) for task in tasks]
     if not isinstance(recipe.tasks, tuple):
-        if recipe.tasks is not None and not 1 <= recipe.tasks <= len(tasks):
-            raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
-        return list(tasks[: recipe.tasks])
+        return tasks
     known = {task.name: task for task in tasks}
     for name in recipe.tasks:
         if name not in known:
@@ -254,23 +252,16 @@ def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
     longest = recipe.max_length or host.window or sys.maxsize
     told = task.descriptions if recipe.describe else ()
     try:
-        train, _ = fit_rows(host.tokenizer, task.train, max_length=longest, descriptions=told)
-        test, _ = fit_rows(host.tokenizer, task.test, max_length=longest, descriptions=told)
+        fitting, _ = fit_task(host.tokenizer, task, max_length=longest, descriptions=told)
     except ConfigError as error:
         raise ConfigError(f"task {task.name}: {error}") from error
-    if not train:
+    if not fitting.train:
         raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
-    return replace(task, train=train, test=test)
+    return fitting
 
 
 def _encoder(host: AbstractHost, recipe: LoraRecipe) -> Callable[[Row, str], Encoded]:
-    """Rows to token ids; kept, since a chat template takes longer to write than a row to train on."""
-
-    @lru_cache(maxsize=1 << 16)
-    def encode(row: Row, description: str | None) -> Encoded:
-        return render(host.tokenizer, row, description=description)
-
-    return lambda row, description: encode(row, description if recipe.describe else None)
+    return row_encoder(host.tokenizer, describe=recipe.describe)
 
 
 def _tokens(host: AbstractHost, recipe: LoraRecipe) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.hyper import HyperNetwork, learn_reach
-from weft.tasks import Task, gibberish
+from weft.tasks import Task, evenly, gibberish
 
 _MOST = 256
 _BY_NAME = ("onehot", "learned")
@@ -21,13 +21,8 @@ def reach_of(hyper: HyperNetwork, tasks: Sequence[Task]) -> dict[str, Any] | Non
     if hyper.encoder.config()["kind"] in _BY_NAME:
         return None
     known = [task.descriptions[0] for task in tasks]
-    kept = _spread([text for task in tasks for text in task.unseen_descriptions])
+    kept = evenly([text for task in tasks for text in task.unseen_descriptions], _MOST)
     if not kept:
         return None
-    meaningless = [gibberish(text, f"reach/{i}") for i, text in enumerate(_spread(known))]
+    meaningless = [gibberish(text, f"reach/{i}") for i, text in enumerate(evenly(known, _MOST))]
     return learn_reach(hyper, known, kept, meaningless)
-
-
-def _spread(texts: Sequence[str]) -> list[str]:
-    count = min(_MOST, len(texts))
-    return [texts[i * len(texts) // count] for i in range(count)]

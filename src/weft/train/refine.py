@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from weft.errors import NotFiniteError
 from weft.host import Host
 from weft.tasks import Encoded, draw_rows
+from weft.train.best import Best
 from weft.train.learned import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
@@ -63,9 +63,10 @@ def refine(
     bank = _bank(host, start, name, r=r, seed=seed).to(host.device)
     learner = BankLearner(host, bank, OptimizerConfig(learning_rate=learning_rate), steps=max(steps, 1))
     look = max(1, steps // _LOOKS)
-    before = _loss(host, bank, held_out)
-    best, kept_step, kept = before, 0, _copy(bank)
-    done = 0
+    best = Best(bank)
+    if held_out:
+        best.see(0, [_loss(host, bank, held_out)])
+    before, done = best.losses[0], 0
     for done in range(1, steps + 1):
         chosen = draw_rows(rows, rows_per_step, done - 1, str(seed))
         loss = float(learner.backward([chosen], tokens=_TOKENS)[0])
@@ -74,17 +75,15 @@ def refine(
         learner.step()
         progress(done, loss)
         if held_out and (done % look == 0 or done == steps):
-            now = _loss(host, bank, held_out)
-            if now is not None and best is not None and now < best:
-                best, kept_step, kept = now, done, _copy(bank)
-            elif done - kept_step >= _PATIENCE * look:
+            best.see(done, [_loss(host, bank, held_out)])
+            if best.has_ended(_PATIENCE):
                 break
     if held_out:
-        with torch.no_grad():
-            for mine, there in zip(bank.parameters(), kept, strict=True):
-                mine.copy_(there)
+        best.bring_back()
     adapter = bank.adapter(0, base=host.fingerprint, provenance=provenance)
-    return Refined(adapter, before, best, done, kept_step if held_out else done)
+    if not held_out:
+        return Refined(adapter, None, None, done, done)
+    return Refined(adapter, before, best.losses[0], done, best.steps[0])
 
 
 def _bank(host: Host, start: Adapter | None, name: str, *, r: int, seed: int) -> LearnedBank:
@@ -100,9 +99,5 @@ def _bank(host: Host, start: Adapter | None, name: str, *, r: int, seed: int) ->
     return bank
 
 
-def _loss(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> float | None:
-    return score(host, bank.part(0, 1), rows, tokens=_TOKENS)[0] if rows else None
-
-
-def _copy(bank: LearnedBank) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in bank.parameters()]
+def _loss(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> float:
+    return score(host, bank.part(0, 1), rows, tokens=_TOKENS)[0]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from weft.errors import ConfigError
 from weft.host import Host
-from weft.tasks import Encoded, Row, Task, TaskSampler, render
+from weft.tasks import Encoded, Task, TaskSampler, row_encoder
 from weft.tasks.source import load_split, load_texts
 from weft.train.tree.recipe import TreeRecipe
 
@@ -26,10 +25,7 @@ Groups = list[list[Encoded]]
 
 def choose_tasks(recipe: TreeRecipe) -> list[Task]:
     """The tasks of a recipe. Raises UnknownNameError for the split, ConfigError for more than it has."""
-    tasks = load_split(recipe.data, recipe.split)
-    if recipe.tasks is not None and recipe.tasks > len(tasks):
-        raise ConfigError(f"tasks is {recipe.tasks}, the split {recipe.split} has {len(tasks)}")
-    return list(tasks[: recipe.tasks])
+    return list(load_split(recipe.data, recipe.split, recipe.tasks))
 
 
 def tree_rows(
@@ -53,10 +49,7 @@ def tree_rows(
             seed=recipe.run.seed,
         )
 
-    @lru_cache(maxsize=1 << 16)
-    def encode(row: Row, description: str) -> Encoded:
-        told = description if recipe.describe else None
-        return render(host.tokenizer, row, description=told, max_length=longest)
+    encode = row_encoder(host.tokenizer, describe=recipe.describe, max_length=longest)
 
     def cut(stretch_L: Tensor, start: int) -> Encoded:
         ids = stretch_L[start : start + recipe.text_length].tolist()
