@@ -26,6 +26,9 @@ from torch import Tensor, nn
 
 from weft.errors import BaseMismatchError, ShapeError, WeightsError
 
+IGNORE = -100
+"""The label of a token that the loss leaves out."""
+
 # --------------------------------------------------------------------------------------------- values
 
 

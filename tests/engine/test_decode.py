@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from weft.engine import Sampling, decode
+from decoding import decode
+from weft.engine import Sampling
 from weft.errors import PromptTooLongError, ShapeError
 from weft.host import Host
 from weft.rows import AbstractController, Event, Share

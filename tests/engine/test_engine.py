@@ -3,7 +3,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from weft.engine import Engine, Sampling, decode, take_rows
+from decoding import decode
+from weft.engine import Engine, Sampling, take_rows
 from weft.errors import ConfigError, PromptTooLongError, ShapeError
 from weft.host import Host
 from weft.rows import AbstractController, Share

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from decoding import decode
 from gate_once import Once
-from weft.engine import Sampling, decode
+from weft.engine import Sampling
 from weft.engine.batch import shares_of
 from weft.rows import AbstractController, Change
 from weft.types import AbstractGate, Dense, Mixture, Rows, Term, Tokens, TopK

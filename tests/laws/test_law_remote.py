@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from decoding import decode
 from swarm.faults import Schedule, parts_of, spread
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
-from weft.engine.decode import decode
 from weft.host import Host
 from weft.rows import AbstractController, Change, Request, Share
 from weft.types import Dense, Mixture, Term

@@ -10,9 +10,10 @@ from route_reference import SEQUENCE, TOKEN, descend, directions, dot, make_gate
 from torch import nn
 from transformers import DynamicCache
 
+from decoding import decode
 from tiny_models import make_bank, make_llama
 from weft import adapters
-from weft.engine import Sampling, decode
+from weft.engine import Sampling
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.host import Host
 from weft.route import Arrow, Phatgoose, PhatgooseTraining, Smear, Spectr, TreeGate, XLora, full

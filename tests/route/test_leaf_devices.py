@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from decoding import decode
 from tiny_models import make_bank, make_llama
-from weft.engine import Sampling, decode
+from weft.engine import Sampling
 from weft.errors import BaseMismatchError, ConfigError, ShapeError
 from weft.host import Host, span
 from weft.host.placed import Placed

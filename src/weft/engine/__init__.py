@@ -1,8 +1,7 @@
-"""Continuing text over a mixture: the decode loop, batching, the cache, controllers."""
+"""Continuing text over a mixture: the loop of rows, batching, the cache, controllers."""
 
 from weft.engine.activated import Activated
 from weft.engine.batch import take_rows
-from weft.engine.decode import Step, decode
 from weft.engine.engine import Completion, Engine
 from weft.engine.loop import Loop, Spoken
 from weft.engine.sampling import Sampling
@@ -15,8 +14,6 @@ __all__ = [
     "Loop",
     "Sampling",
     "Spoken",
-    "Step",
-    "decode",
     "nll",
     "take_rows",
 ]

@@ -49,7 +49,7 @@ class Engine:
 
     def __init__(self, host: AbstractHost) -> None:
         if host.tokenizer is None:
-            raise ConfigError("this host has no tokenizer, so it reads no text; give it one, or call decode")
+            raise ConfigError("this host has no tokenizer, so it reads no text; give it one, or use a Loop")
         self.host = host
         self.tokenizer = host.tokenizer
         self.pad_id: int = 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id

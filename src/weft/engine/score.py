@@ -13,9 +13,7 @@ from weft.engine.batch import check_rows
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.rows import AbstractHost, Share
-from weft.types import Bank, Dense, Mixture, Term
-
-IGNORE = -100
+from weft.types import IGNORE, Bank, Dense, Mixture, Term
 
 
 def nll(

@@ -24,9 +24,7 @@ from torch import Tensor
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.host.host import Host
-from weft.types import Mixture, Site
-
-IGNORE = -100
+from weft.types import IGNORE, Mixture, Site
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 """(ids, mask, labels), each [B, T], as `weft.tasks.collate` makes them; labels of -100 are not predicted."""

@@ -1,7 +1,6 @@
 """Tasks: what adapters are for. Rows, task folders, Natural Instructions, chat templates, batches."""
 
 from weft.tasks.batch import (
-    IGNORE,
     Batch,
     Draw,
     TaskSampler,
@@ -17,6 +16,7 @@ from weft.tasks.gibberish import gibberish
 from weft.tasks.natural_instructions import load_natural_instructions
 from weft.tasks.rows import read_rows, write_rows
 from weft.tasks.task import Row, Task, hash_tasks
+from weft.types import IGNORE
 
 __all__ = [
     "IGNORE",

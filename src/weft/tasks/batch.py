@@ -14,10 +14,9 @@ from weft.errors import ConfigError, ShapeError
 from weft.files import nearest
 from weft.tasks.chat import Encoded
 from weft.tasks.task import Row, Task
+from weft.types import IGNORE
 
 T = TypeVar("T")
-IGNORE = -100
-"""The label of a token that the loss leaves out."""
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import BFloat16, Int
 from torch import Tensor
 
 from weft.tasks import Encoded
-from weft.tasks.batch import IGNORE
+from weft.types import IGNORE
 
 
 class Packed(NamedTuple):

@@ -1,4 +1,4 @@
-"""A batch of prompts as token ids through the loop: read, draw, report, repeat."""
+"""A padded batch of prompts through the loop, with the logits of every step: what tests look at."""
 
 from __future__ import annotations
 
