@@ -15,9 +15,8 @@ offered beside free weights.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,14 +24,14 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
-from weft.route.router_folder import filled, read_gate, write_gate
+from weft.route.router_folder import AbstractSavedGate, GateParts, filled, read_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Mixture, Site, State, Term
+from weft.types import Assignment, Bank, Dense, Mixture, Site, State, Term
 
 Kind = Literal["free", "softmax"]
 
 
-class LayerWeights(AbstractGate):
+class LayerWeights(AbstractSavedGate):
     """A weight for each of K = `count` adapters in each of `layers`; learned, all equal to 1/K at first.
 
     `layers` are the numbers of the bank's layers in rising order, -1 standing for sites outside them;
@@ -65,16 +64,10 @@ class LayerWeights(AbstractGate):
             )
         return Dense(self.weight_LK[self.layers.index(site.layer)][None]), state
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        bank: Bank,
-        *,
-        provenance: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+    def parts(self) -> GateParts:
+        """What its folder holds."""
         options = _Options(layers=self.layers, kind=self.kind)
-        write_gate(folder, "layers", bank, self.value_LK.shape[1], self.state_dict(), options, provenance)
+        return GateParts("layers", self.value_LK.shape[1], self.state_dict(), options)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> LayerWeights:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ShapeError, UnknownNameError
-from weft.route.router_folder import read_gate, write_gate
+from weft.route.router_folder import AbstractSavedGate, GateParts, read_gate
 from weft.route.spectral import check_library, choose_top, present
 from weft.saved import Shapes
 from weft.types import AbstractGate, Assignment, Bank, Site, State, TopK
@@ -54,7 +52,7 @@ class PhatgooseTraining(AbstractGate):
         return TopK(index_BTk, weight_BT[..., None]), state
 
 
-class Phatgoose(AbstractGate):
+class Phatgoose(AbstractSavedGate):
     """Top `top_k` of a bank per token and site, by gates that were trained one by one: v [K, I] per site.
 
     Raises ShapeError for an empty bank, NaN in it, or gates that do not fit it, ConfigError for a `top_k` or
@@ -89,18 +87,10 @@ class Phatgoose(AbstractGate):
         score_BTK = x_BTI @ v_KI.mT * site.in_features**-0.5
         return choose_top(score_BTK, self.present[site.path], self.top_k, self.temperature), state
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        bank: Bank,
-        *,
-        provenance: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+    def parts(self) -> GateParts:
+        """What its folder holds."""
         options = _Options(top_k=self.top_k, temperature=self.temperature)
-        write_gate(
-            folder, "phatgoose", bank, len(next(iter(self.gates.values()))), self.gates, options, provenance
-        )
+        return GateParts("phatgoose", len(next(iter(self.gates.values()))), self.gates, options)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Phatgoose:

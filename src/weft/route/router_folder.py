@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from weft.config import Config, parse_config
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.saved import CONFIG, WEIGHTS, Saved, Shapes, check_base, read_tensors
-from weft.types import Bank
+from weft.types import AbstractGate, Bank
 
 C = TypeVar("C", bound=Config)
 M = TypeVar("M", bound=nn.Module)
@@ -82,27 +84,43 @@ def read_router(folder: Path, shapes: Shapes) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
 
 
-def write_gate(
-    folder: str | os.PathLike[str],
-    kind: str,
-    bank: Bank,
-    count: int,
-    tensors: Mapping[str, Tensor],
-    options: Config,
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write a gate over `count` adapters with its library; a router that is there is replaced.
+class GateParts(NamedTuple):
+    """What a gate is made from again."""
 
-    Raises ShapeError for a bank of another size or NaN, SaveError when the disk refuses or the folder holds
-    other files.
-    """
-    if len(bank) != count:
-        raise ShapeError(
-            f"a {kind.upper()} over {count} adapters is saved with its library, this bank holds {len(bank)}"
-        )
-    write_router(
-        folder, kind, tensors, names=bank.names, base=bank.base, options=options, provenance=provenance
-    )
+    kind: str
+    count: int
+    """How many adapters it weighs."""
+    tensors: Mapping[str, Tensor]
+    options: Config
+
+
+class AbstractSavedGate(AbstractGate):
+    """A gate that is kept as a folder, beside the library that it weighs."""
+
+    @abstractmethod
+    def parts(self) -> GateParts:
+        """What its folder holds."""
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        bank: Bank,
+        *,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write a router folder; `bank` is its library, and a router that is there is replaced.
+
+        Raises ShapeError for a bank of another size or NaN, SaveError when the disk refuses or the folder
+        holds other files.
+        """
+        kind, count, tensors, options = self.parts()
+        if len(bank) != count:
+            raise ShapeError(
+                f"a {kind.upper()} over {count} adapters is saved with its library, "
+                f"this bank holds {len(bank)}"
+            )
+        told = {"names": bank.names, "base": bank.base, "provenance": provenance}
+        write_router(folder, kind, tensors, options=options, **told)
 
 
 def read_gate(

@@ -14,9 +14,6 @@ mean square, in place of one per layer reading its hidden states.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +22,12 @@ from torch import Tensor, nn
 
 from weft.config import Config
 from weft.errors import ConfigError
-from weft.route.router_folder import filled, read_gate, write_gate
+from weft.route.router_folder import AbstractSavedGate, GateParts, filled, read_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Decision, Dense, Site, State
+from weft.types import Assignment, Bank, Decision, Dense, Site, State
 
 
-class Smear(AbstractGate):
+class Smear(AbstractSavedGate):
     """Weights for K = `count` experts, decided once per sequence; learned.
 
     `dim` is H, the length of an embedding. While in training mode, each expert of a row is left out with
@@ -77,16 +74,10 @@ class Smear(AbstractGate):
             raise ConfigError("SMEAR decides on embeddings; give `running` the embeddings_BTH")
         return state[0].assignment, state
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        bank: Bank,
-        *,
-        provenance: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+    def parts(self) -> GateParts:
+        """What its folder holds."""
         options = _Options(expert_dropout=self.expert_dropout)
-        write_gate(folder, "smear", bank, len(self.bias_K), self.state_dict(), options, provenance)
+        return GateParts("smear", len(self.bias_K), self.state_dict(), options)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Smear:

@@ -14,9 +14,6 @@ training and one of them afterwards; no capacity limit.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,10 +21,10 @@ from torch import Tensor
 
 from weft.config import Config
 from weft.route.follow import follow
-from weft.route.router_folder import filled, read_gate, write_gate
+from weft.route.router_folder import AbstractSavedGate, GateParts, filled, read_gate
 from weft.route.xlora import XLora, logit_shapes
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site, State, Tokens
+from weft.types import Assignment, Bank, Dense, Site, State, Tokens
 
 
 def straight_through(logits_BTK: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
@@ -38,7 +35,7 @@ def straight_through(logits_BTK: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K
     return chosen_BTK + (chance_BTK - chance_BTK.detach())
 
 
-class Top1(AbstractGate):
+class Top1(AbstractSavedGate):
     """One adapter per token, by the logits of an `XLora`, whose `top_k` plays no part.
 
     While in training mode all adapters run, so that the gradient can tell what the others would have done.
@@ -59,18 +56,10 @@ class Top1(AbstractGate):
 
         return follow(state, self.router.layers, site, decide, x_BTI.device)
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        bank: Bank,
-        *,
-        provenance: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+    def parts(self) -> GateParts:
+        """What its folder holds."""
         options = _Options(layers=self.router.layers, temperature=self.router.temperature)
-        write_gate(
-            folder, "top1", bank, self.router.bias_LK.shape[1], self.router.state_dict(), options, provenance
-        )
+        return GateParts("top1", self.router.bias_LK.shape[1], self.router.state_dict(), options)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> Top1:

@@ -18,7 +18,7 @@ from weft.adapters import concat, save
 from weft.errors import ConfigError, SaveError
 from weft.route.paths import index_of, lift, nodes_of, split
 from weft.route.tree import Tree, TreeGate, leaf_name
-from weft.types import Bank, Factors
+from weft.types import Factors
 
 
 @torch.no_grad()
@@ -89,12 +89,7 @@ def _rebuilt(tree: Tree, leaves: tuple[str, ...], index_K: Tensor, origin: dict[
             gate.weight_LNH[:, n] = old.weight_LNH[:, before[origin[node]]]
             gate.bias_LN[:, n] = old.bias_LN[:, before[origin[node]]]
     index_K = index_K.to(old.weight_LNH.device)
-    bank = Bank(
-        names=tuple(map(leaf_name, leaves)),
-        a={site: a.detach().index_select(0, index_K) for site, a in tree.leaves.a.items()},
-        b={site: b.detach().index_select(0, index_K) for site, b in tree.leaves.b.items()},
-        base=tree.leaves.base,
-    )
+    bank = replace(tree.leaves.select(index_K), names=tuple(map(leaf_name, leaves)))
     shared = tree.shared
     if shared is not None:
         shared = shared.select(torch.zeros(1, dtype=torch.long, device=index_K.device))

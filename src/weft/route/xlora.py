@@ -17,9 +17,7 @@ square; a linear classifier, whose weights are shared by the sites that follow a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +27,12 @@ from torch import Tensor, nn
 from weft.config import Config
 from weft.errors import ConfigError, ShapeError
 from weft.route.follow import follow
-from weft.route.router_folder import filled, read_gate, write_gate
+from weft.route.router_folder import AbstractSavedGate, GateParts, filled, read_gate
 from weft.saved import Shapes
-from weft.types import AbstractGate, Assignment, Bank, Dense, Site, State, TopK
+from weft.types import Assignment, Bank, Dense, Site, State, TopK
 
 
-class XLora(AbstractGate):
+class XLora(AbstractSavedGate):
     """Weights for K = `count` adapters per token, decided in each of `layers`; learned.
 
     `top_k` keeps the best few, at weights that sum to 1 unless `norm_topk_prob` is off; None keeps all.
@@ -95,21 +93,15 @@ class XLora(AbstractGate):
             logits_BTK = F.linear(x_BTH, self.weight_LKH[group].float(), self.bias_LK[group].float())
             return logits_BTK / self.temperature
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        bank: Bank,
-        *,
-        provenance: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Write a router folder; `bank` is its library. Raises what `write_gate` raises."""
+    def parts(self) -> GateParts:
+        """What its folder holds."""
         options = _Options(
             layers=self.layers,
             top_k=self.top_k,
             norm_topk_prob=self.norm_topk_prob,
             temperature=self.temperature,
         )
-        write_gate(folder, "xlora", bank, self.bias_LK.shape[1], self.state_dict(), options, provenance)
+        return GateParts("xlora", self.bias_LK.shape[1], self.state_dict(), options)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], bank: Bank) -> XLora:
