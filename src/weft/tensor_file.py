@@ -69,7 +69,7 @@ def parse(text: bytes, data_size: int, source: object) -> Header:
     """
     values = strict_json(text, source)
     metadata = values.pop("__metadata__", None)
-    if metadata is not None and not _is_texts(metadata):
+    if metadata is not None and not is_texts(metadata):
         raise AdapterFormatError(f"{source}: the metadata should map texts to texts")
     if len(values) > MAX_TENSORS:
         raise AdapterFormatError(f"{source} has {len(values)} tensors, at most {MAX_TENSORS} are read")
@@ -133,6 +133,11 @@ def framed(text: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def start_of(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """What stands before the bytes of a tensor in a file of its own."""
+    return framed(build([(name, dtype, shape)]).text)
+
+
 def strict_json(text: bytes, source: object) -> dict[str, Any]:
     """A JSON object in UTF-8 without repeated keys, NaN or broken characters. Raises AdapterFormatError."""
     try:
@@ -173,7 +178,8 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(x) is int and 0 <= x <= _MAX_SIZE for x in value)
 
 
-def _is_texts(value: Any) -> bool:
+def is_texts(value: Any) -> bool:
+    """Whether a JSON value maps texts to texts."""
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 

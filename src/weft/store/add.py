@@ -23,15 +23,7 @@ from weft.store.manifest import check_lineage
 from weft.store.objects import FILE, FILES, Entry, Objects
 from weft.store.pointer import BLOBS_OVER, SETTING, move_out
 from weft.store.store_file import Modules, StoreFile, store_bytes
-from weft.store.stored import (
-    adapters_at,
-    base_at,
-    manifest_of,
-    no_adapter,
-    open_tree,
-    store_at,
-    write_adapter,
-)
+from weft.store.stored import adapters_at, manifest_of, no_adapter, open_tree, store_at, write_adapter
 
 
 class Added(NamedTuple):
@@ -162,7 +154,7 @@ def remove(git: Git, name: str, message: str | None = None) -> str | None:
     Raises UnknownNameError.
     """
     check_name(name)
-    base_at(git, git.commit_of("HEAD"))
+    store_at(git, git.commit_of("HEAD"))
 
     def plan(objects: Objects, tree: str | None) -> Change:
         known = git.tree(tree, tree).get(ADAPTERS) if tree else None

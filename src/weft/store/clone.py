@@ -13,7 +13,7 @@ from typing import NamedTuple
 from weft.errors import ConfigError
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, check_name
-from weft.store.stored import adapters_at, base_at, no_adapter, open_tree
+from weft.store.stored import adapters_at, no_adapter, open_tree, store_at
 
 
 class Cloned(NamedTuple):
@@ -60,7 +60,7 @@ def clone(
 def _check_out(git: Git, adapters: Sequence[str], filtered: bool) -> Cloned:
     git.secure()
     head = git.commit_of("HEAD")
-    base_at(git, head)
+    store_at(git, head)
     trees = adapters_at(git, git.tree_of(head))
     for name in adapters:
         if name not in trees:

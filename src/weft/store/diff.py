@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from weft.errors import UnknownNameError
 from weft.store.git import Git
 from weft.store.layout import CONFIG, layer_of, tensor_of
-from weft.store.stored import Stored, adapters_at, base_at, open_tree, stored_at
+from weft.store.stored import Stored, adapters_at, open_tree, store_at, stored_at
 
 
 class Difference(NamedTuple):
@@ -57,13 +57,7 @@ def diff(sides: Sides) -> list[Difference]:
         ):
             for file in sorted({*mine, *theirs}):
                 if mine.get(file) != theirs.get(file):
-                    change = (
-                        "changed"
-                        if file in mine and file in theirs
-                        else "added"
-                        if file in theirs
-                        else "removed"
-                    )
+                    change = "added" if file not in mine else "changed" if file in theirs else "removed"
                     what = tensor_of(file) if is_tensor else file
                     rows.append(Difference(adapter, layer_of(what) if is_tensor else "", what, change))
     return rows
@@ -86,7 +80,7 @@ def _side(git: Git, text: str) -> Stored | dict[str, str]:
     commit = git.resolve(text)
     if commit is None:
         raise UnknownNameError(f"{text!r:.80} is neither an adapter at HEAD nor a revision of {git.root}")
-    base_at(git, commit)
+    store_at(git, commit)
     return adapters_at(git, git.tree_of(commit))
 
 

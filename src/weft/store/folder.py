@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from weft.checks import weights_file
 from weft.errors import AdapterFormatError, MissingFileError
 from weft.files import resolve
 from weft.store.layout import (
@@ -13,14 +14,22 @@ from weft.store.layout import (
     MAX_ADAPTER,
     MAX_TENSOR,
     MAX_TEXT,
-    PICKLE,
-    WEIGHTS,
     check_portable,
     check_tensor,
     file_of,
 )
 from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
-from weft.tensor_file import Header, build, framed, header_size, is_finite, parse, split, strict_json
+from weft.tensor_file import (
+    Header,
+    build,
+    framed,
+    header_size,
+    is_finite,
+    parse,
+    split,
+    start_of,
+    strict_json,
+)
 
 
 class Parts(NamedTuple):
@@ -47,14 +56,7 @@ def take_apart(path: str | os.PathLike[str]) -> Parts:
         found = resolve(path)
         if found is None:
             raise MissingFileError(f"no adapter folder at {os.fspath(path)}")
-        folder, file = found, found / WEIGHTS
-    if not file.is_file():
-        if (folder / PICKLE).is_file():
-            raise AdapterFormatError(
-                f"{folder / PICKLE} is a pickle, which can run code and is never read; "
-                "save the adapter again as safetensors"
-            )
-        raise MissingFileError(f"no such file: {file}")
+        folder, file = found, weights_file(found)
     texts = {CONFIG: _read_text(folder / CONFIG)}
     strict_json(texts[CONFIG], folder / CONFIG)
     if (folder / CARD).is_file():
@@ -136,7 +138,7 @@ def _take_tensors(file: Path) -> tuple[Header, dict[str, bytes]]:
                 raise AdapterFormatError(f"{file}: {spec.name} is larger than {MAX_TENSOR} bytes")
             raw = handle.read(spec.end - spec.begin)
             _check(spec.name, spec.dtype, spec.shape, raw, file)
-            tensors[file_of(spec.name)] = framed(build([spec[:3]]).text) + raw
+            tensors[file_of(spec.name)] = start_of(*spec[:3]) + raw
     return header, tensors
 
 

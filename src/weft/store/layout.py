@@ -16,13 +16,15 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from weft.checks import CARD, CONFIG, MAX_RANK
+from weft.checks import MAX_ADAPTER as MAX_ADAPTER
+from weft.checks import MAX_TENSOR as MAX_TENSOR
+from weft.checks import WEIGHTS as WEIGHTS
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import is_name
 
 STORE, ATTRIBUTES, ADAPTERS, ACCEPTED = "weft-store.json", ".gitattributes", "adapters", "accepted"
 MANIFEST, TENSORS = "adapter.json", "tensors"
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-PICKLE = "adapter_model.bin"
 SUFFIX = ".safetensors"
 
 _FILES = (f"/{STORE}", f"/{ADAPTERS}/**", f"/{ACCEPTED}/**")
@@ -34,14 +36,8 @@ ATTRIBUTES_TEXT = "".join(
     ]
 )
 
-MAX_RANK = 8192
-"""As `weft.load` has it."""
 MAX_TEXT = 4 << 20
 """Bytes of a manifest, config or card."""
-MAX_TENSOR = 2 << 30
-"""Bytes of one tensor."""
-MAX_ADAPTER = 16 << 30
-"""Bytes of all tensors of one adapter."""
 
 _ENDS = (STORE, MANIFEST, CONFIG, CARD, SUFFIX)
 _CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}

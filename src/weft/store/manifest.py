@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import nearest
 from weft.store.three_way import Bases, alive
-from weft.tensor_file import strict_json
+from weft.tensor_file import is_texts, strict_json
 
 FORMAT = 1
 LINEAGE = ("recipe", "parents", "data", "metrics", "licence", "author")
@@ -52,8 +52,7 @@ def parse_manifest(data: bytes, source: object) -> Manifest:
         raise AdapterFormatError(
             f"{source}: the lineage may state {', '.join(LINEAGE)}, it is {lineage!r:.80}"
         )
-    texts = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
-    if metadata is not None and not texts:
+    if metadata is not None and not is_texts(metadata):
         raise AdapterFormatError(f"{source}: the metadata should map texts to texts")
     for name, value in (("base", base), ("header", header)):
         if value is not None and not isinstance(value, str):

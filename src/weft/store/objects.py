@@ -9,6 +9,7 @@ Formats: gitformat-pack(5), version 2 of the pack and of the index.
 
 import hashlib
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from weft.errors import AdapterFormatError
 
 TREE, FILE = "40000", "100644"
 FILES = (FILE, "100755")
+_OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _LARGE = 0x80000000
 _SAMPLE, _WORTH = 4096, 0.9
@@ -61,6 +63,11 @@ class Objects:
         rows = sorted((name + b"/" * (entry.mode == TREE), name, entry) for name, entry in named)
         data = (b"%s %s\0%s" % (e.mode.encode(), name, bytes.fromhex(e.oid)) for _, name, e in rows)
         return self.add("tree", b"".join(data))
+
+
+def is_oid(text: str) -> bool:
+    """Whether a text names an object, in hex."""
+    return _OID.fullmatch(text) is not None
 
 
 def object_id(kind: str, data: bytes, algorithm: str) -> str:

@@ -10,14 +10,14 @@ differs from machine to machine, by git's configuration (`weft.blobs`), never by
 """
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.errors import AdapterFormatError, ConfigError, SaveError
+from weft.errors import AdapterFormatError, ConfigError
+from weft.files import replace_file
 from weft.store.git import Git
 from weft.store.layout import MAX_ADAPTER, MAX_TENSOR, tensor_of
 
@@ -79,24 +79,11 @@ def put(folder: Path, data: bytes) -> Pointer:
     """Keep some bytes: written aside, then renamed. What is damaged is replaced. Raises SaveError."""
     pointer = pointer_to(data)
     place = _place(folder, pointer)
-    aside = None
-    try:
-        if place.is_file() and place.stat().st_size == len(data) and place.read_bytes() == data:
+    with suppress(OSError):  # what cannot be read is written again
+        if place.read_bytes() == data:
             return pointer
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=".", dir=place.parent)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o444)
-        os.replace(aside, place)
-    except OSError as error:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
-        raise SaveError(
-            f"could not write to {folder}: {error.strerror or error}; git is as it was"
-        ) from error
+    replace_file(place, data)
+    place.chmod(0o444)
     return pointer
 
 

@@ -9,7 +9,6 @@ A recipe is looked at in the commit that brought it: later versions of the adapt
 Nothing is committed.
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,15 +20,14 @@ from weft.store.accept import Base, derive, foldings
 from weft.store.git import Git
 from weft.store.history import versions
 from weft.store.layout import ADAPTERS, CONFIG, STORE, TENSORS
-from weft.store.objects import TREE, Objects, object_id
+from weft.store.objects import TREE, Objects, is_oid, object_id
 from weft.store.pieces import split_file
 from weft.store.plan_merge import plan_merge
 from weft.store.pointer import as_held
 from weft.store.rebase import combined
-from weft.store.store_file import Policy, Step
+from weft.store.store_file import NOT_OPTIONS, Policy, Step
 from weft.store.stored import Stored, accepted_at, adapters_at, manifest_of, open_tree, store_at
 
-_OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _Run = Callable[[], str | None]
 """Does a recipe again; what differs. Raises _Gone, or another WeftError."""
 
@@ -201,7 +199,7 @@ class _Parent(NamedTuple):
 def _parent_of(adapter: _Made) -> _Parent | None:
     """The one adapter that a lineage names, by name and tree."""
     match adapter.lineage.get("parents"):
-        case [{"name": str(name), "tree": str(tree)}] if _OID.fullmatch(tree):
+        case [{"name": str(name), "tree": str(tree)}] if is_oid(tree):
             return _Parent(name, tree)
         case _:
             return None
@@ -222,23 +220,20 @@ def _difference(adapter: _Made, again: Mapping[str, str], config: str) -> str | 
 
 
 def _parse_merge(recipe: Mapping[str, Any], name: str) -> tuple[Policy, list[str]]:
-    method, weights, options, commits = (
-        recipe.get(key) for key in ("merge", "weights", "options", "commits")
-    )
-    whole = (
-        isinstance(method, str)
-        and isinstance(options, dict)
-        and isinstance(commits, list)
-        and not options.keys() & {"method", "adapters", "weights"}
-        and all(isinstance(commit, str) and _OID.fullmatch(commit) for commit in commits)
-        and recipe.get("adapter") == name
-    )
-    numbers = weights is None or (
-        isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights)
-    )
-    if not whole or not numbers:
-        raise AdapterFormatError("its recipe is no recipe of a merge")
-    assert isinstance(method, str)
-    assert isinstance(options, dict)
-    assert isinstance(commits, list)
-    return Policy(method, None if weights is None else tuple(map(float, weights)), options), commits
+    match recipe:
+        case {
+            "merge": str(method),
+            "options": dict(options),
+            "commits": list(commits),
+            "adapter": adapter,
+        } if (
+            adapter == name
+            and not options.keys() & NOT_OPTIONS
+            and all(isinstance(commit, str) and is_oid(commit) for commit in commits)
+        ):
+            weights = recipe.get("weights")
+            if weights is None:
+                return Policy(method, None, options), commits
+            if isinstance(weights, list) and all(type(weight) in (int, float) for weight in weights):
+                return Policy(method, tuple(map(float, weights)), options), commits
+    raise AdapterFormatError("its recipe is no recipe of a merge")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from weft.store.git import Git
 from weft.store.layout import ADAPTERS, CONFIG, MAX_TEXT
 from weft.store.pieces import count_tensors
-from weft.store.stored import adapters_at, base_at, manifest_of, open_tree, stored_at
+from weft.store.stored import adapters_at, manifest_of, open_tree, store_at, stored_at
 from weft.tensor_file import strict_json
 
 
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
 def list_adapters(git: Git, rev: str = "HEAD") -> list[Listed]:
     """All adapters of a revision, by name; no file is read. Raises UnknownNameError, AdapterFormatError."""
     commit = git.commit_of(rev)
-    base_at(git, commit)
+    store_at(git, commit)
     trees = adapters_at(git, git.tree_of(commit))
     return [
         Listed(name, count_tensors(open_tree(git, name, trees[name]).tensors), trees[name])

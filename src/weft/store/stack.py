@@ -13,7 +13,7 @@ from weft.store.layout import ADAPTERS, TENSORS, file_of
 from weft.store.pieces import cut, join, piece_file, pieces_of
 from weft.store.pointer import read_tensors
 from weft.store.stored import Stored
-from weft.tensor_file import build, framed
+from weft.tensor_file import start_of
 
 
 def new_columns(git: Git, below: Stored, parts: Parts, source: str) -> dict[str, bytes]:
@@ -35,9 +35,8 @@ def new_columns(git: Git, below: Stored, parts: Parts, source: str) -> dict[str,
         name, values = read_tensor(file, blob, source)
         new = cut(name, join(name, [held[piece] for piece in pieces[file]], where), values, source)
         if new is not None:
-            fresh[piece_file(file_of(name), len(pieces[file]))] = (
-                framed(build([(name, new.dtype, new.shape)]).text) + new.raw
-            )
+            start = start_of(name, new.dtype, new.shape)
+            fresh[piece_file(file_of(name), len(pieces[file]))] = start + new.raw
     if not fresh:
         raise ShapeError(f"{source} is {below.name} itself and has no new columns")
     return fresh

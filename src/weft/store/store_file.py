@@ -18,12 +18,12 @@ from weft.errors import AdapterFormatError, BaseMismatchError, ShapeError
 from weft.files import is_name
 from weft.store.layout import layer_of
 from weft.store.manifest import FORMAT, versioned
+from weft.store.objects import is_oid
 from weft.tensor_file import Header
 
 FAIL, OURS, THEIRS = "fail", "ours", "theirs"
-_OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SIZES = re.compile(r"\[\s+(\d+),\s+(\d+)\s+\]")
-_NOT_OPTIONS = {"method", "adapters", "weights"}
+NOT_OPTIONS = {"method", "adapters", "weights"}
 
 BASE = "weft_base"
 """Where `weft.save` states the base, in the metadata of the safetensors."""
@@ -153,28 +153,25 @@ def parse_store(data: bytes, source: object) -> StoreFile:
 def _step(value: Any, source: object) -> Step:
     if not isinstance(value, dict) or value.keys() != {"base", "parent", "adapters"}:
         raise AdapterFormatError(f"{source}: accepted should state base, parent and adapters: {value!r:.80}")
-    parts = value["adapters"]
-    names = [value["base"], value["parent"]]
-    if not isinstance(parts, list) or not parts or not all(isinstance(x, str) and is_name(x) for x in names):
-        raise AdapterFormatError(f"{source}: what was accepted is no version of a base: {value!r:.80}")
-    for part in parts:
-        whole = (
-            isinstance(part, dict)
-            and part.keys() == {"name", "tree", "weight"}
-            and isinstance(part["name"], str)
-            and is_name(part["name"])
-            and isinstance(part["tree"], str)
-            and _OID.fullmatch(part["tree"])
-            and type(part["weight"]) in (int, float)
-            and math.isfinite(part["weight"])
-        )
-        if not whole:
-            raise AdapterFormatError(f"{source}: an accepted adapter has name, tree and weight: {part!r:.80}")
-    if len({part["name"] for part in parts}) < len(parts):
-        raise AdapterFormatError(f"{source}: an adapter was accepted twice into {value['base']}")
-    return Step(
-        value["base"], value["parent"], tuple(Part(p["name"], p["tree"], float(p["weight"])) for p in parts)
-    )
+    match value:
+        case {"base": str(base), "parent": str(parent), "adapters": [_, *_] as parts} if is_name(
+            base
+        ) and is_name(parent):
+            adapters = tuple(_part(part, source) for part in parts)
+        case _:
+            raise AdapterFormatError(f"{source}: what was accepted is no version of a base: {value!r:.80}")
+    if len({part.name for part in adapters}) < len(adapters):
+        raise AdapterFormatError(f"{source}: an adapter was accepted twice into {base}")
+    return Step(base, parent, adapters)
+
+
+def _part(value: Any, source: object) -> Part:
+    match value:
+        case {"name": str(name), "tree": str(tree), "weight": int() | float() as weight, **rest} if (
+            not rest and is_name(name) and is_oid(tree) and type(weight) is not bool and math.isfinite(weight)
+        ):
+            return Part(name, tree, float(weight))
+    raise AdapterFormatError(f"{source}: an accepted adapter has name, tree and weight: {value!r:.80}")
 
 
 def _rule(value: Any, source: object) -> Rule:
@@ -185,7 +182,7 @@ def _rule(value: Any, source: object) -> Rule:
     pattern, policy, options = value["adapters"], value["on_conflict"], value.get("options", {})
     if not isinstance(pattern, str) or not isinstance(policy, str) or not pattern or not policy:
         raise AdapterFormatError(f"{source}: adapters and on_conflict are texts: {value!r:.80}")
-    if not isinstance(options, dict) or options.keys() & _NOT_OPTIONS:
+    if not isinstance(options, dict) or options.keys() & NOT_OPTIONS:
         raise AdapterFormatError(f"{source}: the options of {policy} should be its own: {options!r:.80}")
     return Rule(pattern, policy.replace("-", "_"), options)
 

@@ -46,11 +46,6 @@ def store_at(git: Git, commit: str) -> StoreFile:
     return parse_store(git.read(entry.oid, "blob", MAX_TEXT), STORE)
 
 
-def base_at(git: Git, commit: str) -> str | None:
-    """Base of the store at a commit. Raises MissingFileError where the commit holds no store."""
-    return store_at(git, commit).base
-
-
 def accepted_at(git: Git, tree: str, file: StoreFile) -> list[tuple[Step, list[Stored]]]:
     """The adapters that every version of the base was made of. Raises AdapterFormatError for other ones."""
     found = []
@@ -84,7 +79,7 @@ def no_adapter(name: str, known: Iterable[str], where: str = "") -> UnknownNameE
 def stored_at(git: Git, commit: str, name: str) -> Stored:
     """One adapter at a commit. Raises UnknownNameError, ConfigError for a bad name, AdapterFormatError."""
     check_name(name)
-    base_at(git, commit)
+    store_at(git, commit)
     entry = git.tree(git.tree_of(commit), commit).get(ADAPTERS)
     known = git.tree(entry.oid, ADAPTERS) if entry is not None and entry.mode == TREE else {}
     if name not in known:

@@ -17,7 +17,18 @@ from weft.errors import AdapterFormatError
 from weft.store.folder import exact_header
 from weft.store.layout import MAX_ADAPTER, MAX_TENSOR
 from weft.store.pointer import Pointer, pointer_to
-from weft.tensor_file import BITS, MAX_HEADER, MAX_TENSORS, Header, Spec, build, framed, parse, split
+from weft.tensor_file import (
+    BITS,
+    MAX_HEADER,
+    MAX_TENSORS,
+    Header,
+    build,
+    framed,
+    is_texts,
+    parse,
+    split,
+    start_of,
+)
 
 START = b"weft-tensors 1\n"
 _ROW = re.compile(r"([A-Z0-9_]+) \[((?:\d{1,15}(?:, \d{1,15}){0,15})?)\] ([0-9a-f]{64}) (.+)", re.ASCII)
@@ -42,7 +53,8 @@ def tensors_in(data: bytes, source: object) -> tuple[Header, Iterator[tuple[str,
             raise AdapterFormatError(f"{source}: {spec.name} is larger than {MAX_TENSOR} bytes")
     start = 8 + len(header.text)
     return header, (
-        (spec.name, _start_of(spec) + data[start + spec.begin : start + spec.end]) for spec in header.specs
+        (spec.name, start_of(*spec[:3]) + data[start + spec.begin : start + spec.end])
+        for spec in header.specs
     )
 
 
@@ -87,7 +99,7 @@ def parse_listing(data: bytes, source: object) -> Listing | None:
             if lines and lines[0].startswith(f"{key} "):
                 said[key] = json.loads(lines.pop(0).removeprefix(f"{key} "))
         metadata, text = said.get("metadata"), said.get("header")
-        if not (metadata is None or _is_texts(metadata)) or not isinstance(text, str | None):
+        if not (metadata is None or is_texts(metadata)) or not isinstance(text, str | None):
             raise AdapterFormatError(f"{source} is a damaged listing: metadata and header are texts")
         rows = [_row(line, source) for line in lines]
         header = build([row[:3] for row in rows], metadata)
@@ -114,7 +126,7 @@ def file_of_listing(listing: Listing, get: Callable[[Pointer, str], bytes]) -> l
     """
     parts = [framed(listing.header.text)]
     for spec in listing.header.specs:
-        start = _start_of(spec)
+        start = start_of(*spec[:3])
         size = len(start) + spec.end - spec.begin
         file = get(Pointer(listing.sha256[spec.name], size), spec.name)
         if not file.startswith(start):
@@ -126,18 +138,9 @@ def file_of_listing(listing: Listing, get: Callable[[Pointer, str], bytes]) -> l
     return parts
 
 
-def _start_of(spec: Spec) -> bytes:
-    """What stands before the bytes of a tensor in a file of its own."""
-    return framed(build([spec[:3]]).text)
-
-
 def _row(line: str, source: object) -> tuple[str, str, tuple[int, ...], str]:
     found = _ROW.fullmatch(line)
     if found is None or found[1] not in BITS:
         raise AdapterFormatError(f"{source} is a damaged listing: {line!r:.80} is no line of it")
     dtype, shape, sha256, name = found.groups()
     return name, dtype, tuple(int(size) for size in shape.split(", ") if size), sha256
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
