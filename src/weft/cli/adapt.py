@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from weft.checks import check_target
 from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases
-from weft.cli.shared.model import HYPERNETWORK, open_host, open_hypernetwork, told_reach
+from weft.cli.shared.model import HYPERNETWORK, adapt_words, open_host, open_hypernetwork
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
 from weft.reading import check_file, read_lines
@@ -57,7 +57,6 @@ def adapt(
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
-    from weft.hyper import adapt_paraphrased
     from weft.hyper.slug import slug
     from weft.types import Document
 
@@ -68,10 +67,7 @@ def adapt(
         host = None if base is None else open_host(base)
         hyper = open_hypernetwork(hypernetwork, host=host, on_mismatch=base_mismatch)
         start = time.perf_counter()
-        adapter, agreement = adapt_paraphrased(hyper, description, paraphrases, name=name, levels=levels)
-        reached = told_reach(hyper, description)
-        if agreement is not None:
-            reached["agreement"] = round(agreement, 3)
+        adapter, said = adapt_words(hyper, description, paraphrases, name=name, levels=levels)
     else:
         assert document is not None
         check_file(document)
@@ -80,7 +76,7 @@ def adapt(
         network = _open_context(hypernetwork, base)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))
-        reached = {}
+        said = {}
     seconds = time.perf_counter() - start
     save(adapter, output_dir)
     made = {
@@ -91,7 +87,7 @@ def adapt(
         "rank": adapter.rank,
         "norm": float(norm(adapter)),
         "seconds": round(seconds, 3),
-    } | reached
+    } | said
     print_json(made) if json else print_pairs(made)
 
 

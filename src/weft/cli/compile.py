@@ -14,11 +14,11 @@ from cyclopts.validators import Number
 from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases, Threads, set_threads
 from weft.cli.shared.model import (
     Dtype,
+    adapt_words,
     base_of,
     hypernetwork_for,
     open_host,
     open_hypernetwork,
-    told_reach,
     usual_base,
 )
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
@@ -93,7 +93,6 @@ def compile_function(
     set_threads(threads)
     from weft.adapters import save
     from weft.checks import check_target
-    from weft.hyper import adapt_paraphrased
     from weft.hyper.slug import slug
     from weft.types import Description
 
@@ -108,10 +107,7 @@ def compile_function(
     near: dict[str, Any] = {}
     if chosen is not None:
         hyper = open_hypernetwork(chosen, host=host, on_mismatch=base_mismatch)
-        start, agreement = adapt_paraphrased(hyper.to(host.device), description, paraphrases, name=name)
-        near = told_reach(hyper, description)
-        if agreement is not None:
-            near["agreement"] = round(agreement, 3)
+        start, near = adapt_words(hyper.to(host.device), description, paraphrases, name=name)
     elif task is None:
         raise ConfigError(
             f"no hypernetwork for base {base} ships with Weft, and there are no examples; "
@@ -139,23 +135,16 @@ def compile_function(
             "data_hash": task.data_hash,
             "seed": seed,
         }
+        steps = {"learning_rate": learning_rate, "rows_per_step": rows_per_step}
         refined = _train(
-            host,
-            start,
-            task,
-            provenance,
-            steps=max_steps,
-            rate=learning_rate,
-            rows=rows_per_step,
-            r=r,
-            seed=seed,
+            host, start, task, max_steps, **steps, r=r, seed=seed, name=task.name, provenance=provenance
         )
         rows = _measure(host, description, start, refined.adapter, task.test)
-        told |= _facts(task, refined)
-        settings = {"max_steps": max_steps, "learning_rate": learning_rate, "rows_per_step": rows_per_step}
+        facts = _facts(task, refined)
+        told |= facts
         kept = {
             **refined.adapter.provenance,
-            "compile": {**settings, **_facts(task, refined)},
+            "compile": {"max_steps": max_steps, **steps, **facts},
             "scores": rows,
         }
         made = replace(refined.adapter, provenance=kept)
@@ -190,18 +179,8 @@ def _fit(task: Task, host: Host) -> Task:
     return fitting
 
 
-def _train(
-    host: Host,
-    start: Adapter | None,
-    task: Task,
-    provenance: dict[str, Any],
-    *,
-    steps: int,
-    rate: float,
-    rows: int,
-    r: int,
-    seed: int,
-) -> Refined:
+def _train(host: Host, start: Adapter | None, task: Task, steps: int, **options: Any) -> Refined:
+    """Train the start on, with the options of `refine`, under a bar."""
     from weft.tasks import render
     from weft.train.refine import refine
 
@@ -209,20 +188,7 @@ def _train(
         [render(host.tokenizer, row) for row in part] for part in (task.train, task.test[:_MEASURED])
     )
     with _bar(steps) as progress:
-        return refine(
-            host,
-            start,
-            train,
-            held_out,
-            steps=steps,
-            learning_rate=rate,
-            rows_per_step=rows,
-            r=r,
-            seed=seed,
-            name=task.name,
-            provenance=provenance,
-            progress=progress,
-        )
+        return refine(host, start, train, held_out, steps=steps, progress=progress, **options)
 
 
 @contextmanager
@@ -258,10 +224,11 @@ def _measure(
     if not rows:
         return []
     engine = Engine(host)
-    ways: list[tuple[str, str | None, Adapter | None]] = [("base, told the description", description, None)]
-    if start is not None:
-        ways.append(("adapter from the description", None, start))
-    ways.append(("adapter after training", None, made))
+    ways = [
+        ("base, told the description", description, None),
+        *([] if start is None else [("adapter from the description", None, start)]),
+        ("adapter after training", None, made),
+    ]
     measured = []
     for way, said, adapter in ways:
         questions = [ask(host.tokenizer, row, said) for row in rows]

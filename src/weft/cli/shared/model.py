@@ -186,24 +186,28 @@ def open_hypernetwork(
     return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
 
 
-def told_reach(hyper: HyperNetwork, description: str) -> dict[str, Any]:
-    """How near a description is to what a network knows; one that is not in its reach leads to a warning.
+def adapt_words(
+    hyper: HyperNetwork, description: str, paraphrases: int, *, name: str | None, levels: int | None = None
+) -> tuple[Adapter, dict[str, Any]]:
+    """The adapter of a description, and what is said of it: its reach, how far the paraphrases agree.
 
-    Nothing for a network that keeps no known descriptions.
+    A description that is not in the network's reach leads to a warning.
     """
-    from weft.hyper import reach
+    from weft.hyper import adapt_paraphrased, reach
 
-    found = reach(hyper, description)
-    if found is None:
-        return {}
-    if not found.is_within:
-        near = "; ".join(found.nearest)
+    adapter, agreement = adapt_paraphrased(hyper, description, paraphrases, name=name, levels=levels)
+    said: dict[str, Any] = {} if agreement is None else {"agreement": round(agreement, 3)}
+    near = reach(hyper, description)
+    if near is None:  # the network keeps no known descriptions
+        return adapter, said
+    if not near.is_within:
         warnings.warn(
-            f"{hyper.name} knows nothing like this description (similarity {found.similarity:.2f}, below "
-            f"{found.threshold:.2f}), so the adapter is a guess; the nearest it knows: {near}",
+            f"{hyper.name} knows nothing like this description (similarity {near.similarity:.2f}, below "
+            f"{near.threshold:.2f}), so the adapter is a guess; the nearest it knows: "
+            f"{'; '.join(near.nearest)}",
             stacklevel=2,
         )
-    return {"reach": round(found.similarity, 3), "reach_threshold": found.threshold}
+    return adapter, {"reach": round(near.similarity, 3), "reach_threshold": near.threshold} | said
 
 
 def base_of(hypernetwork: str) -> str:
