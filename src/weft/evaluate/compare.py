@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,7 +27,7 @@ from weft.evaluate.scorer import Scorer
 from weft.evaluate.summary import by_task, summarise
 from weft.evaluate.wordings import draw_wordings
 from weft.host import Host
-from weft.tasks import Task, hash_tasks
+from weft.tasks import Task, hash_tasks, shuffled
 from weft.types import AbstractHyperNetwork, Adapter
 
 _MOST_COSINES = 128  # adapters whose pairs are compared; memory grows with their square
@@ -147,8 +146,7 @@ def _draw_rows(
     for seed in options.seeds:
         rows_N = []
         for n, (task, text) in enumerate(zip(tasks, draw_wordings(tasks, seed).seen, strict=True)):
-            chance = random.Random(f"{seed}/rows/{task.name}")
-            order = sorted(range(len(task.test)), key=lambda _: chance.random())[: options.rows_per_task]
+            order = shuffled(len(task.test), f"{seed}/rows/{task.name}")[: options.rows_per_task]
             rows_N.append(tuple(m for m in order if scorer.fits(n, m, text)))
             lost += len(order) - len(rows_N[-1])
         rows_SN.append(rows_N)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from weft.tasks import Task, gibberish
+from weft.tasks import Task, gibberish, shuffled
 
 _ALIKE = 0.5
 """Two tasks are alike when they share this much of all their answers."""
@@ -50,8 +50,7 @@ def derangement(tasks: Sequence[Task], seed: int) -> tuple[int, ...]:
     wrong for these rows.
     """
     assert len(tasks) > 1
-    chance = random.Random(f"{seed}/derangement")
-    order = sorted(range(len(tasks)), key=lambda _: chance.random())
+    order = shuffled(len(tasks), f"{seed}/derangement")
     other = dict(zip(order, [*order[1:], order[0]], strict=True))
     answers = [{answer for row in task.test for answer in row.answers} for task in tasks]
     texts = [{*task.descriptions, *task.unseen_descriptions} for task in tasks]

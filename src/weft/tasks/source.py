@@ -35,6 +35,16 @@ _BPE_TEMPLATE = (
 )
 
 
+class _TextSource(Config):
+    """A source whose base can also read plain texts, with a tokenizer of its own."""
+
+    kind: Any
+    texts: tuple[str, ...] = ()
+    """Plain text files (.txt or .txt.gz) for the base."""
+    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
+    """Of the tokenizer of a base that is trained on it."""
+
+
 class LettersSource(Config):
     """The letters world; splits train, validation, unseen_compositions, unseen_parameters."""
 
@@ -55,7 +65,7 @@ class LettersSource(Config):
     """Further descriptions per task, in many people's manners: polite, curt, with other words."""
 
 
-class FunctionsSource(Config):
+class FunctionsSource(_TextSource):
     """The functions world; splits train, validation, unseen_kinds, unseen_parameters, unseen_compositions."""
 
     kind: Literal["functions"]
@@ -76,13 +86,9 @@ class FunctionsSource(Config):
     reads: tuple[str, ...] = ()
     """Of all these functions only those that read these shapes of input (date, name, record, ...), in every
     split; all unless given."""
-    texts: tuple[str, ...] = ()
-    """Plain text files (.txt or .txt.gz) for the base."""
-    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
-    """Of the tokenizer of a base that is trained on it."""
 
 
-class NaturalInstructionsSource(Config):
+class NaturalInstructionsSource(_TextSource):
     """Natural Instructions from a folder of the user; splits train, dev, heldout where present."""
 
     kind: Literal["natural_instructions"]
@@ -100,25 +106,17 @@ class NaturalInstructionsSource(Config):
     """Tasks of each split, at most; all unless given."""
     max_test_rows: int | None = None
     """Test rows of a task, at most; all unless given."""
-    texts: tuple[str, ...] = ()
-    """Plain text files (.txt or .txt.gz) for the base."""
-    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
-    """Of the tokenizer of a base that is trained on it."""
 
 
-class FolderSource(Config):
+class FolderSource(_TextSource):
     """A folder of task folders (`task.yaml`, `train.jsonl`, `test.jsonl`); one split, train."""
 
     kind: Literal["folder"]
     path: str
     """Folder of task folders."""
-    texts: tuple[str, ...] = ()
-    """Plain text files (.txt or .txt.gz) for the base."""
-    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
-    """Of the tokenizer of a base that is trained on it."""
 
 
-class FileSource(Config):
+class FileSource(_TextSource):
     """One file of rows as one task: JSON Lines, or what the extra `data` reads (.csv, .parquet, .json).
 
     Columns are those that `weft.tasks.rows` knows. Without `test`, every tenth row is kept for it.
@@ -135,10 +133,6 @@ class FileSource(Config):
     """Of the task, and so of its adapter; the file's own unless given."""
     descriptions: tuple[str, ...] = ()
     """Wordings of what to do; the name unless given."""
-    texts: tuple[str, ...] = ()
-    """Plain text files (.txt or .txt.gz) for the base."""
-    vocab_size: int = Field(default=4096, gt=256, le=1 << 20)
-    """Of the tokenizer of a base that is trained on it."""
 
 
 class FactsSource(Config):
@@ -324,9 +318,7 @@ def _documents(source: FactsSource, split: str, count: int) -> tuple[Task, ...]:
 
 def load_texts(source: Source) -> Iterator[str]:
     """The plain texts of a source, one document after another. Raises MissingFileError."""
-    if isinstance(source, LettersSource | FactsSource | WordsSource):
-        return
-    for name in source.texts:
+    for name in source.texts if isinstance(source, _TextSource) else ():
         yield from (line.strip() for _, line in read_lines(name))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from weft.config import Config
 from weft.embed import EncoderConfig
 from weft.experiments.merging.recipe import Method
-from weft.tasks.source import Data
+from weft.experiments.recipe import AbstractExperiment
 
 
 class GateTraining(Config):
@@ -52,26 +52,19 @@ class Single(Config):
     """Whether it was trained, and is asked, with the description in the prompt."""
 
 
-class RoutingRecipe(Config):
+class RoutingRecipe(AbstractExperiment):
     """`weft experiment library RECIPE`."""
 
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     device: str = "cpu"
     """Where the base runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base."""
-    library: str
-    """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Data
     tasks: PositiveInt = 64
     """How many tasks ask, drawn from those of the library."""
     distractors: int = Field(default=32, ge=0)
     """Adapters beside theirs, of tasks that do not ask."""
     encoders: dict[str, EncoderConfig]
     """Name -> what reads descriptions, for the routers that do."""
-    encoder_cache: str = "runs/encoder-cache"
-    """Folder that remembers the vectors of texts."""
     examples: PositiveInt = 4
     """Solved train rows that a request brings along, for the ways that look at them."""
     gates: GateTraining | None = GateTraining()
@@ -96,11 +89,5 @@ class RoutingRecipe(Config):
     """Specialists sizes at which retrieval is measured."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws a wording and rows of its own for every task."""
-    rows_per_task: PositiveInt = 8
-    """Test rows of a task."""
-    max_new_tokens: PositiveInt = 16
-    """Most tokens of an answer."""
     batch_size: PositiveInt = 128
     """Rows that are answered side by side."""
-    output: str | None = None
-    """The Markdown page; JSON and a picture go beside it."""

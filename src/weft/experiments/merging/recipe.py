@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from weft.config import Config
 from weft.embed import EncoderConfig
-from weft.tasks.source import Data
+from weft.experiments.recipe import AbstractExperiment
 
 
 class Method(Config):
@@ -22,39 +22,26 @@ class Method(Config):
     """Its other options."""
 
 
-class MergingRecipe(Config):
+class MergingRecipe(AbstractExperiment):
     """`weft experiment merging RECIPE`."""
 
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
     device: str = "cpu"
     """Where the base runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the base."""
-    library: str
-    """Folder of adapter folders, each named as the task that it was trained for."""
-    data: Data
     encoder: EncoderConfig
     """Reads the descriptions for `routed`."""
-    encoder_cache: str = "runs/encoder-cache"
-    """Folder that remembers the vectors of texts."""
     sets: dict[PositiveInt, PositiveInt]
     """Adapters in a set -> how many random sets of that size."""
     methods: dict[str, Method]
     """The name shown -> method and options."""
     described: bool = False
     """Whether the task's description is in the prompt, so that one model can tell the tasks apart."""
-    rows_per_task: PositiveInt = 8
-    """Test rows of a task."""
     statistics_rows: PositiveInt = 16
     """Train rows of a task that fisher and regmean look at."""
-    max_new_tokens: PositiveInt = 16
-    """Most tokens of an answer."""
     batch_size: PositiveInt = 256
     """Rows that are answered side by side."""
     seed: int = 0
     """Of the sets that are drawn."""
     output_dir: str
     """Where the scores of every set go as they come; a run that was stopped goes on from them."""
-    output: str | None = None
-    """The Markdown page; JSON and a picture go beside it."""

@@ -6,28 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from weft.config import Config, Size
+from weft.config import Size
 from weft.embed import EncoderConfig
+from weft.experiments.recipe import AbstractExperiment
 from weft.hyper import T2LConfig
-from weft.tasks.source import Data
 from weft.train.optimizer import OptimizerConfig
 
 Cue = Literal["text", "one-hot"]
 
 
-class ReconstructionRecipe(Config):
+class ReconstructionRecipe(AbstractExperiment):
     """`weft experiment reconstruct RECIPE`."""
 
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
-    library: str
-    """Folder of adapter folders, each named as its task, or one that ships with Weft."""
-    data: Data
-    """Where the tasks' descriptions and test rows come from."""
     encoder: EncoderConfig
     """Reads the descriptions of the text cue."""
-    encoder_cache: str = "runs/encoder-cache"
-    """Folder in which the vectors of texts are kept."""
     networks: Annotated[dict[str, T2LConfig], Field(min_length=1)]
     """The name shown -> a network; its rank is at least that of the library."""
     cues: Annotated[tuple[Cue, ...], Field(min_length=1)] = ("text", "one-hot")
@@ -42,16 +34,10 @@ class ReconstructionRecipe(Config):
     """As in `weft train reconstruct`."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Of every training."""
-    rows_per_task: Size = 8
-    """Test rows of each task that are answered."""
-    max_new_tokens: Size = 16
-    """Most tokens of an answer."""
     seed: int = 0
     """Of every training."""
     output_dir: str
     """A run folder for every network; one that is done is not trained again."""
-    output: str | None = None
-    """The Markdown page; JSON and a picture go beside it."""
 
     def quick(self) -> ReconstructionRecipe:
         """The first two networks with the first cue, on the fewest adapters, and a tenth of the steps."""
