@@ -28,7 +28,6 @@ from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.source import Data, load_split
 from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.train.learner import Learner
-from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Bank, Mixture
@@ -61,7 +60,6 @@ class BlendRecipe(AbstractRecipe):
     """Of the softmax at the start; it is learned."""
     top_k: int | None = Field(default=None, gt=1)
     """The best so many share a request, here and in what is saved; None is all, which takes longer."""
-    optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
     """How many tasks a step meets."""
     rows_per_task: int = Field(default=4, gt=0)

@@ -35,7 +35,6 @@ from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
 from weft.train.answers import answer, pad_id
 from weft.train.learner import Learner
-from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import pack
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
@@ -80,7 +79,6 @@ class ContextRecipe(AbstractRecipe):
     network: ContextConfig = ContextConfig()
     target_modules: str | list[str] = ["down_proj", "o_proj"]
     """Modules that get the adapters, as in PEFT."""
-    optimizer: OptimizerConfig = OptimizerConfig()
     curriculum: tuple[Stage, ...] = ()
     """Of `data`; one stage over all tasks alike unless given."""
     documents_per_batch: Size = 32

@@ -27,40 +27,33 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.embed import Cached, EncoderConfig, Parts, build_encoder
+from weft.embed import Cached, Parts, build_encoder
 from weft.errors import ConfigError
 from weft.host import Host, short_names
-from weft.hyper import HyperNetwork, T2LConfig, average, build_t2l
+from weft.hyper import HyperNetwork, average, build_t2l
 from weft.tasks import Draw, Task, evenly, fit_task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
 from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
 from weft.train.learner import Learner
-from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import Packed
 from weft.train.reach import reach_of
-from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.recipe import NetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.steering import loss, pack_draws, steering
 from weft.types import AbstractEncoder, Cue
 
 
-class HyperRecipe(AbstractRecipe):
+class HyperRecipe(NetworkRecipe):
     """`weft train hyper RECIPE`."""
 
     data: Data
     select_on: str = "validation"
     """The split whose steering margin chooses the network that is saved."""
-    encoder: EncoderConfig
     cue: CueConfig = CueConfig()
     """What the encoder is shown of a task."""
-    encoder_cache: str = "runs/encoder-cache"
-    """Folder that remembers the vectors of texts."""
-    network: T2LConfig = T2LConfig()
     init: str | None = None
     """Folder of a hypernetwork of the same encoder and network to start from; drawn anew unless given."""
-    target_modules: str | list[str] = "all-linear"
-    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen base; the hypernetwork stays in float32."""
     gradient_checkpointing: bool = False
@@ -73,7 +66,6 @@ class HyperRecipe(AbstractRecipe):
     soup: tuple[str, ...] = ()
     """Folders of hypernetworks of the same network; the mean of their weights and the trained ones is saved
     as `output_dir/soup`."""
-    optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=1)
     """How many tasks a step meets, one generated adapter for each."""
     rows_per_task: int = Field(default=8, gt=0)
@@ -91,10 +83,6 @@ class HyperRecipe(AbstractRecipe):
     """Validation tasks that an evaluation looks at, evenly spread over them."""
     eval_rows: int = Field(default=4, gt=0)
     """Test rows of each of them."""
-    save_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the saved file; a network runs in float32."""
-    name: str = "hypernetwork"
-    """What the network is called in its folder's config."""
 
 
 def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool = True) -> Path:

@@ -7,8 +7,11 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from weft.config import Config
+from weft.embed import EncoderConfig
 from weft.host import Host
+from weft.hyper import T2LConfig
 from weft.train.answers import language_model
+from weft.train.optimizer import OptimizerConfig
 from weft.train.run import RunConfig
 
 
@@ -25,6 +28,22 @@ class AbstractRecipe(BaseConfig):
     """Where a run lives, and over which base."""
 
     run: RunConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class NetworkRecipe(AbstractRecipe):
+    """An encoder of descriptions, the network behind it, and how that is saved."""
+
+    encoder: EncoderConfig
+    encoder_cache: str = "runs/encoder-cache"
+    """Folder that remembers the vectors of texts."""
+    network: T2LConfig = T2LConfig()
+    target_modules: str | list[str] = "all-linear"
+    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved file; a network runs in float32."""
+    name: str = "hypernetwork"
+    """What the network is called in its folder's config."""
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=AbstractRecipe)

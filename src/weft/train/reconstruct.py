@@ -24,22 +24,24 @@ from torch import Tensor
 
 from weft.adapters import load, spectrum
 from weft.config import Size
-from weft.embed import Cached, EncoderConfig, build_encoder
+from weft.embed import Cached, build_encoder
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
 from weft.host import Host, fitted, short_names
-from weft.hyper import HyperNetwork, T2LConfig, build_t2l
+from weft.hyper import HyperNetwork, build_t2l
 from weft.tasks import Task, TaskSampler, hash_tasks
 from weft.tasks.source import Data, load_splits
 from weft.train.learner import Learner
-from weft.train.optimizer import OptimizerConfig
-from weft.train.recipe import AbstractRecipe, load_base, provenance
+from weft.train.recipe import NetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Adapter, Bank, Description, Site
 
 
-class ReconstructRecipe(AbstractRecipe):
-    """`weft train reconstruct RECIPE`; the base is what the adapters are for, and an encoder may read it."""
+class ReconstructRecipe(NetworkRecipe):
+    """`weft train reconstruct RECIPE`; the base is what the adapters are for, and an encoder may read it.
+
+    An encoder of kind `onehot` or `learned` is given the tasks' names, any other their descriptions.
+    """
 
     data: Data
     """Where the tasks' descriptions come from."""
@@ -47,22 +49,10 @@ class ReconstructRecipe(AbstractRecipe):
     """Folder of adapter folders, each named as its task, or one that ships with Weft."""
     tasks: Size | None = None
     """The first so many of the tasks that have an adapter, or all."""
-    encoder: EncoderConfig
-    """One of kind `onehot` or `learned` is given the tasks' names, any other their descriptions."""
-    encoder_cache: str = "runs/encoder-cache"
-    """Folder that remembers the vectors of texts."""
-    network: T2LConfig = T2LConfig()
-    target_modules: str | list[str] = "all-linear"
-    """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     objective: Literal["factors", "delta"] = "factors"
     """L1 between factors in a fixed gauge, or the distance of what they multiply to."""
-    optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: int = Field(default=32, gt=0)
     """How many adapters a step is about."""
-    save_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the saved file; a network runs in float32."""
-    name: str = "hypernetwork"
-    """What the network is called in its folder's config."""
 
 
 def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
