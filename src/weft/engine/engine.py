@@ -108,13 +108,17 @@ class Engine:
             >>> engine.generate("cab", mixture=weft.Mixture.of(adapter), max_new_tokens=16)
             'bac'
         """
-        options = Sampling(**sampling)
         one = _is_one(prompts)
-        many = cast("Sequence[Prompt]", [prompts] if one else prompts)
-        ids = [self.prompt_ids(prompt, raw=raw) for prompt in many]
-        own = _shares(mixture, shares, len(ids))
-        texts = [said.text for said in self._generate(ids, own, controller, batch_size, options)]
-        return texts[0] if one else texts
+        answers = self.complete(
+            cast(Prompts, [prompts] if one else prompts),
+            mixture=mixture,
+            shares=shares,
+            controller=controller,
+            batch_size=batch_size,
+            raw=raw,
+            **sampling,
+        )
+        return answers[0].text if one else [answer.text for answer in answers]
 
     def complete(
         self,
@@ -128,9 +132,36 @@ class Engine:
         **sampling: Any,
     ) -> list[Completion]:
         """As `generate`, with how many tokens each answer took and why it ended."""
-        ids = [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)]
-        own = _shares(mixture, shares, len(ids))
-        return self._generate(ids, own, controller, batch_size, Sampling(**sampling))
+        options = Sampling(**sampling)
+        prompt_ids = [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)]
+        own = _shares(mixture, shares, len(prompt_ids))
+        loop = Loop(self.host, max_rows=batch_size)
+        growing = [Text() for _ in prompt_ids]
+
+        def ends(row: int, token: int) -> bool:
+            growing[row] = grow(growing[row], token, self._decode)
+            return stop_at(growing[row].settled, options.stop) is not None
+
+        for i in sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i])):
+            loop.submit(
+                Request(str(i), tuple(prompt_ids[i]), own[i]),
+                sampling=replace(options, seed=options.seed + i),
+                controller=controller,
+                stop_ids=self.stop_ids,
+                ends=(lambda token, i=i: ends(i, token)) if options.stop else None,
+            )
+        new: list[list[int]] = [[] for _ in prompt_ids]
+        counts = [0] * len(prompt_ids)
+        reasons: list[Reason] = ["length"] * len(prompt_ids)
+        for spoken in _spoken(loop):
+            counts[int(spoken.id)] += 1
+            if spoken.reason is not None:
+                reasons[int(spoken.id)] = spoken.reason
+            if spoken.token_id not in self.stop_ids and not spoken.silent:
+                new[int(spoken.id)].append(spoken.token_id)
+        texts = [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
+        lengths = map(len, prompt_ids)
+        return [Completion(*told) for told in zip(texts, lengths, counts, reasons, strict=True)]
 
     def stream(
         self,
@@ -202,42 +233,6 @@ class Engine:
             part = part_of(mixture, index, lengths)
             sums[index] = nll(self.host, ids_BT, labels_BT, part, mask_BT=mask_BT).cpu()
         return sums
-
-    def _generate(
-        self,
-        prompt_ids: Sequence[list[int]],
-        shares: Sequence[Share],
-        controller: AbstractController | None,
-        batch_size: int,
-        options: Sampling,
-    ) -> list[Completion]:
-        loop = Loop(self.host, max_rows=batch_size)
-        growing = [Text() for _ in prompt_ids]
-
-        def ends(row: int, token: int) -> bool:
-            growing[row] = grow(growing[row], token, self._decode)
-            return stop_at(growing[row].settled, options.stop) is not None
-
-        for i in sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i])):
-            loop.submit(
-                Request(str(i), tuple(prompt_ids[i]), shares[i]),
-                sampling=replace(options, seed=options.seed + i),
-                controller=controller,
-                stop_ids=self.stop_ids,
-                ends=(lambda token, i=i: ends(i, token)) if options.stop else None,
-            )
-        new: list[list[int]] = [[] for _ in prompt_ids]
-        counts = [0] * len(prompt_ids)
-        reasons: list[Reason] = ["length"] * len(prompt_ids)
-        for spoken in _spoken(loop):
-            counts[int(spoken.id)] += 1
-            if spoken.reason is not None:
-                reasons[int(spoken.id)] = spoken.reason
-            if spoken.token_id not in self.stop_ids and not spoken.silent:
-                new[int(spoken.id)].append(spoken.token_id)
-        texts = [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
-        lengths = map(len, prompt_ids)
-        return [Completion(*told) for told in zip(texts, lengths, counts, reasons, strict=True)]
 
     def _pieces(self, said: Iterator[Spoken], stop: Sequence[str]) -> Iterator[str]:
         text, shown = Text(), ""
