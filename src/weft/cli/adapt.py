@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weft.checks import check_target
-from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases
+from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder, Paraphrases
 from weft.cli.shared.model import HYPERNETWORK, adapt_words, open_host, open_hypernetwork
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
@@ -32,7 +32,7 @@ def adapt(
     levels: int | None = None,
     paraphrases: Paraphrases = 1,
     name: str | None = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make an adapter from a description or a document, and save it as a PEFT folder.
 
@@ -53,7 +53,6 @@ def adapt(
         levels: How many levels of a stack act above its first; it decides by itself unless given.
         paraphrases: Make the exact mean of the adapters of so many wordings, 1 to 16; the rank grows as much.
         name: Name of the adapter; made from the description unless given.
-        json: Print JSON.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save

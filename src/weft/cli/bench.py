@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.cli.shared.checkout import checkout_folder
-from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.flags import Flag, Json, Threads, set_threads
 from weft.cli.shared.screen import print_json, print_rows, readable, stdout
 from weft.errors import UnknownNameError
 from weft.files import nearest, replace_file
@@ -25,7 +25,7 @@ def bench(
     *names: str,
     write: Flag = False,
     threads: Threads = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Measure speed and memory against a peer in the same run.
 
@@ -38,8 +38,6 @@ def bench(
     Args:
         names: Which ones; without a name they are listed.
         write: Put the numbers into docs/results/speed.md as well, with versions and threads.
-        threads: CPU threads; torch decides unless given.
-        json: Print JSON.
     """
     folder = checkout_folder("bench")
     found = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder, Paraphrases, Threads, set_threads
+from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder, Paraphrases, Threads, set_threads
 from weft.cli.shared.model import (
     Dtype,
     adapt_words,
@@ -57,7 +57,7 @@ def compile_function(
     dtype: Dtype = "auto",
     base_mismatch: BaseMismatch = "refuse",
     threads: Threads = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make an adapter that does what a sentence says; with examples, train it on from there.
 
@@ -87,8 +87,6 @@ def compile_function(
         device: Where the base runs: cpu, cuda, cuda:1, ...
         dtype: Number type of the base; auto is the one that it was saved in.
         base_mismatch: What to do with a hypernetwork of another base: refuse it, warn, or allow it.
-        threads: CPU threads; torch decides unless given.
-        json: Print JSON.
     """
     set_threads(threads)
     from weft.adapters import save

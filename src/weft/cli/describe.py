@@ -1,6 +1,6 @@
 """`weft describe`: say what an adapter does."""
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.screen import print_json, print_pairs
 
 
@@ -8,7 +8,7 @@ def describe(
     adapter: str,
     /,
     *descriptions: str,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write into an adapter's folder what it does, so that routers can choose it.
 
@@ -20,7 +20,6 @@ def describe(
     Args:
         adapter: Adapter folder, whoever made it.
         descriptions: What it does, in words; several ways to say it make it easier to find.
-        json: Print JSON.
     """
     from weft.adapters import describe as write
     from weft.adapters import descriptions_of, load

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.flags import Flag, Json, Threads, set_threads
 from weft.cli.shared.kinds import kind_of
 from weft.cli.shared.model import ModelFlags, load_model
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
@@ -24,7 +24,7 @@ def evaluate_recipe(
     max_new_tokens: int = 64,
     threads: Threads = None,
     dry_run: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Compare adapters with their control conditions, as a recipe says; or measure one on a file of rows.
 
@@ -43,9 +43,7 @@ def evaluate_recipe(
         predictions: With --data, a file for what was said to each row.
         max_new_tokens: With --data, most tokens of an answer.
         overrides: Keys of the recipe and their values.
-        threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and evaluate nothing.
-        json: Print JSON.
     """
     if data is not None:
         set_threads(threads)

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.flags import Flag, Json, Threads, set_threads
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
@@ -45,7 +45,7 @@ def experiment(
     quick: Flag = False,
     threads: Threads = None,
     dry_run: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Compare routers, merges, trees, changing or generated adapters, on the same rows.
 
@@ -69,9 +69,7 @@ def experiment(
         overrides: Keys of the recipe and their values.
         quick: Of "dynamic", "zero-shot" and "reconstruct": the same in small; minutes in place of hours,
             rougher numbers.
-        threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and measure nothing.
-        json: Print JSON.
     """
     room = import_module(f"weft.experiments.{kind.replace('-', '_')}.recipe")
     config = read_recipe(getattr(room, _SCHEMAS[kind]), recipe, overrides)

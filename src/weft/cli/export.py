@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
@@ -19,7 +19,7 @@ def export(
     vllm: Path | None = None,
     base: str | None = None,
     max_lora_rank: int = 16,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write an adapter for llama.cpp, as a GGUF file, or for vLLM, as a folder.
 
@@ -36,7 +36,6 @@ def export(
         vllm: PEFT folder of one rank and one alpha to write; an adapter that is there is replaced.
         base: The base that it is for (folder, hub id or embedded name); what it was made for unless given.
         max_lora_rank: What vLLM is started with.
-        json: Print JSON.
     """
     if (gguf is None) == (vllm is None):
         raise ConfigError("say what for: --gguf FILE for llama.cpp, or --vllm FOLDER for vLLM")

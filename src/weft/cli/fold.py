@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder
+from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder
 from weft.cli.shared.model import load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
@@ -30,7 +30,7 @@ def fold(
     weights: Annotated[tuple[float, ...], Parameter(alias="-w", consume_multiple=True)] = (),
     unfold: Path | None = None,
     base_mismatch: BaseMismatch = "refuse",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write a plain model with adapters folded into its weights, or take them out.
 
@@ -48,7 +48,6 @@ def fold(
         weights: One for each adapter; 1 unless given.
         unfold: A model that this command wrote, whose base is wanted back.
         base_mismatch: What to do with an adapter of another base: refuse it, warn, or allow it in silence.
-        json: Print JSON.
     """
     _check_target(output_dir)
     if unfold is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.cli.route import LibraryFlags
 from weft.cli.shared.controlled import controlled, load_controlled
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.lines import Turns, read_prompts, stdin_lines
 from weft.cli.shared.model import ModelFlags, SamplingFlags, load_model
 from weft.cli.shared.screen import print_json, spoken
@@ -37,7 +37,7 @@ def generate(
     trace: Flag = False,
     trace_json: Flag = False,
     stream: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Answer prompts with a base model, under adapters or without.
 
@@ -65,7 +65,6 @@ def generate(
         trace: Show every token in the colour of what acted on it, and in the margin what happened.
         trace_json: Print the same as JSON.
         stream: Print an answer while it grows.
-        json: Print JSON.
     """
     if stream and json:
         raise ConfigError("--stream prints text while it grows, --json one document; choose one")

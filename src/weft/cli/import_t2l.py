@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.cli.shared.flags import Flag, OutputFolder
+from weft.cli.shared.flags import Json, OutputFolder
 from weft.cli.shared.screen import print_json, print_pairs
 
 
@@ -14,7 +14,7 @@ def import_released(
     *,
     output_dir: OutputFolder,
     encoder: str | None = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Turn a released Text-to-LoRA folder (SakanaAI) into a hypernetwork.
 
@@ -30,7 +30,6 @@ def import_released(
         output_dir: Folder to write; a hypernetwork that is there is replaced, anything else is refused.
         encoder: The text encoder, a folder or hub id that transformers reads without code of its own; the
             one that args.yaml names unless given.
-        json: Print JSON.
     """
     from weft.hyper.import_t2l import import_t2l
 

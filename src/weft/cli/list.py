@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from weft.cli.shared.checkout import checkout_folder
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.kinds import adapters_in, kind_of, size_of
 from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
@@ -25,7 +25,7 @@ def list_things(
     /,
     *,
     strict: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """List named models, adapters, recipes, tasks or encoders.
 
@@ -40,7 +40,6 @@ def list_things(
         folder: Where to look; adapters that ship with Weft, recipes of the checkout and tasks of the letters
             world unless given.
         strict: End at an adapter that cannot be read; else it is named and left out.
-        json: Print JSON.
     """
     match what:
         case "models":

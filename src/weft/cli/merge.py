@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from weft.cli.shared.flags import BaseMismatch, Flag, OutputFolder
+from weft.cli.shared.flags import BaseMismatch, Flag, Json, OutputFolder
 from weft.cli.shared.model import BASE, open_host
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
@@ -63,7 +63,7 @@ def merge(
     base: str | None = None,
     base_mismatch: BaseMismatch = "refuse",
     report: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Merge adapters of one base into one, and save it as a PEFT folder.
 
@@ -87,7 +87,6 @@ def merge(
         base_mismatch: What to do with adapters of different bases: refuse them, or take all for ones of
             the first one's base, with a warning or in silence.
         report: Measure each adapter's task on the base, under the adapter, and under the merge.
-        json: Print JSON.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import load, on_one_base, save

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.screen import print_json, print_pairs
 
 
@@ -15,7 +15,7 @@ def push(
     *,
     private: Flag = False,
     message: Annotated[str | None, Parameter(alias="-m")] = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Upload an adapter to the Hugging Face Hub, where PEFT and vLLM find it.
 
@@ -30,7 +30,6 @@ def push(
         repository: Id of the repository, OWNER/NAME; it is made where it is not there.
         private: Make it a private one; a repository that is there stays what it is.
         message: Message of the commit.
-        json: Print JSON.
     """
     from weft.adapters import push as upload
 

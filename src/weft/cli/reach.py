@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.model import HYPERNETWORK, open_hypernetwork
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
@@ -17,7 +17,7 @@ def reach_of_network(
     /,
     *,
     learn: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Say whether a description is in a hypernetwork's reach, and what it knows nearby.
 
@@ -32,7 +32,6 @@ def reach_of_network(
         hypernetwork: A folder, or one that ships with Weft.
         description: What the model should do, in words.
         learn: Learn it from the tasks of the network's recipe, and keep it in the folder's config.json.
-        json: Print JSON.
     """
     from weft.hyper import reach
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError
 
@@ -46,7 +46,7 @@ def route(
     labels: Path | None = None,
     strict: Flag = False,
     explain: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Say which adapters of a library a prompt gets, and with what weights.
 
@@ -69,7 +69,6 @@ def route(
             library unless given.
         strict: End at an adapter that is damaged or of another base; else it is named and left out.
         explain: Add descriptions, and the runner-up.
-        json: Print JSON.
     """
     from weft.route import load_library
     from weft.route.named import GATES, check_router, decides_in_the_forward, explained, named_router

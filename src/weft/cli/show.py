@@ -4,7 +4,7 @@ import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.kinds import adapters_in, kind_of
 from weft.cli.shared.model import open_host
 from weft.cli.shared.screen import print_json, print_pairs
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MANY = 8
 
 
-def show(what: str, /, *, json: Flag = False) -> None:
+def show(what: str, /, *, json: Json = False) -> None:
     """Say what something is: an adapter, a hypernetwork, a tree, a router, a base, a run or a task.
 
     For example:
@@ -29,7 +29,6 @@ def show(what: str, /, *, json: Flag = False) -> None:
 
     Args:
         what: A folder, a model that ships with Weft, or the name of a task of the letters world.
-        json: Print JSON.
     """
     folder = resolve(what)
     if folder is None:

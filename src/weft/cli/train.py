@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
 
-from weft.cli.shared.flags import Flag, Threads, set_threads
+from weft.cli.shared.flags import Flag, Json, Threads, set_threads
 from weft.cli.shared.model import hide_bars
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
@@ -65,7 +65,7 @@ def train(
     resume: bool = True,
     threads: Threads = None,
     dry_run: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Train what a recipe describes, and print where the result is.
 
@@ -86,9 +86,7 @@ def train(
         overrides: Keys of the recipe and their values.
         host: swarm:NAME trains through the workers of that swarm; for lora.
         resume: Go on from the last checkpoint, or start again.
-        threads: CPU threads; torch decides unless given.
         dry_run: Print the whole recipe, and train nothing.
-        json: Print JSON.
     """
     from weft.train.recipe import BaseConfig
 

@@ -13,7 +13,7 @@ from weft.cli.demo.functions import FUNCTIONS, function_answer
 from weft.cli.demo.letters import INPUTS, LETTERS, letters_answer
 from weft.cli.demo.page import print_act, print_foot, print_head
 from weft.cli.demo.shift import show_shift
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.shared.model import BASE, HYPERNETWORK, base_of
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError, CueError, MissingFileError
@@ -32,7 +32,7 @@ def demo(
     input: tuple[str, ...] = (),
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
     shift: Flag = False,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make adapters from sentences; show answers before and after.
 
@@ -52,7 +52,6 @@ def demo(
         input: Texts; several are answered under every description.
         hypernetwork: The hypernetwork that makes the adapters: a folder, or one that ships with Weft.
         shift: Show adapters that change while the model answers instead, weft/letters-shift.
-        json: Print JSON.
     """
     if shift:
         if describe or input or hypernetwork is not None:

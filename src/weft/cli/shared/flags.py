@@ -9,6 +9,8 @@ from cyclopts.validators import Number
 Flag = Annotated[bool, Parameter(negative=())]
 """A switch that is off unless named; it has no `--no-` form."""
 
+Json = Annotated[bool, Parameter(negative=(), help="Print JSON.")]
+
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
 """The file that a verb writes."""
 
@@ -18,9 +20,9 @@ OutputFolder = Annotated[Path, Parameter(name=("--output", "-o", "--output-dir")
 BaseMismatch = Literal["refuse", "warn", "allow"]
 """What to do with an adapter that was made for another base; `weft.adapters.OnMismatch`, without torch."""
 
-Threads = Annotated[int | None, Parameter(validator=Number(gte=1, lte=4096))]
-"""CPU threads; None leaves them to torch."""
-
+Threads = Annotated[
+    int | None, Parameter(validator=Number(gte=1, lte=4096), help="CPU threads; torch decides unless given.")
+]
 
 Paraphrases = Annotated[int, Parameter(validator=Number(gte=1, lte=16))]
 """How many wordings of a description an adapter is the mean of."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json
 from weft.plain import json_text, plain
@@ -30,12 +30,11 @@ git, and what comes out is what went in, to the byte. For example:
 """,
 )
 
-Place = Annotated[str, Parameter(name="--store")]
-"""A folder in the store."""
+Place = Annotated[str, Parameter(name="--store", help="A folder in the store.")]
 Message = Annotated[str | None, Parameter(name=("--message", "-m"))]
 Name = Annotated[str, Parameter(name=("--name", "-n"))]
 Out = Annotated[str, Parameter(name=("--output", "-o", "--output-dir"))]
-Revision = Annotated[str, Parameter(name="--rev")]
+Revision = Annotated[str, Parameter(name="--rev", help="A commit, branch or tag.")]
 
 
 # Imported when they are called, as the verbs are.
@@ -64,7 +63,7 @@ def init(
     base: str | None = None,
     blobs: str | None = None,
     blobs_over: int | None = None,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Make a store, in a new git repository or in the one that is there.
 
@@ -73,7 +72,6 @@ def init(
         base: The base that every adapter must fit: a folder, a model that ships with Weft, or a fingerprint.
         blobs: A second place, for large tensors: a folder that all share. Git then holds pointers to them.
         blobs_over: Bytes from which a tensor is large; 1 MiB unless given.
-        json: Print JSON.
     """
     if blobs_over is not None and blobs is None:
         raise ConfigError("--blobs-over is for a second place; name it with --blobs")
@@ -93,7 +91,7 @@ def add(
     message: Message = None,
     lineage: str | None = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Take an adapter in: commit it with a message, stage it without one.
 
@@ -103,8 +101,6 @@ def add(
         message: Message of the commit.
         lineage: A JSON file with recipe, parents, data, metrics, licence, author: any of them. It replaces
             what the adapter had.
-        store: A folder in the store.
-        json: Print JSON.
     """
     told = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:
@@ -114,16 +110,13 @@ def add(
 
 @store.command
 def checkout(
-    name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = ".", json: Flag = False
+    name: str, /, *, out: Out, rev: Revision = "HEAD", store: Place = ".", json: Json = False
 ) -> None:
     """Write an adapter as a PEFT folder, the very bytes that went in.
 
     Args:
         name: The adapter.
         out: The folder; a former adapter there is replaced.
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         opened.checkout(name, out, rev=rev)
@@ -132,15 +125,13 @@ def checkout(
 
 @store.command
 def log(
-    name: str | None = None, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag = False
+    name: str | None = None, /, *, rev: Revision = "HEAD", store: Place = ".", json: Json = False
 ) -> None:
     """List versions, newest first, and who signed them.
 
     Args:
         name: The adapter; all unless given.
         rev: A commit, branch or tag to begin with.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         versions = opened.log(name, rev=rev)
@@ -148,7 +139,7 @@ def log(
 
 
 @store.command
-def diff(before: str, after: str, /, *, values: Flag = False, store: Place = ".", json: Flag = False) -> None:
+def diff(before: str, after: str, /, *, values: Flag = False, store: Place = ".", json: Json = False) -> None:
     """Name the layers and tensors that differ between two versions.
 
     Each side is a revision, an adapter (as HEAD has it), or REVISION:NAME. For
@@ -161,8 +152,6 @@ def diff(before: str, after: str, /, *, values: Flag = False, store: Place = "."
         before: One side.
         after: The other.
         values: Read the numbers: norm and rank of the change of every layer.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         rows = opened.diff_values(before, after) if values else opened.diff(before, after)
@@ -170,28 +159,19 @@ def diff(before: str, after: str, /, *, values: Flag = False, store: Place = "."
 
 
 @store.command(name="list")
-def list_adapters(*, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
-    """List the adapters of a revision.
-
-    Args:
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
-    """
+def list_adapters(*, rev: Revision = "HEAD", store: Place = ".", json: Json = False) -> None:
+    """List the adapters of a revision."""
     with Store(store) as opened:
         listed = opened.list(rev=rev)
     _rows(listed, json)
 
 
 @store.command
-def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag = False) -> None:
+def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Json = False) -> None:
     """Say what an adapter is: base, size, config, lineage.
 
     Args:
         name: The adapter.
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         shown = opened.show(name, rev=rev)._asdict()
@@ -208,14 +188,12 @@ def show(name: str, /, *, rev: Revision = "HEAD", store: Place = ".", json: Flag
 
 
 @store.command
-def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Flag = False) -> None:
+def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Json = False) -> None:
     """Take an adapter out; its history stays. Commit with a message, stage without one.
 
     Args:
         name: The adapter.
         message: Message of the commit.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         commit = opened.remove(name, message=message)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.model import hide_bars
 from weft.cli.store import Message, Out, Place, Revision, say
 from weft.store import Store
@@ -18,7 +18,7 @@ def accept(
     evaluate: Annotated[str | None, Parameter(name="--eval")] = None,
     message: Message = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Fold adapters into the base: its next version, once it passes.
 
@@ -35,8 +35,6 @@ def accept(
         weights: One for each adapter; 1 unless given.
         evaluate: A command that exits with 0 when the new base is good; {} is its folder. There is no shell.
         message: Message of the commit.
-        store: A folder in the store.
-        json: Print JSON.
     """
     hide_bars(base or ".")
     with Store(store) as opened:
@@ -53,7 +51,7 @@ def base(
     version: str | None = None,
     rev: Revision = "HEAD",
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write the base as its recipe makes it: a plain model, checked by its fingerprint.
 
@@ -66,9 +64,6 @@ def base(
             ships with Weft.
         out: Folder to write, which must not hold anything.
         version: Fingerprint of the version that is wanted; the last one unless given.
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
     """
     hide_bars(folder)
     with Store(store) as opened:

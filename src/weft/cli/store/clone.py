@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.store import say
 from weft.store.clone import clone as clone_store
 
@@ -16,7 +16,7 @@ def clone(
     *,
     filter: Flag = False,
     adapter: Annotated[tuple[str, ...], Parameter(alias="-n", consume_multiple=True)] = (),
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Clone a store, or one adapter of a thousand.
 
@@ -30,7 +30,6 @@ def clone(
         folder: A folder that is new or empty.
         filter: Leave in the remote what is not needed now.
         adapter: Adapters whose files should lie in the working folder.
-        json: Print JSON.
     """
     made = clone_store(url, folder, adapter, filter=filter)
     line = f"cloned {made.store}: {len(made.here)} of {made.adapters} adapters are in the working folder"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.store import Out, Place, Revision, say
 from weft.errors import ConfigError
 from weft.store import Store
@@ -16,7 +16,7 @@ def export(
     oci: str | None = None,
     rev: Revision = "HEAD",
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Write an adapter as a folder for the hub, with a model card where it has none.
 
@@ -30,9 +30,6 @@ def export(
         name: The adapter.
         out: The folder for the hub; a former adapter there is replaced.
         oci: The folder for the layout; a former layout there is replaced.
-        rev: A commit, branch or tag.
-        store: A folder in the store.
-        json: Print JSON.
     """
     if (out is None) == (oci is None):
         raise ConfigError("say where to: --output FOLDER for the hub, or --oci FOLDER for a registry")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.store import Place, say
 from weft.store import Store
 
@@ -15,7 +15,7 @@ def gate(
     *,
     evaluate: Annotated[str | None, Parameter(name="--eval")] = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Check a branch before it is merged: exits with 0 when all is well.
 
@@ -27,8 +27,6 @@ def gate(
     Args:
         revision: The branch, on which a contribution waits.
         evaluate: A command; {} is the adapter's folder. It is run without a shell.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         found = opened.gate(revision, evaluate)

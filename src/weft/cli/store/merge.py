@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.merge import MethodFlags
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.store import Message, Place, say
 from weft.errors import ConfigError
 from weft.store import Store
@@ -22,7 +22,7 @@ def merge(
     options: MethodFlags = _UNTOLD,
     message: Message = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Merge branches into HEAD, all in one commit.
 
@@ -42,8 +42,6 @@ def merge(
         weights: One for each parent, HEAD first.
         options: What the method can be told.
         message: Message of the commit.
-        store: A folder in the store.
-        json: Print JSON.
     """
     given = {key: value for key, value in vars(options).items() if value is not None}
     is_method = on_conflict not in (None, FAIL, OURS, THEIRS)

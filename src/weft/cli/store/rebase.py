@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.store import Message, Place, say
 from weft.store import Store
 
@@ -17,7 +17,7 @@ def rebase(
     rank: Annotated[int | None, Parameter(alias="-r")] = None,
     message: Message = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Re-express an adapter on another version of the base, so that both compute what they did.
 
@@ -31,8 +31,6 @@ def rebase(
         onto: Fingerprint of the version; the store's last one unless given.
         rank: Most rank of each site.
         message: Message of the commit.
-        store: A folder in the store.
-        json: Print JSON.
     """
     with Store(store) as opened:
         done = opened.rebase(name, onto=onto, rank=rank, message=message)

@@ -1,6 +1,6 @@
 """`weft store stack`: an adapter as another one and new columns."""
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.store import Message, Name, Place, read_lineage, say_added
 from weft.store import Store
 
@@ -14,7 +14,7 @@ def stack(
     message: Message = None,
     lineage: str | None = None,
     store: Place = ".",
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Take in an adapter that begins with another one's ranks; only its new columns are stored.
 
@@ -29,8 +29,6 @@ def stack(
         name: Name of the adapter in the store; the parent's own makes its next version.
         message: Message of the commit; staged without one.
         lineage: A JSON file with recipe, data, metrics, licence, author: any of them.
-        store: A folder in the store.
-        json: Print JSON.
     """
     told = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:

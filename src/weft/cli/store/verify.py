@@ -1,21 +1,19 @@
 """`weft store verify`: every commit checked, recipes run again on request."""
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Flag, Json
 from weft.cli.store import Place, say
 from weft.errors import ConfigError, WeightsError
 from weft.plain import plain
 from weft.store import Store
 
 
-def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".", json: Flag = False) -> None:
+def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".", json: Json = False) -> None:
     """Check every commit: hashes, names, headers, numbers, manifests, signatures.
 
     Args:
         replay: Run the recipes of merges by a method, rebases and stacks again, and compare to the bit.
         base: The base that the store began with, for --replay to fold its versions again: a folder, a hub id,
             or a model that ships with Weft.
-        store: A folder in the store.
-        json: Print JSON.
     """
     if base is not None and not replay:
         raise ConfigError("--base is what --replay folds again; give both")
