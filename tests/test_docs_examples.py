@@ -1,7 +1,8 @@
-"""The examples in docstrings run, and the names that people import have one."""
+"""The examples in docstrings run; the names that people import have one, and say what they take."""
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,10 @@ import torch
 import weft
 
 NAMES = {
-    "weft": ("Adapter", "Bank", "Host", "Mixture", "Sampling", "sites_of"),
-    "weft.adapters": ("concat", "cosine", "fold", "load", "norm", "save", "truncate"),
+    "weft": tuple(weft.__all__),
+    "weft.adapters": ("concat", "cosine", "fold", "norm", "truncate"),
     "weft.embed": ("build_encoder",),
     "weft.evaluate": ("bootstrap", "exact_match"),
-    "weft.hyper": ("HyperNetwork",),
-    "weft.merging": ("merge",),
     "weft.route": (
         "Blend",
         "Classifier",
@@ -57,6 +56,11 @@ def test_an_example_does_what_it_says(name: str, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module in NAMES for name in NAMES[module]])
-def test_what_people_import_has_an_example(module: str, name: str) -> None:
+def test_what_people_import_says_what_it_takes_and_has_an_example(module: str, name: str) -> None:
     thing = getattr(importlib.import_module(module), name)
     assert f"{thing.__module__}.{name}" in FOUND
+    rest = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    taken = [one.name for one in inspect.signature(thing).parameters.values() if one.kind not in rest]
+    lines = inspect.getdoc(thing).splitlines()
+    assert [name for name in taken if not any(line.startswith(f"    {name}: ") for line in lines)] == []
+    assert "Args:" in lines or not taken

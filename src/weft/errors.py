@@ -6,7 +6,15 @@ keeps working. The command line prints them as one line.
 
 
 class WeftError(Exception):
-    """Base of all errors that Weft raises on purpose."""
+    """Base of all errors that Weft raises on purpose.
+
+    Example:
+        >>> try:
+        ...     weft.load("no/such/folder/here")
+        ... except weft.WeftError as error:
+        ...     print(type(error).__name__)
+        MissingFileError
+    """
 
 
 class ShapeError(WeftError, ValueError):

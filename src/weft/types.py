@@ -26,22 +26,30 @@ from torch import Tensor, nn
 
 from weft.errors import BaseMismatchError, ShapeError, WeightsError
 
-IGNORE = -100
-"""The label of a token that the loss leaves out."""
+IGNORE = -100  # the label of a token that the loss leaves out
 
 # --------------------------------------------------------------------------------------------- values
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """One matrix of the base network that an adapter may change."""
+    """One matrix of the base network that an adapter may change.
+
+    Args:
+        path: Dotted module path in the base.
+        layer: Index of the layer that holds it; -1 outside the layers.
+        module: Last part of the path: the module type.
+        in_features: I, how many numbers go in.
+        out_features: O, how many come out.
+
+    Example:
+        >>> weft.load("weft/letters-adapters/reverse").sites[0].path
+        'model.layers.0.mlp.down_proj'
+    """
 
     path: str
-    """Dotted module path in the base, `model.layers.3.self_attn.q_proj`."""
     layer: int
-    """Index of the layer that holds it; -1 outside the layers."""
     module: str
-    """Last part of the path, `q_proj`: the module type."""
     in_features: int
     out_features: int
 
@@ -54,13 +62,16 @@ class Factors(NamedTuple):
     scaling: float
 
 
-def _nothing() -> Mapping[Any, Any]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One LoRA adapter: the same thing as one PEFT folder.
+    """One LoRA adapter (Hu et al. 2021, arXiv 2106.09685): the same thing as one PEFT folder.
+
+    Args:
+        factors: A [R, I], B [O, R] and their scaling, of every site that it changes.
+        base: Fingerprint of the base it belongs to; empty where a folder does not say.
+        name: What it is called.
+        peft_config: `adapter_config.json` as it was read; empty for an adapter made here.
+        provenance: What the model card tells: recipe, seed, data hash, parents, metrics.
 
     Example:
         >>> adapter = weft.load("weft/letters-adapters/reverse")
@@ -69,14 +80,10 @@ class Adapter:
     """
 
     factors: Mapping[Site, Factors]
-    """A [R, in] and B [out, R] of every site that it changes, and their scaling."""
     base: str = ""
-    """Fingerprint of the base it belongs to; empty where a folder does not say."""
     name: str = "adapter"
-    peft_config: Mapping[str, Any] = field(default_factory=_nothing)
-    """`adapter_config.json` as it was read; empty for an adapter made here."""
-    provenance: Mapping[str, Any] = field(default_factory=_nothing)
-    """What the model card tells: recipe, seed, data hash, parents, metrics."""
+    peft_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -99,7 +106,14 @@ class Adapter:
 class Bank:
     """K adapters on one base, stacked per site; scaling folded into `b`, ranks padded with zeros.
 
-    A site that an adapter lacks holds zeros for it. The tensors may require grad.
+    A site that an adapter lacks holds zeros for it. The tensors may require grad. Raises ShapeError where
+    names, a and b do not fit each other.
+
+    Args:
+        names: Of the K adapters.
+        a: A of all adapters, [K, R, I], by site.
+        b: B of all adapters, [K, O, R], by site.
+        base: Fingerprint of the base that they belong to; empty where nobody said.
 
     Example:
         >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]
@@ -112,7 +126,6 @@ class Bank:
     a: Mapping[Site, Float[Tensor, "K R I"]]
     b: Mapping[Site, Float[Tensor, "K O R"]]
     base: str = ""
-    """Fingerprint of the base that they belong to; empty where nobody said."""
 
     def __post_init__(self) -> None:
         """Raise ShapeError where names, a and b do not fit each other."""
@@ -210,14 +223,31 @@ def _check_finite(names: tuple[str, ...], a: Mapping[Site, Tensor], b: Mapping[S
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A task in words."""
+    """A task in words.
+
+    Args:
+        text: What to do with each input.
+
+    Example:
+        >>> weft.HyperNetwork.from_pretrained("weft/letters-t2l").adapt(weft.Description("sort it")).name
+        'sort-it'
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """A task by (prompt, completion) pairs, with a description where there is one."""
+    """A task by (prompt, completion) pairs, with a description where there is one.
+
+    Args:
+        pairs: Prompts and what is right to say to each.
+        description: The task in words; empty where nobody said.
+
+    Example:
+        >>> weft.Examples((("cab >", "bac"), ("dog >", "god"))).pairs[0]
+        ('cab >', 'bac')
+    """
 
     pairs: tuple[tuple[str, str], ...]
     description: str = ""
@@ -315,7 +345,16 @@ class AbstractGate(nn.Module, ABC):
 class Term:
     """One bank, who assigns its adapters (an assignment made before, or a gate), and how they join.
 
-    `sum` is sum_k w_k B_k A_k. `average` is (sum_k w_k B_k)(sum_k w_k A_k), as SMEAR does; they differ.
+    Args:
+        bank: The K adapters.
+        gate: Who acts where: an assignment, or a gate that makes one inside the forward.
+        combine: `sum` is sum_k w_k B_k A_k; `average` is (sum_k w_k B_k)(sum_k w_k A_k), as in SMEAR
+            (Muqeeth et al. 2023, arXiv 2306.03745). They differ.
+
+    Example:
+        >>> bank = weft.Bank.stack([weft.load("weft/letters-adapters/reverse")])
+        >>> weft.Term(bank, weft.types.Rows(torch.tensor([0, -1]))).combine  # -1 is the base
+        'sum'
     """
 
     bank: Bank
@@ -326,6 +365,9 @@ class Term:
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Terms whose contributions add up: the one thing that a host accepts. No terms is the base.
+
+    Args:
+        terms: Banks, and who assigns their adapters; `of`, `rows` and `dense` make the usual ones.
 
     Example:
         >>> adapters = [weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort")]

@@ -25,6 +25,10 @@ def concat(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     Raises ShapeError for no adapters, another number of weights, or one module path in two sizes, and
     BaseMismatchError for adapters of different bases.
 
+    Args:
+        adapters: One or more, of one base.
+        weights: One number for each.
+
     Example:
         >>> from weft.adapters import concat
         >>> a, b = (weft.load(f"weft/letters-adapters/{name}") for name in ("reverse", "sort"))

@@ -55,6 +55,10 @@ def fold(module: nn.Module, adapter: Adapter) -> Folded:
     Raises UnknownNameError for a module that is not there, ShapeError for another size, and
     UnsupportedAdapterError for quantised weights and for a weight that another module shares.
 
+    Args:
+        module: The network whose weights change.
+        adapter: Whose delta is added; the base that it names is not compared.
+
     Example:
         >>> from weft.adapters import fold
         >>> module = weft.Host.from_pretrained("weft/letters").module

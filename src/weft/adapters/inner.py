@@ -37,6 +37,9 @@ def inner(x: Adapter, y: Adapter) -> float:
 def norm(x: Adapter) -> float:
     """Frobenius norm of an adapter's deltas.
 
+    Args:
+        x: The adapter.
+
     Example:
         >>> from weft.adapters import norm
         >>> norm(weft.load("weft/letters-adapters/reverse")) > 0
@@ -46,7 +49,11 @@ def norm(x: Adapter) -> float:
 
 
 def cosine(x: Adapter, y: Adapter) -> float:
-    """Cosine of the angle between two adapters; 0 when one of them is zero.
+    """Cosine of the angle between two adapters; 0 when one of them is zero. Raises what `inner` raises.
+
+    Args:
+        x: One adapter.
+        y: The other; sites that one of them lacks count as zeros.
 
     Example:
         >>> from weft.adapters import cosine

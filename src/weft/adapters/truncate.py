@@ -48,6 +48,10 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     Sites whose rank is no larger stay as they are. The others get balanced factors (both hold the root of the
     singular values), scaling 1, in the dtype they had. Raises ShapeError for a rank below 1.
 
+    Args:
+        adapter: What is cut.
+        rank: R, the most that a site keeps.
+
     Example:
         >>> from weft.adapters import truncate
         >>> truncate(weft.load("weft/letters-adapters/reverse"), 2).rank

@@ -136,6 +136,10 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
 
     Raises ConfigError for an unknown kind or key, MissingFileError for a model that is not there.
 
+    Args:
+        config: Kind and options, as in a recipe; `weft list encoders` names the kinds.
+        host: The base, for the kinds that read with it.
+
     Example:
         >>> from weft.embed import build_encoder
         >>> build_encoder({"kind": "onehot", "names": ["sort", "reverse"]}).dim

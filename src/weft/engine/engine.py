@@ -45,6 +45,14 @@ class Engine:
     """Continues text over a host, under a mixture or a controller.
 
     Raises ConfigError when the host has no tokenizer.
+
+    Args:
+        host: The network, local or spread over machines.
+
+    Example:
+        >>> engine = weft.Engine(weft.Host.from_pretrained("weft/letters"))
+        >>> "".join(engine.stream("cab", max_new_tokens=4)) == engine.generate("cab", max_new_tokens=4)
+        True
     """
 
     def __init__(self, host: AbstractHost) -> None:
@@ -92,15 +100,18 @@ class Engine:
     ) -> str | list[str]:
         """Answer one prompt, or each of a list; only the new text comes back.
 
-        A string is a question for the tokenizer's chat template, where it has one; with `raw` it is a text to
-        be continued as it stands.
-        `sampling` are the fields of `Sampling`. A mixture with an assignment per row has one row per prompt,
-        in their order; per token, it speaks of a prompt's own tokens, from its first. `shares`, one per
-        prompt, say the same row by row (see `weft.engine.request`). At most `batch_size` rows are written at
-        a time, longest prompts first; a controller hears of prompt i as request str(i).
-
         Raises ConfigError for an option out of range or both a mixture and shares, PromptTooLongError,
         ShapeError for an empty prompt or a mixture or shares made for another number of prompts.
+
+        Args:
+            prompts: Questions for the tokenizer's chat template, where it has one; chats; or token ids.
+            mixture: What acts. With an assignment per row it has one row per prompt, in their order; per
+                token, it speaks of a prompt's own tokens, from its first.
+            shares: The same row by row, one per prompt (see `weft.engine.request`).
+            controller: What changes rows while they are written; it hears of prompt i as request str(i).
+            batch_size: Most rows that are written at a time, longest prompts first.
+            raw: Whether a string is a text to be continued as it stands.
+            sampling: The fields of `Sampling`.
 
         Example:
             >>> engine = weft.Engine(weft.Host.from_pretrained("weft/letters"))

@@ -36,33 +36,35 @@ class Sampling:
 
     Raises ConfigError for a value out of range.
 
+    Args:
+        temperature: 0 takes the most likely token.
+        top_k: Draw among the k most likely tokens; 0 is all of them.
+        top_p: Draw among the most likely tokens that together have this probability.
+        min_p: Draw among tokens at least this likely, relative to the most likely one.
+        repetition_penalty: Above 1 makes tokens that occurred before, prompt included, less likely.
+        presence_penalty: Taken from the logit of every token that the answer holds already; -2 to 2.
+        frequency_penalty: The same, times how often it holds the token.
+        logit_bias: Token ids, and what is added to their logits; -100 all but forbids one.
+        seed: Prompt i of a list is drawn with seed + i.
+        max_new_tokens: Most tokens of an answer.
+        stop: Strings that end the text and are not part of it; one string, or several. Kept as a tuple.
+
     Example:
         >>> weft.Sampling(temperature=0.7, top_p=0.9, max_new_tokens=32).top_k
         0
     """
 
     temperature: float = 0.0
-    """0 takes the most likely token."""
     top_k: int = 0
-    """Draw among the k most likely tokens; 0 is all of them."""
     top_p: float = 1.0
-    """Draw among the most likely tokens that together have this probability."""
     min_p: float = 0.0
-    """Draw among tokens at least this likely, relative to the most likely one."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens that occurred before, prompt included, less likely."""
     presence_penalty: float = 0.0
-    """Taken from the logit of every token that the answer holds already; OpenAI's, -2 to 2."""
     frequency_penalty: float = 0.0
-    """The same, times how often it holds the token."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Token ids, and what is added to their logits; -100 all but forbids one."""
     seed: int = 0
-    """Prompt i of a list is drawn with seed + i."""
     max_new_tokens: int = 64
-    """Most tokens of an answer."""
     stop: Sequence[str] = ()
-    """Strings that end the text and are not part of it; one string, or several. Kept as a tuple."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""

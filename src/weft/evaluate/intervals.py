@@ -47,6 +47,11 @@ def bootstrap(
 
     Raises ShapeError as `task_means` does.
 
+    Args:
+        values_VNM: Scores of V ways on N tasks with up to M rows.
+        samples: S, how many replicates.
+        seed: Of what is drawn.
+
     Example:
         >>> import numpy as np
         >>> from weft.evaluate import bootstrap, interval, task_means

@@ -18,6 +18,10 @@ METRICS = ("exact_match", "rouge_l", "loss")
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is one of the accepted answers, white space around either left out; else 0.
 
+    Args:
+        prediction: What a model said.
+        answers: All that is right.
+
     Example:
         >>> from weft.evaluate import exact_match
         >>> exact_match("abc", ["abc", "a b c"])

@@ -57,6 +57,14 @@ class Host(AbstractHost):
 
     The parameters are frozen. Hosts over one module do not see each other's mixtures.
 
+    Raises UnknownNameError for a target module that is not there, ConfigError for a pattern that is none.
+
+    Args:
+        module: The network; its parameters stop asking for gradients.
+        tokenizer: Hugging Face's tokenizer for it; an `Engine` needs one, token ids alone do not.
+        target_modules: What becomes a site, as PEFT reads it; see `sites_of`.
+        name: What the network is called; a folder or Hub id that it can be loaded from again.
+
     Example:
         >>> host = weft.Host.from_pretrained("weft/letters")
         >>> adapter = weft.load("weft/letters-adapters/reverse")
@@ -106,12 +114,19 @@ class Host(AbstractHost):
     ) -> Host:
         """Load a causal language model: an embedded name (`weft/letters`), a local folder, or a Hub id.
 
-        `dtype` "auto" is the one that the weights are stored in. Weights are read from safetensors alone. A
-        local folder without a tokenizer gives a host without one.
+        Weights are read from safetensors alone. A local folder without a tokenizer gives a host without one.
 
         Raises MissingFileError when nothing is there or weights are missing or damaged, ConfigError for what
         is no causal language model and for a dtype or device that cannot be used, UnknownNameError for an
         embedded name or target module that is not there.
+
+        Args:
+            name_or_path: Embedded name, folder or Hub id.
+            dtype: Number type of the weights; "auto" is the one that they are stored in.
+            device: Where they go: cpu, cuda, cuda:1, ...
+            target_modules: What becomes a site, as PEFT reads it; see `sites_of`.
+            revision: Branch, tag or commit of a Hub repository.
+            trust_remote_code: Whether code of a Hub repository may run here.
         """
         module, tokenizer = load_model(
             name_or_path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code

@@ -26,10 +26,13 @@ def sites_of(
 ) -> tuple[Site, ...]:
     """Find the sites of a network, or of the network that a config describes, sorted by path.
 
-    `target_modules` reads as PEFT's: `all-linear` (every linear module but the output head), a regular
-    expression over whole paths, or a list of paths and path endings, `all-linear` among them. From a config
-    the network is built on the meta device, so no weights are needed. Raises UnknownNameError for a name that
-    matches no linear module, ConfigError for a pattern that is not a regular expression.
+    From a config the network is built on the meta device, so no weights are needed. Raises UnknownNameError
+    for a name that matches no linear module, ConfigError for a pattern that is not a regular expression.
+
+    Args:
+        model_or_config: The network, or the Hugging Face config of one.
+        target_modules: As in PEFT: `all-linear` (every linear module but the output head), a regular
+            expression over whole paths, or a list of paths and path endings, `all-linear` among them.
 
     Example:
         >>> from transformers import LlamaConfig

@@ -40,9 +40,16 @@ class SavedHyperNetwork(Saved):
 class HyperNetwork(AbstractHyperNetwork):
     """An encoder and the network that turns its vectors into adapters for one base.
 
-    `base` is the base's fingerprint. `provenance` (recipe, seed, data hash, metrics, base_model) is saved
-    along, and adapters repeat its `seed`, `base_model` and `target_modules`. A frozen encoder is no part of
+    As in Text-to-LoRA (Charakorn et al. 2025, arXiv 2506.06105). A frozen encoder is no part of
     `state_dict()`.
+
+    Args:
+        encoder: Turns a cue into a vector [D].
+        network: Turns vectors [B, D] into the factors of all sites.
+        base: Fingerprint of the base.
+        name: What it is called in its folder's config.
+        provenance: Recipe, seed, data hash, metrics, base_model: saved along; adapters repeat its `seed`,
+            `base_model` and `target_modules`.
 
     Example:
         >>> hyper = weft.HyperNetwork.from_pretrained("weft/letters-t2l")

@@ -45,8 +45,16 @@ Label = str | Sequence[str]
 class Blend(nn.Module, AbstractWeigher):
     """The network, and the labels of the library: descriptions of each adapter by its name.
 
-    `top_k` keeps the best few, at weights that sum to 1; None keeps all. A request whose vector has no cosine
-    of `threshold` or more with a label gets no adapter. Raises ConfigError for an option out of range.
+    Raises ConfigError for an option out of range.
+
+    Args:
+        encoder: Turns a request into a vector [D]; frozen.
+        labels: Descriptions of each adapter, one or several, by its name.
+        hidden: Width of the network.
+        temperature: Of the softmax over adapters at the start; it is learned.
+        top_k: Keeps the best few, at weights that sum to 1; None keeps all.
+        threshold: A request whose vector has no such cosine, -1 to 1, with a label gets no adapter.
+        seed: Of the weights at the start.
 
     Example:
         >>> from weft.embed import OneHot

@@ -34,9 +34,17 @@ from weft.types import AbstractEncoder, Cue
 class Classifier(AbstractWeigher):
     """One row of `weight_KD` and one number of `bias_K` for each adapter of `names`; made by `fit`.
 
-    `top_k` 1 takes the likeliest adapter as it is, more share by their chances. `centre_KD` are the unit
-    means of the examples of each: a request with no cosine of `threshold` or more to one gets no adapter.
     Raises ShapeError for tensors that do not fit or hold NaN, ConfigError for an option out of range.
+
+    Args:
+        encoder: Turns a request into a vector [D].
+        names: Of the K adapters.
+        weight_KD: What a vector is multiplied with.
+        bias_K: What is added.
+        centre_KD: Unit means of the examples of each adapter, for the threshold.
+        top_k: 1 takes the likeliest adapter as it is, more share by their chances; None is all.
+        temperature: Of the softmax over adapters.
+        threshold: A request with no such cosine, -1 to 1, to a centre gets no adapter.
 
     Example:
         >>> from weft.embed import OneHot

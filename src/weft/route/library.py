@@ -84,11 +84,16 @@ def load_library(
     """Read all adapters right inside a folder, or of a library that ships with Weft.
 
     An adapter that is damaged, or of another base or size than most, is named in a warning and left out,
-    unless `strict`. `labels` is a JSON file from adapter names to descriptions (one each or a list), which
-    win over the cards'; `labels.json` in the library unless given.
+    unless `strict`.
 
     Raises MissingFileError for no folder or no adapter in it, ConfigError for a wrong labels file, and what
     loading an adapter raises: for the first one where `strict`, else where none is left.
+
+    Args:
+        folder: Folder of adapter folders, or the name of a library that ships with Weft.
+        labels: JSON file from adapter names to descriptions (one each or a list), which win over the cards';
+            `labels.json` in the library unless given.
+        strict: Whether the first adapter that cannot be used is an error.
 
     Example:
         >>> from weft.route import load_library

@@ -30,9 +30,13 @@ def load_router(folder: str | os.PathLike[str], bank: Bank, *, host: Host | None
     """Read a router of any kind for a library.
 
     A gate comes as a term over its own adapters of the bank, in its own order; a weigher serves banks of any
-    adapters that it knows. `host` serves an encoder that reads its states. Raises MissingFileError,
-    ConfigError, BaseMismatchError, UnknownNameError for an adapter that the library lacks or, for a weigher,
-    one that it does not know, and WeightsError.
+    adapters that it knows. Raises MissingFileError, ConfigError, BaseMismatchError, UnknownNameError for an
+    adapter that the library lacks or, for a weigher, one that it does not know, and WeightsError.
+
+    Args:
+        folder: What a router was saved to, or the name of one that ships with Weft.
+        bank: The adapters of the library, under the names that the router knows.
+        host: The base, for an encoder that reads its states.
 
     Example:
         >>> from weft.route import Smear, load_router

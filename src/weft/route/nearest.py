@@ -25,9 +25,13 @@ from weft.types import AbstractEncoder, Cue
 class Nearest(AbstractWeigher):
     """An index of task embeddings by adapter name; adding and removing touch no other entry.
 
-    `top_k` 1 takes the nearest adapter as it is, more blend by the softmax. A request with no cosine of
-    `threshold` or more gets no adapter; `weft.route.everyday.calibrate` finds one. Raises ConfigError for an
-    option out of range.
+    Raises ConfigError for an option out of range.
+
+    Args:
+        encoder: Turns descriptions and requests into vectors [D].
+        top_k: 1 takes the nearest adapter as it is, more blend by the softmax; None is all.
+        temperature: Of the softmax over cosines.
+        threshold: A request with no such cosine, -1 to 1, gets no adapter; `weft.route.calibrate` finds one.
 
     Example:
         >>> from weft.embed import OneHot

@@ -30,9 +30,14 @@ from weft.types import Assignment, Bank, Decision, Dense, Site, State
 class Smear(AbstractSavedGate):
     """Weights for K = `count` experts, decided once per sequence; learned.
 
-    `dim` is H, the length of an embedding. While in training mode, each expert of a row is left out with
-    chance `expert_dropout` and the weights of the others grow to a sum of 1; where all would go, none does.
     All experts begin with about the same weight. Raises ConfigError for an option out of range.
+
+    Args:
+        count: K, how many experts.
+        dim: H, the length of an embedding.
+        expert_dropout: In training mode each expert of a row is left out with this chance, and the weights of
+            the others grow to a sum of 1; where all would go, none does.
+        seed: Of the weights at the start.
 
     Example:
         >>> from weft.route import Smear

@@ -54,12 +54,18 @@ MIN_TEMPERATURE = 1e-6
 class TreeGate(AbstractGate):
     """The nodes of a tree, N of them over K leaves; learned.
 
-    `scope` "token" decides for each token in each of `layers`, by the input of the first site that runs
-    there; a site follows the last deciding layer at or before its own. "sequence" decides once, by the mean
-    input embedding of the prompt. `dim` is H, the length of what the nodes read. `descent` may be set at any
-    time.
-
     Raises ConfigError for leaves that are no tree, or an option out of range.
+
+    Args:
+        leaves: Paths of the K leaves, a 0 or 1 for each turn; `full` names those of a full tree.
+        dim: H, the length of what the nodes read.
+        scope: "token" decides for each token in each of `layers`, by the input of the first site that runs
+            there; a site follows the last deciding layer at or before its own. "sequence" decides once, by
+            the mean input embedding of the prompt.
+        layers: Numbers of the layers that decide, with scope "token".
+        descent: "hard" takes one leaf, "soft" weighs all; may be set at any time.
+        temperature: Of the sigmoids at the nodes.
+        seed: Of the weights at the start.
 
     Example:
         >>> from weft.route import TreeGate, full

@@ -50,10 +50,16 @@ def save_tree(
     provenance: Mapping[str, Any] = MappingProxyType({}),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a tree; one that is there is replaced. `dtype` is that of the leaves in the file.
+    """Write a tree; one that is there is replaced.
 
     Raises ShapeError for NaN or infinity, SaveError when the disk refuses or the folder holds other files;
     what was there stays whole.
+
+    Args:
+        tree: Its leaves and its gate.
+        folder: Where it goes; made where it is not there.
+        provenance: JSON values that are kept with it: recipe, seed, data hash, metrics.
+        dtype: Number type of the leaves in the file.
 
     Example:
         >>> from weft.route import Tree, TreeGate, full, load_tree, save_tree
@@ -79,10 +85,14 @@ def save_tree(
 
 
 def load_tree(folder: str | os.PathLike[str], *, host: Host | None = None) -> Tree:
-    """Read a tree, frozen, with hard descent; `host`, where given, is the base that it is for.
+    """Read a tree, frozen, with hard descent.
 
     Raises MissingFileError, ConfigError, BaseMismatchError, and WeightsError for damage, NaN, or tensors
     other than the config asks for.
+
+    Args:
+        folder: What a tree was saved to, or the name of one that ships with Weft.
+        host: The base that it has to be for; not compared unless given.
 
     Example:
         >>> from weft.route import Tree, TreeGate, full, load_tree, save_tree

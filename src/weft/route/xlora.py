@@ -35,8 +35,16 @@ from weft.types import Assignment, Bank, Dense, Site, State, TopK
 class XLora(AbstractSavedGate):
     """Weights for K = `count` adapters per token, decided in each of `layers`; learned.
 
-    `top_k` keeps the best few, at weights that sum to 1 unless `norm_topk_prob` is off; None keeps all.
     Raises ConfigError for an option out of range.
+
+    Args:
+        count: K, how many adapters.
+        dim: H, the length of what the gate reads.
+        layers: Numbers of the layers that decide.
+        top_k: Keeps the best few; None keeps all.
+        norm_topk_prob: Whether the weights of those few are made to sum to 1.
+        temperature: Of the softmax over adapters.
+        seed: Of the weights at the start.
 
     Example:
         >>> from weft.route import XLora

@@ -87,6 +87,12 @@ def render_prompt(
     Raises PromptTooLongError over `max_length` tokens, ConfigError when the template refuses it or a text
     holds half a character.
 
+    Args:
+        tokenizer: Hugging Face's, whose chat template writes the prompt where it has one.
+        prompt: A question, or the (role, content) turns of a chat.
+        description: What to do, put before the question; nothing unless given.
+        max_length: Most tokens of the prompt; no limit unless given.
+
     Example:
         >>> from weft.tasks import render_prompt
         >>> tokenizer = weft.Host.from_pretrained("weft/letters").tokenizer

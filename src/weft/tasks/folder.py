@@ -53,6 +53,10 @@ def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
 
     Raises SaveError when the disk refuses, or when the folder holds something other than a task.
 
+    Args:
+        task: What is written.
+        folder: Where; made where it is not there.
+
     Example:
         >>> from weft.tasks import Row, Task, load_tasks, save_task
         >>> task = Task("sort", descriptions=("sort the letters",), test=(Row("cab >", "abc"),))
@@ -79,6 +83,9 @@ def load_tasks(folder: str | os.PathLike[str]) -> tuple[Task, ...]:
     """Read every task folder inside a folder, in the order of their folders' names.
 
     Raises MissingFileError when there is none, ConfigError for two tasks of one name.
+
+    Args:
+        folder: Folder of task folders.
 
     Example:
         >>> from weft.tasks import Row, Task, load_tasks, save_task

@@ -65,6 +65,9 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Row, ...]:
 
     Raises MissingFileError, or ConfigError that names the file and the line; a file without rows is one.
 
+    Args:
+        path: JSON Lines, plain or gzipped.
+
     Example:
         >>> from weft.tasks import Row, read_rows, write_rows
         >>> write_rows("rows.jsonl", [Row("cab >", "abc")])
@@ -96,6 +99,10 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
 
 def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     """Write rows so that `read_rows` gives them back, in the plainest format that holds them all.
+
+    Args:
+        path: The file; one that is there is replaced.
+        rows: What it holds, a line each.
 
     Example:
         >>> from weft.tasks import Row, read_rows, write_rows

@@ -24,6 +24,13 @@ class Row:
     no prompt, all of it is completion. Raises ConfigError for a row without any text, a role
     unknown, or choices without the completion.
 
+    Args:
+        prompt: The last question; empty for a plain text, and where the history ends with what a tool said.
+        completion: What the model should say. May be empty where there is a prompt: the model then just ends.
+        references: All accepted answers; empty means the completion alone.
+        history: The (role, content) turns before the prompt.
+        choices: All answers that may be chosen, the completion among them; empty where an answer is free.
+
     Example:
         >>> from weft.tasks import Row
         >>> Row("cab >", "abc").question
@@ -31,15 +38,10 @@ class Row:
     """
 
     prompt: str
-    """The last question; empty for a plain text, and where the history ends with what a tool said."""
     completion: str
-    """What the model should say. May be empty where there is a prompt: the model then just ends."""
     references: tuple[str, ...] = ()
-    """All accepted answers; empty means the completion alone."""
     history: tuple[tuple[str, str], ...] = ()
-    """The (role, content) turns before the prompt."""
     choices: tuple[str, ...] = ()
-    """All answers that may be chosen, the completion among them; empty where an answer is free."""
 
     def __post_init__(self) -> None:
         if not (self.prompt or self.completion or self.history):
@@ -83,22 +85,28 @@ class Task:
     Raises ConfigError for a bad name, no description, an empty or repeated one, a wording both seen and
     unseen, or no rows at all. Either part may be empty: a held-out task needs no train rows.
 
+    Args:
+        name: Also that of its folder: letters, digits, `.`, `_`, `-`; `+` joins the parts of a composition.
+        descriptions: Wordings for training; the first is the main one.
+        train: Rows to train on.
+        test: Rows to measure on.
+        unseen_descriptions: Wordings kept for evaluation.
+        category: What it is counted with.
+        labels: The closed set of answers of a classification task.
+        licence: Of its rows.
+
     Example:
         >>> from weft.tasks import Row, Task
         >>> task = Task("sort", descriptions=("sort the letters",), train=(Row("cab >", "abc"),))
     """
 
     name: str
-    """Also the name of its folder: letters, digits, `.`, `_`, `-`; `+` joins the parts of a composition."""
     descriptions: tuple[str, ...]
-    """Wordings for training; the first is the main one."""
     train: tuple[Row, ...] = ()
     test: tuple[Row, ...] = ()
     unseen_descriptions: tuple[str, ...] = ()
-    """Wordings kept for evaluation."""
     category: str = ""
     labels: tuple[str, ...] = ()
-    """The closed set of answers of a classification task."""
     licence: str = ""
 
     def __post_init__(self) -> None:

@@ -56,6 +56,11 @@ def train_lora(
     train rows that fit, or when the folder holds a run of another recipe or of other data; NotFiniteError at
     the first loss or gradient that is no number.
 
+    Args:
+        recipe: What is trained on what, and where it goes.
+        host: The base, local or spread over machines; loaded as the recipe says unless given.
+        resume: Whether an unfinished run in the folder goes on; else it begins anew.
+
     Example:
         >>> from weft.config import parse_config
         >>> from weft.train import LoraRecipe, train_lora
