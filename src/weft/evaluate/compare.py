@@ -26,7 +26,7 @@ from weft.evaluate.report import SplitReport
 from weft.evaluate.scorer import Scorer
 from weft.evaluate.summary import by_task, summarise
 from weft.evaluate.wordings import draw_wordings
-from weft.host import Host
+from weft.rows import AbstractHost
 from weft.tasks import Task, hash_tasks, shuffled
 from weft.types import AbstractHyperNetwork, Adapter
 
@@ -34,7 +34,7 @@ _MOST_COSINES = 128  # adapters whose pairs are compared; memory grows with thei
 
 
 def compare(
-    host: Host,
+    host: AbstractHost,
     splits: Mapping[str, Sequence[Task]],
     *,
     hypernetworks: Sequence[AbstractHyperNetwork] = (),

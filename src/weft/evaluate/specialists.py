@@ -17,6 +17,7 @@ from weft.evaluate.answer import answer_questions, ask
 from weft.evaluate.metrics import exact_match, loss
 from weft.files import resolve
 from weft.host import Host, fitted
+from weft.rows import AbstractHost
 from weft.tasks import Row, Task
 from weft.tasks.source import Source, load_split
 from weft.types import Adapter, Bank, Description, Mixture
@@ -43,7 +44,7 @@ class Specialists:
 
 
 def load_specialists(
-    folder: str | os.PathLike[str], data: Source, host: Host, split: str = "train"
+    folder: str | os.PathLike[str], data: Source, host: AbstractHost, split: str = "train"
 ) -> Specialists:
     """The adapters in a folder that are named as tasks of a split, in the split's order.
 
@@ -57,7 +58,9 @@ def load_specialists(
     return Specialists(tuple(t for t in tasks if t.name in adapters), tuple(adapters.values()))
 
 
-def load_by_task(folder: str | os.PathLike[str], tasks: Sequence[Task], host: Host) -> dict[str, Adapter]:
+def load_by_task(
+    folder: str | os.PathLike[str], tasks: Sequence[Task], host: AbstractHost
+) -> dict[str, Adapter]:
     """The adapters in a folder that are named as these tasks, by name and in their order.
 
     Raises MissingFileError for a folder that is not there, and what `load_for` raises.
@@ -69,7 +72,7 @@ def load_by_task(folder: str | os.PathLike[str], tasks: Sequence[Task], host: Ho
     return {name: load_for(host, found / name) for name in there}
 
 
-def load_for(host: Host, folder: str | os.PathLike[str]) -> Adapter:
+def load_for(host: AbstractHost, folder: str | os.PathLike[str]) -> Adapter:
     """An adapter that fits a host. Raises what loading it and `check_fits` raise."""
     return fitted(load(folder, base=host.fingerprint), host)
 

@@ -24,6 +24,7 @@ from weft.embed import Cached, EncoderConfig, build_encoder
 from weft.errors import ConfigError
 from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.source import Data, load_split
 from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
@@ -124,7 +125,7 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
 
 
 def _backward(
-    host: Host,
+    host: AbstractHost,
     blend: Blend,
     bank: Bank,
     groups: Sequence[_Group],
@@ -154,7 +155,7 @@ def _backward(
 
 @torch.no_grad()
 def measure(
-    host: Host, blend: Blend, bank: Bank, groups: Sequence[_Group], *, tokens: int
+    host: AbstractHost, blend: Blend, bank: Bank, groups: Sequence[_Group], *, tokens: int
 ) -> dict[str, float]:
     """What a blend reaches on rows, and how it chooses.
 
@@ -216,7 +217,7 @@ def _choose(recipe: BlendRecipe, library: Library) -> list[Task]:
 
 
 def _rows(
-    recipe: BlendRecipe, host: Host, tasks: Sequence[Task], bank: Bank
+    recipe: BlendRecipe, host: AbstractHost, tasks: Sequence[Task], bank: Bank
 ) -> tuple[Callable[[int], list[_Group]], list[_Group]]:
     """The groups of a step, by its number, and those to measure on, in wordings not trained on."""
     longest = recipe.max_length or host.window or sys.maxsize
@@ -254,5 +255,5 @@ def _rows(
     return draw_groups, test
 
 
-def _tokens(host: Host, recipe: BlendRecipe) -> int:
+def _tokens(host: AbstractHost, recipe: BlendRecipe) -> int:
     return recipe.tokens_per_forward or (2048 if host.device.type == "cpu" else 16384)

@@ -30,6 +30,7 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.reading import read_lines
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
@@ -163,7 +164,7 @@ def _samplers(recipe: ContextRecipe, tasks: Sequence[Task], shares: dict[str, in
     )
 
 
-def encode_texts(host: Host, config: PassagesConfig) -> Tensor:
+def encode_texts(host: AbstractHost, config: PassagesConfig) -> Tensor:
     """The first tokens of texts, one after another. Raises ConfigError for less than one passage."""
     ids: list[int] = []
     for name in config.texts:

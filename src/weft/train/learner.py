@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from weft.host import Host
+from weft.rows import AbstractHost
 from weft.tasks import Encoded
 from weft.train.learned import LearnedBank, backward
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
@@ -70,7 +70,7 @@ class Learner:
 class BankLearner:
     """A learned bank in a training without a run: it keeps no checkpoint and logs nothing."""
 
-    def __init__(self, host: Host, bank: LearnedBank, config: OptimizerConfig, *, steps: int) -> None:
+    def __init__(self, host: AbstractHost, bank: LearnedBank, config: OptimizerConfig, *, steps: int) -> None:
         self.host, self.bank, self.config = host, bank, config
         [self.optimizer] = build_optimizers(config, bank.named_parameters())
         [self.scheduler] = build_schedulers(config, [self.optimizer], steps)

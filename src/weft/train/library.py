@@ -32,6 +32,7 @@ from weft.errors import ConfigError, NotFiniteError
 from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
 from weft.host import Host, short_names
 from weft.plain import plain
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, draw_rows, fit_task, hash_tasks, render
 from weft.tasks.source import Data, load_splits
 from weft.train.best import Best
@@ -216,7 +217,7 @@ def _save(
     save(bank.adapter(k, base=host.fingerprint, provenance=provenance, dtype=dtype), folder / bank.names[k])
 
 
-def _write_index(folder: Path, recipe: LibraryRecipe, host: Host, done: dict[str, Any]) -> None:
+def _write_index(folder: Path, recipe: LibraryRecipe, host: AbstractHost, done: dict[str, Any]) -> None:
     index = {"base": host.fingerprint, "base_model": recipe.base, "rank": recipe.r, "tasks": done}
     replace_file(folder / INDEX, to_json(index))
 
@@ -242,7 +243,7 @@ def _choose(recipe: LibraryRecipe) -> list[Task]:
     return list(tasks.values())
 
 
-def _ready(task: Task, host: Host, recipe: LibraryRecipe) -> _Ready | None:
+def _ready(task: Task, host: AbstractHost, recipe: LibraryRecipe) -> _Ready | None:
     """The task as token ids; None where rows to train on, to stop by or to test on lack."""
     longest = recipe.max_length or host.window or sys.maxsize
     fitting, _ = fit_task(host.tokenizer, task, max_length=longest)
@@ -257,7 +258,7 @@ def _ready(task: Task, host: Host, recipe: LibraryRecipe) -> _Ready | None:
 
 
 def _score(
-    host: Host, bank: LearnedBank, k: int, rows: Sequence[Encoded], recipe: LibraryRecipe
+    host: AbstractHost, bank: LearnedBank, k: int, rows: Sequence[Encoded], recipe: LibraryRecipe
 ) -> tuple[float, float]:
     return score(host, bank.part(k, k + 1), rows, tokens=recipe.tokens_per_forward)
 

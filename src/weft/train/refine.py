@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from weft.errors import NotFiniteError
-from weft.host import Host
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, draw_rows
 from weft.train.best import Best
 from weft.train.learned import LearnedBank, score
@@ -41,7 +41,7 @@ class Refined(NamedTuple):
 
 
 def refine(
-    host: Host,
+    host: AbstractHost,
     start: Adapter | None,
     rows: Sequence[Encoded],
     held_out: Sequence[Encoded],
@@ -86,7 +86,7 @@ def refine(
     return Refined(adapter, before, best.losses[0], done, best.steps[0])
 
 
-def _bank(host: Host, start: Adapter | None, name: str, *, r: int, seed: int) -> LearnedBank:
+def _bank(host: AbstractHost, start: Adapter | None, name: str, *, r: int, seed: int) -> LearnedBank:
     """The adapter as learned parameters; one scaling for all sites, the rest of each goes into its B."""
     if start is None:
         return LearnedBank(host.sites, [name], r=r, scaling=2.0, seed=seed)
@@ -99,5 +99,5 @@ def _bank(host: Host, start: Adapter | None, name: str, *, r: int, seed: int) ->
     return bank
 
 
-def _loss(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> float:
+def _loss(host: AbstractHost, bank: LearnedBank, rows: Sequence[Encoded]) -> float:
     return score(host, bank.part(0, 1), rows, tokens=_TOKENS)[0]

@@ -19,6 +19,7 @@ from weft.route.layers import by_layer, layers_of
 from weft.route.learn import learn
 from weft.route.library import select
 from weft.route.lorahub import search
+from weft.rows import AbstractHost
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render
 from weft.types import AbstractGate, Bank, Mixture, Term
 
@@ -73,7 +74,13 @@ def learn_gates(
 
 
 def lorahub_weights(
-    options: LoraHub, host: Host, library: Specialists, tasks: int, bank: Bank, examples: int, seed: int
+    options: LoraHub,
+    host: AbstractHost,
+    library: Specialists,
+    tasks: int,
+    bank: Bank,
+    examples: int,
+    seed: int,
 ) -> Float[Tensor, "T K"]:
     """The weights that LoraHub finds for every asking task on a few of its train rows."""
     weight_TK = torch.zeros(tasks, len(bank))
@@ -95,7 +102,13 @@ def lorahub_weights(
 
 
 def layer_weights(
-    options: LayerTraining, host: Host, library: Specialists, tasks: int, bank: Bank, examples: int, seed: int
+    options: LayerTraining,
+    host: AbstractHost,
+    library: Specialists,
+    tasks: int,
+    bank: Bank,
+    examples: int,
+    seed: int,
 ) -> Float[Tensor, "T L K"]:
     """Free weights per layer, learned for every asking task on a few of its train rows, all in one forward.
 
@@ -134,7 +147,7 @@ def _draw(
     return [t, *others[: candidates - 1]], [rows[int(chance.random() * len(rows))] for _ in range(examples)]
 
 
-def _step(host: Host, library: Specialists, tasks: int, step: int) -> Batch:
+def _step(host: AbstractHost, library: Specialists, tasks: int, step: int) -> Batch:
     encoded: list[Encoded] = []
     for t, task in enumerate(library.tasks[:tasks]):
         if not task.train:
@@ -146,11 +159,11 @@ def _step(host: Host, library: Specialists, tasks: int, step: int) -> Batch:
     return _collate(host, encoded)
 
 
-def _collate(host: Host, encoded: Sequence[Encoded]) -> Batch:
+def _collate(host: AbstractHost, encoded: Sequence[Encoded]) -> Batch:
     return collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
 
 
-def _loss(host: Host, mixture: Mixture, batch: Batch) -> Float[Tensor, " B"]:
+def _loss(host: AbstractHost, mixture: Mixture, batch: Batch) -> Float[Tensor, " B"]:
     """Nats per answer token of every row, with gradient."""
     ids_BT, mask_BT, labels_BT = (tensor.to(host.device) for tensor in batch)
     nll_B = nll(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)

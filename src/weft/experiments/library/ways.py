@@ -21,6 +21,7 @@ from weft.route import Arrow, Classifier, Nearest, Spectr, load_tree
 from weft.route.layers import by_layer
 from weft.route.load import load_router
 from weft.route.weigh import AbstractWeigher
+from weft.rows import AbstractHost
 from weft.tasks import collate, render, render_prompt
 from weft.types import (
     UNDECIDED,
@@ -132,7 +133,7 @@ def spread(bank: Bank, weight_TK: Float[Tensor, "T K"], each: int) -> Mixture:
     return Mixture.dense(bank, weight_TK.to(like).repeat_interleave(each, 0))
 
 
-def best_single(host: Host, library: Specialists, tasks: int) -> int:
+def best_single(host: AbstractHost, library: Specialists, tasks: int) -> int:
     """The adapter with the least mean loss over train rows of all asking tasks.
 
     Raises ConfigError for tasks without train rows.
@@ -232,7 +233,7 @@ def _routers(
     return made, gates
 
 
-def _singles(recipe: RoutingRecipe, host: Host) -> list[tuple[str, Adapter, bool]]:
+def _singles(recipe: RoutingRecipe, host: AbstractHost) -> list[tuple[str, Adapter, bool]]:
     return [(name, load_for(host, one.path), one.described) for name, one in recipe.singles.items()]
 
 

@@ -15,7 +15,7 @@ from weft.errors import ConfigError
 from weft.experiments.zero_shot.recipe import Cost
 from weft.host import Host
 from weft.hyper import HyperNetwork
-from weft.rows import Share
+from weft.rows import AbstractHost, Share
 from weft.tasks import Row, Task, render
 from weft.types import Description, Mixture
 
@@ -85,7 +85,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _step(host: Host, share: Share, cost: Cost) -> float:
+def _step(host: AbstractHost, share: Share, cost: Cost) -> float:
     cache = host.new_cache()
     host.hold(share)
     try:

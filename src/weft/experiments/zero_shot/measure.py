@@ -20,6 +20,7 @@ from weft.experiments.zero_shot.steps import Curve, choose, train_both
 from weft.files import nearest, read_json, replace_file, resolve, to_json
 from weft.host import Host
 from weft.hyper import HyperNetwork
+from weft.rows import AbstractHost
 from weft.saved import WEIGHTS
 from weft.tasks import Task, hash_tasks
 from weft.tasks.source import load_splits
@@ -80,7 +81,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
 
 
 def _accuracy(
-    recipe: ZeroShotRecipe, host: Host, hyper: HyperNetwork, name: str, tasks: tuple[Task, ...]
+    recipe: ZeroShotRecipe, host: AbstractHost, hyper: HyperNetwork, name: str, tasks: tuple[Task, ...]
 ) -> SplitReport:
     assert recipe.accuracy is not None
     options = recipe.accuracy.model_dump(exclude={"splits"})

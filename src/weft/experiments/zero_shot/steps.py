@@ -16,8 +16,8 @@ import torch
 
 from weft.errors import ConfigError
 from weft.experiments.zero_shot.recipe import Steps
-from weft.host import Host
 from weft.hyper import HyperNetwork
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, draw_rows, render
 from weft.train.learned import LearnedBank, score
 from weft.train.learner import BankLearner
@@ -54,7 +54,7 @@ def choose(splits: Sequence[Sequence[Task]], count: int) -> list[Task]:
     return turns[:count]
 
 
-def train_both(host: Host, hyper: HyperNetwork, task: Task, steps: Steps, *, seed: int) -> Curve:
+def train_both(host: AbstractHost, hyper: HyperNetwork, task: Task, steps: Steps, *, seed: int) -> Curve:
     """Train one function from both starts; the description is an unseen wording of it.
 
     Raises ConfigError for a task without train or test rows.
@@ -104,6 +104,6 @@ def _bank(made: Adapter, name: str, seed: int) -> LearnedBank:
     return bank
 
 
-def _losses(host: Host, bank: LearnedBank, rows: Sequence[Encoded]) -> tuple[float, float]:
+def _losses(host: AbstractHost, bank: LearnedBank, rows: Sequence[Encoded]) -> tuple[float, float]:
     zero, generated = (score(host, bank.part(k, k + 1), rows, tokens=_TOKENS)[0] for k in (0, 1))
     return zero, generated

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.errors import ConfigError
-from weft.host import Host
+from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, TaskSampler, row_encoder
 from weft.tasks.source import load_split, load_texts
 from weft.train.tree.recipe import TreeRecipe
@@ -29,7 +29,7 @@ def choose_tasks(recipe: TreeRecipe) -> list[Task]:
 
 
 def tree_rows(
-    recipe: TreeRecipe, host: Host, tasks: Sequence[Task]
+    recipe: TreeRecipe, host: AbstractHost, tasks: Sequence[Task]
 ) -> tuple[Callable[[int], Groups], Groups]:
     """The groups of rows of a step, by its number, and those to measure on.
 
@@ -88,7 +88,7 @@ def alone(groups: Groups) -> Groups:
     return [[row] for group in groups for row in group]
 
 
-def _text(recipe: TreeRecipe, host: Host, longest: int) -> Tensor:
+def _text(recipe: TreeRecipe, host: AbstractHost, longest: int) -> Tensor:
     """The plain texts of the source as token ids, each with its end, in stretches [S, L]."""
     if recipe.text_length > longest:
         raise ConfigError(f"text_length is {recipe.text_length}, the base reads at most {longest} tokens")
