@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from weft.host import Host
 from weft.tasks import Encoded, collate
-from weft.train.learned import LearnedBank, backward
+from weft.train.learned_bank import LearnedBank, backward
 from weft.train.memory import keep_freed_memory
 
 TASKS, STEPS = 32, 2

@@ -20,7 +20,7 @@ from weft.experiments.zero_shot.steps import Curve, choose, summary, train_both
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.tasks import load_tasks, render
-from weft.train.learned import score
+from weft.train.learned_bank import score
 from weft.types import Bank
 
 

@@ -12,8 +12,8 @@ from weft.config import parse_config
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host import Host
 from weft.tasks import Encoded
-from weft.train.answers import answer
-from weft.train.learned import LearnedBank
+from weft.train.answer_logits import answer_logits
+from weft.train.learned_bank import LearnedBank
 from weft.train.packing import pack
 from weft.types import Bank, Mixture, Term
 
@@ -37,7 +37,7 @@ def gradients(host, at_loss=None):
     """Loss and gradients of three adapters, one a line."""
     bank = make_bank(host.sites, 3, 4)
     leaves = [t.requires_grad_() for t in (*bank.a.values(), *bank.b.values())]
-    said = answer(host, Mixture.rows(bank, [0, 1, 2]), packed())
+    said = answer_logits(host, Mixture.rows(bank, [0, 1, 2]), packed())
     loss = torch.nn.functional.cross_entropy(said.logits_NV, said.targets_N)
     if at_loss is not None:
         loss.register_hook(at_loss)

@@ -13,7 +13,7 @@ from weft.adapters import load
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import load_tasks, render
-from weft.train.learned import score
+from weft.train.learned_bank import score
 from weft.train.library import LibraryRecipe, train_library
 from weft.types import Bank
 

@@ -15,7 +15,7 @@ from weft.errors import ConfigError, UnknownNameError, WeftError
 from weft.host import Host
 from weft.tasks import Row, Task, TaskSampler, collate, load_task, load_tasks, render, save_task
 from weft.train import train_lora
-from weft.train.learned import LearnedBank, backward
+from weft.train.learned_bank import LearnedBank, backward
 from weft.types import Adapter, Mixture
 
 

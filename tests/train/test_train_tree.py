@@ -18,10 +18,10 @@ from weft.route import load_tree
 from weft.route.tree import Descent
 from weft.route.tree_losses import balance, hardening, uneven_turns
 from weft.tasks import load_tasks, render
-from weft.train.answers import split_rows
+from weft.train.answer_logits import split_rows
 from weft.train.tree import TreeRecipe, train_tree
 from weft.train.tree.forwards import answer_under, heard, measure, watch
-from weft.train.tree.learned import Learned, learned_tree
+from weft.train.tree.learned_tree import LearnedTree, learned_tree
 from weft.train.tree.loop import _backward, _schedule, _start_evenly
 from weft.train.tree.rows import choose_tasks, tree_rows
 
@@ -59,7 +59,7 @@ SCOPES: list[dict[str, Any]] = [
 ]
 
 
-def warmed(recipe: TreeRecipe, host: Host) -> Learned:
+def warmed(recipe: TreeRecipe, host: Host) -> LearnedTree:
     """What is trained, away from B = 0, where all leaves are alike."""
     learned = learned_tree(recipe, host)
     rng = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 
 from weft.host.pool import Pool
 from weft.host.share import join
-from weft.host.span import Acting, Factors, Plans
+from weft.host.span import Acting, Plans, StackedFactors
 from weft.rows import Share
 from weft.types import AbstractGate, Bank, State
 
@@ -33,7 +33,7 @@ class Batch:
 class Batches:
     """The latest batches. `checked` gives the factors of a bank that fits the host, or raises."""
 
-    def __init__(self, checked: Callable[[Bank], Factors]) -> None:
+    def __init__(self, checked: Callable[[Bank], StackedFactors]) -> None:
         self._checked = checked
         self._kept: OrderedDict[tuple[int, ...], Batch] = OrderedDict()
 

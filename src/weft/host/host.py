@@ -35,7 +35,7 @@ from weft.host.dropout import Dropout
 from weft.host.load import load_model
 from weft.host.pool import Pool
 from weft.host.sites import ALL_LINEAR, sites_of
-from weft.host.span import Acting, Factors, Span, add_mixture
+from weft.host.span import Acting, Span, StackedFactors, add_mixture
 from weft.rows import AbstractCache, AbstractHost, Share, Stepped
 from weft.types import AbstractGate, Bank, Mixture, State
 
@@ -89,7 +89,7 @@ class Host(AbstractHost):
         self.sites = sites_of(module, target_modules)
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
         self._span: ContextVar[Span | None] = ContextVar("weft_span", default=None)
-        self._factors: WeakKeyDictionary[Bank, Factors] = WeakKeyDictionary()
+        self._factors: WeakKeyDictionary[Bank, StackedFactors] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[Any, _Prompt] = WeakKeyDictionary()
         self._pool: Pool | None = None
         self._compiled: CompiledStep | None = None
@@ -385,7 +385,7 @@ class Host(AbstractHost):
         terms = tuple(Acting(term, self._checked(term.bank)) for term in mixture.terms)
         return Span(terms, dict(states or {}), rows, columns, past)
 
-    def _checked(self, bank: Bank) -> Factors:
+    def _checked(self, bank: Bank) -> StackedFactors:
         """The factors of a bank that fits; looked at once per bank."""
         if bank not in self._factors:
             if bank.base and bank.base != self.fingerprint:

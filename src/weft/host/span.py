@@ -18,7 +18,7 @@ from weft.host.plan import Plan, contribution, make_plan
 from weft.host.share import SideBySide
 from weft.types import UNDECIDED, AbstractGate, Assignment, Dense, Rows, Site, State, Term, Tokens, TopK
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
+StackedFactors = Mapping[str, tuple[Tensor, Tensor]]
 """Module path -> (a_KRI, b_KOR) of one bank."""
 
 Plans = dict[tuple[Assignment, int, int], Plan]
@@ -30,7 +30,7 @@ class Acting:
     """One term in force."""
 
     term: Term
-    factors: Factors
+    factors: StackedFactors
     rows_N: Tensor | None = None
     """The rows of the batch that it speaks of; None for all."""
     decode: SideBySide | None = None

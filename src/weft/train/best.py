@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from weft.files import replace_file, to_json
 from weft.reading import read_json
-from weft.train.learned import LearnedBank
+from weft.train.learned_bank import LearnedBank
 
 _WEIGHTS, _LOSSES = "best.safetensors", "best.json"
 

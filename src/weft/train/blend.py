@@ -27,7 +27,7 @@ from weft.route import Blend, Library, load_library
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.source import Data, load_split
-from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.answer_logits import answer_logits, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.train.learner import Learner
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
@@ -143,7 +143,7 @@ def _backward(
     for packed, start, end, index_B in forwards:
         mixture = _mixture(bank, given_GK[start:end], index_B)
         with accelerator.autocast():
-            said = answer(host, mixture, packed)
+            said = answer_logits(host, mixture, packed)
             part = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
         accelerator.backward(part)
         loss += part.detach()
@@ -169,7 +169,7 @@ def measure(
         [group.rows for group in groups], tokens=tokens, pad_id=pad_id(host)
     ):
         mixture = _mixture(bank, weight_GK[start:end], index_B)
-        said, plain = answer(host, mixture, packed), answer(host, None, packed)
+        said, plain = answer_logits(host, mixture, packed), answer_logits(host, None, packed)
         loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
         base += float(F.cross_entropy(plain.logits_NV.float(), plain.targets_N, reduction="sum"))
         places += len(said.targets_N)

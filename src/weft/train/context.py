@@ -34,7 +34,7 @@ from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
 from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer, pad_id
+from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.learner import Learner
 from weft.train.packing import pack
 from weft.train.recipe import AbstractRecipe, load_base, provenance
@@ -234,19 +234,21 @@ def _loss(
     host, pad = network.host, pad_id(network.host)
     bank = adapters_of(network, lessons)
     mixture = Mixture.rows(bank, range(len(lessons)))
-    said = answer(host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False))
+    said = answer_logits(
+        host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False)
+    )
     log_NV = F.log_softmax(said.logits_NV.float(), -1)
     parts: dict[str, Tensor] = {}
     if recipe.distillation:
         with torch.no_grad():
-            told = answer(host, None, pack([list(one.told) for one in lessons], pad_id=pad))
+            told = answer_logits(host, None, pack([list(one.told) for one in lessons], pad_id=pad))
             p_Nk, index_Nk = told.logits_NV.float().softmax(-1).topk(min(recipe.top_k, log_NV.shape[1]))
         parts["distillation"] = -(p_Nk * log_NV.gather(1, index_Nk)).sum(1).mean()
     if recipe.completion:
         parts["completion"] = F.nll_loss(log_NV, said.targets_N)
     if recipe.reconstruction:
         whole = [[Encoded([], [i for chunk in one.chunks for i in chunk])] for one in lessons]
-        again = answer(host, mixture, pack(whole, pad_id=pad, share_prefix=False))
+        again = answer_logits(host, mixture, pack(whole, pad_id=pad, share_prefix=False))
         parts["reconstruction"] = F.cross_entropy(again.logits_NV.float(), again.targets_N)
     loss = torch.stack([getattr(recipe, name) * part for name, part in parts.items()]).sum()
     return loss, {name: part.item() for name, part in parts.items()}
@@ -270,7 +272,7 @@ def recall(network: ContextNetwork, tasks: Sequence[Task], *, batch: int = 64) -
         for name, shift in (("", 0), ("other", 1)):
             for place, lesson in enumerate(lessons):
                 packed = pack([list(lesson.asked)], pad_id=pad, share_prefix=False)
-                said = answer(host, Mixture.rows(bank, [(place + shift) % len(lessons)]), packed)
+                said = answer_logits(host, Mixture.rows(bank, [(place + shift) % len(lessons)]), packed)
                 correct, count = packed.count_right(said.logits_NV, said.targets_N)
                 for key in [name] if name else ["right", f"right/{group[place].category}"]:
                     seen = right.setdefault(key, [0, 0])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from weft.host import Host
-from weft.train.answers import answer, language_model
+from weft.train.answer_logits import answer_logits, language_model
 from weft.train.packing import Packed
 
 _KEPT = 34
@@ -26,7 +26,7 @@ def forecast(
     """
     started = time.perf_counter()
     for packed in packs:
-        answer(host, None, packed)
+        answer_logits(host, None, packed)
     seconds = 3 * batches * (time.perf_counter() - started)
     tokens = batches * sum(packed.ids_BT.numel() for packed in packs)
     config = language_model(host).config.get_text_config()

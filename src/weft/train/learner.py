@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weft.rows import AbstractHost
 from weft.tasks import Encoded
-from weft.train.learned import LearnedBank, backward
+from weft.train.learned_bank import LearnedBank, backward
 from weft.train.optimizer import OptimizerConfig, build_optimizers, build_schedulers
 from weft.train.run import Run
 

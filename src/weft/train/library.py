@@ -37,7 +37,7 @@ from weft.tasks import Encoded, Task, draw_rows, fit_task, hash_tasks, render
 from weft.tasks.source import Data, load_splits
 from weft.train.best import Best
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
-from weft.train.learned import LearnedBank, score
+from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import BaseConfig, load_base

@@ -34,7 +34,7 @@ from weft.tasks import Encoded, Row, Task, TaskSampler, fit_task, hash_tasks, ro
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
 from weft.train.best import Best
-from weft.train.learned import LearnedBank, backward, score
+from weft.train.learned_bank import LearnedBank, backward, score
 from weft.train.learner import Learner
 from weft.train.lora_recipe import LoraRecipe
 from weft.train.recipe import load_base, provenance

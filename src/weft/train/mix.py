@@ -29,7 +29,7 @@ from weft.route.library import select
 from weft.route.mix import Mix, MixConfig, mixed, sizes
 from weft.tasks.letters.recalls import Recall, draw_recall
 from weft.tasks.letters.world import World
-from weft.train.answers import language_model
+from weft.train.answer_logits import language_model
 from weft.train.learner import Learner
 from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import AbstractRecipe, load_base, provenance

@@ -10,7 +10,7 @@ from weft.config import Config
 from weft.embed import EncoderConfig
 from weft.host import Host
 from weft.hyper import T2LConfig
-from weft.train.answers import language_model
+from weft.train.answer_logits import language_model
 from weft.train.optimizer import OptimizerConfig
 from weft.train.run import RunConfig
 

@@ -17,7 +17,7 @@ from weft.errors import NotFiniteError
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, draw_rows
 from weft.train.best import Best
-from weft.train.learned import LearnedBank, score
+from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
 from weft.types import Adapter

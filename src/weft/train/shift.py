@@ -29,7 +29,7 @@ from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
 from weft.route import load_library
 from weft.tasks.letters.streams import LetterStreams
-from weft.train.answers import language_model
+from weft.train.answer_logits import language_model
 from weft.train.learner import Learner
 from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import AbstractRecipe, load_base, provenance

@@ -26,7 +26,7 @@ from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig
 from weft.hyper.stack import build_network
 from weft.tasks import hash_tasks, samplers_by_category
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer
+from weft.train.answer_logits import answer_logits
 from weft.train.learner import Learner
 from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import Packed
@@ -151,7 +151,7 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
 def _losses(hyper: HyperNetwork, e_BD: Tensor, packed: Packed, host: Host, depth: int) -> Tensor:
     """Mean loss of each cue's answer tokens at a depth, in nats: [B]."""
     bank = hyper.generate(e_BD, levels=depth)
-    said = answer(host, Mixture.rows(bank, range(len(bank))), packed)
+    said = answer_logits(host, Mixture.rows(bank, range(len(bank))), packed)
     loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
     return mean_by_line(loss_N, said.line_N, len(bank))
 

@@ -11,7 +11,7 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.tasks import Draw, Row, Task, render
-from weft.train.answers import answer, pad_id
+from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.cues import CueConfig, make_cue
 from weft.train.packing import Packed, pack
 from weft.types import Bank, Mixture
@@ -45,11 +45,11 @@ def loss(
     Both are means over tasks of the mean over a task's answer tokens. Raises ConfigError for a template that
     writes answers otherwise behind a description, where that distance is asked for.
     """
-    said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
+    said = answer_logits(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
     loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
     if kl_weight:
         with torch.no_grad():
-            prompted = answer(host, None, pack_draws(host, draws, described=True))
+            prompted = answer_logits(host, None, pack_draws(host, draws, described=True))
         if not torch.equal(prompted.targets_N, said.targets_N):
             raise ConfigError("the template writes answers otherwise behind a description; use kl_weight 0")
         ours_NV = said.logits_NV.float().log_softmax(-1)
@@ -108,7 +108,7 @@ def steering(
             bank = hyper.generate(cues)
             told = [texts[i] if described else None for i in chunk]
             packed = pack_rows(host, [tasks[i].test[:rows] for i in chunk], told)
-            said = answer(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
+            said = answer_logits(host, Mixture.rows(_on(host, bank), range(len(bank))), packed)
             correct, count = packed.count_right(said.logits_NV, said.targets_N)
             right, total = right + correct, total + count
             loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")

@@ -21,7 +21,7 @@ from weft.host import Host
 from weft.hyper.shift import Acting, Shift
 from weft.hyper.shift_controller import NEGLIGIBLE
 from weft.tasks.streams import Stream
-from weft.train.answers import language_model
+from weft.train.answer_logits import language_model
 from weft.types import Bank, Dense, Mixture, Rows, Term
 
 

@@ -20,7 +20,7 @@ from weft.hyper import ContextNetwork, WindowController
 from weft.rows import Request
 from weft.tasks import Encoded, Row, Task, render
 from weft.tasks.facts.documents import document_task
-from weft.train.answers import answer, pad_id
+from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.packing import pack
 from weft.types import Adapter, Bank, Mixture
 
@@ -181,7 +181,7 @@ def _share(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequen
     for place, of_one in enumerate(rows):
         packed = pack([list(of_one)], pad_id=pad_id(host))
         mixture = None if adapters is None else Mixture.of(adapters[place])
-        said = answer(host, mixture, packed)
+        said = answer_logits(host, mixture, packed)
         correct, count = packed.count_right(said.logits_NV, said.targets_N)
         right, total = right + correct, total + count
     return right / max(total, 1)

@@ -20,7 +20,7 @@ from weft.host import Host
 from weft.hyper import HyperNetwork, Stack
 from weft.tasks import Task
 from weft.tasks.source import Source, load_splits
-from weft.train.answers import answer
+from weft.train.answer_logits import answer_logits
 from weft.train.steering import pack_rows
 from weft.types import Description, Mixture
 
@@ -107,7 +107,7 @@ def _answers(host: Host, hyper: HyperNetwork, tasks: list[Task], levels: int | N
                 hyper.generate(e_BD, levels=depth)
             cost[depth] = counter.get_total_flops()
         packed = pack_rows(host, [task.test[:rows]], [None])
-        told = answer(host, Mixture.rows(bank, [0]), packed)
+        told = answer_logits(host, Mixture.rows(bank, [0]), packed)
         correct, count = packed.count_right(told.logits_NV, told.targets_N)
         said.append(Said(correct / count, depth, cost[depth]))
     return said

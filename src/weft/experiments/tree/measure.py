@@ -33,7 +33,7 @@ from weft.route import Smear, TreeGate, XLora
 from weft.train.recipe import load_base
 from weft.train.run import Run
 from weft.train.tree import TreeRecipe
-from weft.train.tree.learned import Learned, deciding, learned_tree, width
+from weft.train.tree.learned_tree import LearnedTree, deciding, learned_tree, width
 from weft.train.tree.loop import fit
 from weft.train.tree.rows import Groups, alone, choose_tasks, tree_rows
 from weft.types import AbstractGate
@@ -173,7 +173,7 @@ def _changed(recipe: TreeRecipe, folder: str, seed: int, **changes: Any) -> Tree
     return TreeRecipe.model_validate(values)
 
 
-def _learned(recipe: TreeRecipe, host: Host, kind: str, experts: int) -> Learned:
+def _learned(recipe: TreeRecipe, host: Host, kind: str, experts: int) -> LearnedTree:
     if kind in ("tree", "lora", "wide lora", "larger"):
         return learned_tree(recipe, host)
     layers, sites = deciding(recipe, host)
@@ -182,14 +182,14 @@ def _learned(recipe: TreeRecipe, host: Host, kind: str, experts: int) -> Learned
     if kind == "smear":
         dim = width(recipe.model_copy(update={"scope": "sequence"}), host)
         gate = Smear(experts, dim, seed=recipe.run.seed)
-        return Learned(recipe, sites, gate, names, combine="average")
+        return LearnedTree(recipe, sites, gate, names, combine="average")
     gate = XLora(
         experts, width(recipe, host), layers=layers, top_k=1, norm_topk_prob=False, seed=recipe.run.seed
     )
-    return Learned(recipe, sites, gate, names)
+    return LearnedTree(recipe, sites, gate, names)
 
 
-def _computed(learned: Learned, recipe: TreeRecipe, tokens: int) -> tuple[float, float]:
+def _computed(learned: LearnedTree, recipe: TreeRecipe, tokens: int) -> tuple[float, float]:
     """Parameters that a token passes by hard and by soft descent; the work of a row is spread over it."""
     leaves = sum(parameter.numel() for parameter in learned.leaves.parameters())
     one = leaves / len(learned.leaves.names)

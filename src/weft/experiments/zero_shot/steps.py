@@ -19,7 +19,7 @@ from weft.experiments.zero_shot.recipe import Steps
 from weft.hyper import HyperNetwork
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, draw_rows, render
-from weft.train.learned import LearnedBank, score
+from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
 from weft.types import Adapter, Description

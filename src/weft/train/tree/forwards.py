@@ -13,7 +13,7 @@ from weft.route import TreeGate, XLora
 from weft.route.tree import Scope
 from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
-from weft.train.answers import Answers, answer, pad_id, split_rows
+from weft.train.answer_logits import AnswerLogits, answer_logits, pad_id, split_rows
 from weft.train.packing import Packed
 from weft.types import UNDECIDED, AbstractGate, Assignment, Mixture, Site, State
 
@@ -30,7 +30,7 @@ class _Begun(AbstractGate):
         return assignment, self.state
 
 
-def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers, State]:
+def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[AnswerLogits, State]:
     """Run packed rows under a mixture; also what its first gate decided, if it decides by layer.
 
     A gate that decides per sequence reads the prompts alone.
@@ -41,7 +41,7 @@ def answer_under(host: Host, mixture: Mixture, packed: Packed) -> tuple[Answers,
     states = host.prepare(packed.ids_BT.to(host.device), mixture, mask_BT=prompt_BT.to(host.device))
     assert isinstance(first.gate, AbstractGate)
     begun = _Begun(first.gate, states.get(first.gate, UNDECIDED))
-    said = answer(host, Mixture((replace(first, gate=begun), *others)), packed)
+    said = answer_logits(host, Mixture((replace(first, gate=begun), *others)), packed)
     return said, begun.state
 
 
@@ -103,7 +103,7 @@ def measure(
     places = right = rows = 0
     entropy, load_LK = 0.0, torch.zeros(1, 1, dtype=torch.long)
     for packed, *_ in split_rows(groups, tokens=tokens, pad_id=pad_id(host)):
-        loss["base"] += _summed(answer(host, None, packed))
+        loss["base"] += _summed(answer_logits(host, None, packed))
         if isinstance(gate, TreeGate):
             gate.descent = "soft"
             loss["soft"] += _summed(answer_under(host, mixture, packed)[0])
@@ -129,5 +129,5 @@ def measure(
     }
 
 
-def _summed(said: Answers) -> float:
+def _summed(said: AnswerLogits) -> float:
     return float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))

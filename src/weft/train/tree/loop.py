@@ -26,12 +26,12 @@ from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
-from weft.train.answers import pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.answer_logits import pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.train.learner import Learner
 from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
 from weft.train.tree.forwards import answer_under, evenness, heard, measure, watch
-from weft.train.tree.learned import Learned, learned_tree
+from weft.train.tree.learned_tree import LearnedTree, learned_tree
 from weft.train.tree.recipe import TreeRecipe
 from weft.train.tree.rows import Groups, choose_tasks, tree_rows
 from weft.types import AbstractGate
@@ -63,7 +63,7 @@ def fit(
     recipe: TreeRecipe,
     run: Run,
     host: Host,
-    learned: Learned,
+    learned: LearnedTree,
     draw_groups: Callable[[int], Groups],
     test: Groups,
 ) -> dict[str, float]:
@@ -103,7 +103,7 @@ def _schedule(gate: AbstractGate, recipe: TreeRecipe, done: int) -> float:
 
 
 @torch.no_grad()
-def _start_evenly(host: Host, learned: Learned, gate: TreeGate, groups: Groups, tokens: int) -> None:
+def _start_evenly(host: Host, learned: LearnedTree, gate: TreeGate, groups: Groups, tokens: int) -> None:
     """Move the bias of every node to the median of the tokens that arrive there; B is 0 still."""
     seen: list[list[Tensor]] = [[] for _ in gate.layers]
     for packed, *_ in split_rows(groups, tokens=tokens, pad_id=pad_id(host)):
@@ -117,7 +117,7 @@ def _start_evenly(host: Host, learned: Learned, gate: TreeGate, groups: Groups, 
 
 def _backward(
     host: Host,
-    learned: Learned,
+    learned: LearnedTree,
     groups: Sequence[Sequence[Encoded]],
     recipe: TreeRecipe,
     factor: float,

@@ -32,7 +32,7 @@ class Forward(NamedTuple):
     """Adapter of each line, counted from `start`."""
 
 
-class Answers(NamedTuple):
+class AnswerLogits(NamedTuple):
     """What a host says where a target stands, N places in all, line by line."""
 
     logits_NV: Float[Tensor, "N V"]
@@ -63,9 +63,9 @@ def split_rows(rows: Sequence[Sequence[Encoded]], *, tokens: int, pad_id: int) -
         yield _forward(lines, adapters, pad_id)
 
 
-def answer(
+def answer_logits(
     host: AbstractHost, mixture: Mixture | None, packed: Packed, *, dropout: Dropout | None = None
-) -> Answers:
+) -> AnswerLogits:
     """Run packed rows under a mixture whose batch rows are the lines; differentiable.
 
     The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
@@ -81,7 +81,7 @@ def answer(
         spread: Any = host
         seen = {"attention_mask": packed.mask_B1TT.to(spread.dtype), "position_ids": packed.positions_BT}
         logits_NV = spread.forward(packed.ids_BT, mixture, chosen_BT=chosen_BT, **seen).logits
-        return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
+        return AnswerLogits(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
     head = _head(host)
     kind = host.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else host.dtype
@@ -91,7 +91,7 @@ def answer(
     else:
         with _reading(head, chosen_BT):
             logits_NV = host(packed.ids_BT, mixture, dropout=dropout, **inputs).logits[0]
-    return Answers(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
+    return AnswerLogits(logits_NV, packed.targets_BT[chosen_BT], chosen_BT.nonzero()[:, 0])
 
 
 def language_model(host: Host) -> PreTrainedModel:

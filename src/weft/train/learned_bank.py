@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weft.host import Dropout
 from weft.rows import AbstractHost
 from weft.tasks import Encoded
-from weft.train.answers import answer, pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.answer_logits import answer_logits, pad_id, split_rows, sum_gradients, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
 
 
@@ -93,7 +93,7 @@ def backward(
         packed, start, end, index_B = forward
         mixture = Mixture.rows(bank.part(start, end), index_B)
         with accelerator.autocast():
-            logits_NV, targets_N, line_N = answer(
+            logits_NV, targets_N, line_N = answer_logits(
                 host, mixture, packed, dropout=dropout and dropout.part(number)
             )
         adapter_N = index_B.to(host.device)[line_N] + start
@@ -112,7 +112,7 @@ def score(host: AbstractHost, adapter: Bank, rows: Sequence[Encoded], *, tokens:
     """
     loss, places, right, total = 0.0, 0, 0, 0
     for forward in split_rows([rows], tokens=tokens, pad_id=pad_id(host)):
-        said = answer(host, Mixture.rows(adapter, forward.index_B), forward.packed)
+        said = answer_logits(host, Mixture.rows(adapter, forward.index_B), forward.packed)
         loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
         places += len(said.targets_N)
         correct, count = forward.packed.count_right(said.logits_NV, said.targets_N)

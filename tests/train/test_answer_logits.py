@@ -8,8 +8,8 @@ from torch import nn
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.tasks import Encoded
-from weft.train.answers import answer, split_rows
-from weft.train.learned import LearnedBank
+from weft.train.answer_logits import answer_logits, split_rows
+from weft.train.learned_bank import LearnedBank
 from weft.train.packing import pack
 from weft.types import Bank, Mixture
 
@@ -68,7 +68,7 @@ def test_answers_are_the_chosen_logits_of_a_whole_forward(tmp_path: Path, adapte
     packed = pack([random_rows(3, 9, seed=k) for k in range(3)], pad_id=0)
     mixture = Mixture.rows(bank, [2, 0, 1])
     hooks = dict(host.module.get_output_embeddings()._forward_pre_hooks)
-    said = answer(host, mixture, packed)
+    said = answer_logits(host, mixture, packed)
     assert dict(host.module.get_output_embeddings()._forward_pre_hooks) == hooks
     chosen = packed.targets_BT >= 0
     mask = packed.mask_B1TT.float()
@@ -81,7 +81,7 @@ def test_answers_are_the_chosen_logits_of_a_whole_forward(tmp_path: Path, adapte
 def test_adapters_of_packed_rows_act_as_on_rows_alone(host: Host) -> None:
     bank = random_bank(host, 3)
     groups = [random_rows(3, 9, seed=k) for k in range(3)]
-    said = answer(host, Mixture.rows(bank, [2, 0, 1]), pack(groups, pad_id=0))
+    said = answer_logits(host, Mixture.rows(bank, [2, 0, 1]), pack(groups, pad_id=0))
     alone = []
     for adapter, rows in zip([2, 0, 1], groups, strict=True):
         for row in rows:
@@ -93,4 +93,4 @@ def test_adapters_of_packed_rows_act_as_on_rows_alone(host: Host) -> None:
 def test_a_network_that_is_no_language_model_is_refused() -> None:
     packed = pack([random_rows(1, 9)], pad_id=0)
     with pytest.raises(ConfigError, match="needs a Hugging Face language model, this host is a Sequential"):
-        answer(Host(nn.Sequential(nn.Linear(4, 4))), None, packed)
+        answer_logits(Host(nn.Sequential(nn.Linear(4, 4))), None, packed)

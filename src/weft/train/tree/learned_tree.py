@@ -12,13 +12,13 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.route import Tree, TreeGate, full
 from weft.route.tree import leaf_name
-from weft.train.answers import language_model
-from weft.train.learned import LearnedBank
+from weft.train.answer_logits import language_model
+from weft.train.learned_bank import LearnedBank
 from weft.train.tree.recipe import TreeRecipe
 from weft.types import AbstractGate, Mixture, Rows, Site, Term
 
 
-class Learned(nn.Module):
+class LearnedTree(nn.Module):
     """A gate over adapters of rank `recipe.r` at some sites, and a shared one where the recipe has it."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Learned(nn.Module):
         return Tree(self.leaves.part(0, len(self.leaves.names)), cast(TreeGate, self.gate), shared)
 
 
-def learned_tree(recipe: TreeRecipe, host: Host) -> Learned:
+def learned_tree(recipe: TreeRecipe, host: Host) -> LearnedTree:
     """A tree at its start. Raises ConfigError for a layer that cannot decide."""
     layers, sites = deciding(recipe, host)
     paths = full(recipe.depth)
@@ -70,7 +70,7 @@ def learned_tree(recipe: TreeRecipe, host: Host) -> Learned:
         temperature=recipe.temperature,
         seed=recipe.run.seed,
     )
-    return Learned(recipe, sites, gate, list(map(leaf_name, paths)))
+    return LearnedTree(recipe, sites, gate, list(map(leaf_name, paths)))
 
 
 def deciding(recipe: TreeRecipe, host: Host) -> tuple[tuple[int, ...], list[Site]]:
