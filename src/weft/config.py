@@ -99,9 +99,9 @@ def parse_config(kind: type[C], values: dict[str, Any], source: str) -> C:
         places: dict[str, list[Any]] = {}  # a value that may be of several kinds is wrong in several ways
         for one in found:
             places.setdefault(_place(one), []).append(one)
-        told = [_explain(kind, one, source) for ways in list(places.values())[:_MOST] for one in ways]
+        lines = [_explain(kind, one, source) for ways in list(places.values())[:_MOST] for one in ways]
         more = [f"and {len(places) - _MOST} more"] if len(places) > _MOST else []
-        raise ConfigError("; ".join([*told, *more])) from error
+        raise ConfigError("; ".join([*lines, *more])) from error
     except RecursionError as error:
         raise ConfigError(f"{source} is nested too deep, or holds itself") from error
 

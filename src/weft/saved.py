@@ -94,8 +94,8 @@ def describe(folder: str | os.PathLike[str], schema: type[S]) -> tuple[S, Path]:
     values = read_json(found / CONFIG)
     kind = _kind(values)
     if kind not in _kinds(schema):
-        told = f"a {kind}" if isinstance(kind, str) else "something else"
-        raise ConfigError(f"{found / CONFIG} describes {told}, not a {schema.sort}")
+        held = f"a {kind}" if isinstance(kind, str) else "something else"
+        raise ConfigError(f"{found / CONFIG} describes {held}, not a {schema.sort}")
     return parse_config(schema, {**values, "kind": kind}, str(found / CONFIG)), found
 
 

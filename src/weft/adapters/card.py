@@ -38,8 +38,8 @@ def card(adapter: Adapter) -> str:
         lines += ["", f"It belongs to the base with fingerprint `{adapter.base}`."]
     if adapter.provenance:
         # Indented rather than fenced: a task description may hold a fence of its own.
-        told = _yaml(json.loads(json.dumps(dict(adapter.provenance)))).splitlines()
-        lines += ["", "## Provenance", "", *("    " + line for line in told)]
+        rows = _yaml(json.loads(json.dumps(dict(adapter.provenance)))).splitlines()
+        lines += ["", "## Provenance", "", *("    " + line for line in rows)]
     return "\n".join(lines) + "\n"
 
 

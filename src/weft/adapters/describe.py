@@ -31,8 +31,8 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
     if is_mlx(read_json(folder / CONFIG)):
         raise UnsupportedAdapterError(f"{folder} is a folder of mlx-lm; save it as a PEFT folder first")
     old = load(folder)
-    told = descriptions[0] if len(descriptions) == 1 else list(descriptions)
-    new = replace(old, provenance={**old.provenance, "description": told})
+    texts = descriptions[0] if len(descriptions) == 1 else list(descriptions)
+    new = replace(old, provenance={**old.provenance, "description": texts})
     text = provenance_text(new.provenance, f"the provenance of {new.name}")
     file = weights_file(folder)
     header = read_header(file)

@@ -84,8 +84,8 @@ def parse(values: Mapping[str, Any], source: str | Path, *, activated: bool = Fa
     for key, kind in _LISTS.items():
         value = values.get(key)
         if not (value is None or isinstance(value, kind) or _is_list(value, kind)):
-            told = "a text or a list of texts" if kind is str else "a whole number or a list of them"
-            raise AdapterFormatError(f"{source}: {key} is {shown(value)}, it should be {told}")
+            kinds = "a text or a list of texts" if kind is str else "a whole number or a list of them"
+            raise AdapterFormatError(f"{source}: {key} is {shown(value)}, it should be {kinds}")
     return config
 
 

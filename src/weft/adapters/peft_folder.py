@@ -74,8 +74,8 @@ def load(
     config = parse(values, folder / CONFIG, activated=activated)
     unknown = unknown_keys(values)
     if unknown:
-        told = ", ".join(unknown)[:200]
-        warnings.warn(f"{folder / CONFIG}: ignoring keys unknown to PEFT: {told}", stacklevel=2)
+        listed = ", ".join(unknown)[:200]
+        warnings.warn(f"{folder / CONFIG}: ignoring keys unknown to PEFT: {listed}", stacklevel=2)
     file = weights_file(folder)
     header = read_header(file)
     plan = plan_of(file, config, header)

@@ -26,19 +26,19 @@ _DEEPEST = 32
 
 def descriptions_of(adapter: Adapter) -> tuple[str, ...]:
     """What an adapter does, in words; several where it was made of several, none where nobody said."""
-    told = adapter.provenance.get("description")
-    texts = [told] if isinstance(told, str) else told if isinstance(told, list | tuple) else []
+    given = adapter.provenance.get("description")
+    texts = [given] if isinstance(given, str) else given if isinstance(given, list | tuple) else []
     return tuple(text for text in texts if isinstance(text, str) and text.strip())
 
 
 def inherited(adapters: Sequence[Adapter]) -> dict[str, Any]:
     """What an adapter made of others takes over: their descriptions and short names of modules, each once."""
     texts = list(dict.fromkeys(text for adapter in adapters for text in descriptions_of(adapter)))
-    told: dict[str, Any] = {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
+    given: dict[str, Any] = {"description": texts if len(texts) > 1 else texts[0]} if texts else {}
     names = [targets_of(adapter) for adapter in adapters]
     joint = sorted({name for some in names for name in some})
     shorter = len(joint) < len({site.path for adapter in adapters for site in adapter.sites})
-    return told | ({"target_modules": joint} if all(names) and shorter else {})
+    return given | ({"target_modules": joint} if all(names) and shorter else {})
 
 
 def targets_of(adapter: Adapter) -> list[str]:
@@ -49,8 +49,8 @@ def targets_of(adapter: Adapter) -> list[str]:
     config = adapter.peft_config
     if any(config.get(key) is not None for key in ("layers_to_transform", "exclude_modules")):
         return []
-    told = config.get("target_modules") or adapter.provenance.get("target_modules")
-    names = [name for name in told if isinstance(name, str)] if isinstance(told, list | tuple) else []
+    given = config.get("target_modules") or adapter.provenance.get("target_modules")
+    names = [name for name in given if isinstance(name, str)] if isinstance(given, list | tuple) else []
     used = {name for site in adapter.sites for name in names if _ends(site.path, name)}
     named = all(any(_ends(site.path, name) for name in names) for site in adapter.sites)
     return sorted(used) if names and named and used == set(names) else []

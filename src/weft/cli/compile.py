@@ -113,7 +113,7 @@ def compile_function(
         )
     else:
         print(f"weft: no hypernetwork for base {plain(base)}: training starts from zero", file=sys.stderr)
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "path": str(output_dir),
         "name": name,
         "base": base,
@@ -129,7 +129,7 @@ def compile_function(
             **({} if start is None else start.provenance),
             "description": description,
             "base_model": base,
-            "start": told["start"],
+            "start": shown["start"],
             "data_hash": task.data_hash,
             "seed": seed,
         }
@@ -139,7 +139,7 @@ def compile_function(
         )
         rows = _measure(host, description, start, refined.adapter, task.test)
         facts = _facts(task, refined)
-        told |= facts
+        shown |= facts
         kept = {
             **refined.adapter.provenance,
             "compile": {"max_steps": max_steps, **steps, **facts},
@@ -148,9 +148,9 @@ def compile_function(
         made = replace(refined.adapter, provenance=kept)
     save(made, output_dir)
     if json:
-        print_json(told | ({"scores": rows} if rows else {}))
+        print_json(shown | ({"scores": rows} if rows else {}))
         return
-    print_pairs(told)
+    print_pairs(shown)
     if rows:
         print()
         print_rows(rows)

@@ -25,5 +25,5 @@ def describe(
     from weft.adapters import descriptions_of, load
 
     found = write(adapter, descriptions) if descriptions else load(adapter)
-    told = {"path": adapter, "name": found.name, "description": list(descriptions_of(found))}
-    print_json(told) if json else print_pairs(told)
+    facts = {"path": adapter, "name": found.name, "description": list(descriptions_of(found))}
+    print_json(facts) if json else print_pairs(facts)

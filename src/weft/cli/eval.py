@@ -47,8 +47,8 @@ def evaluate_recipe(
     """
     if data is not None:
         set_threads(threads)
-        told = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
-        print_json(told) if json else print_pairs(_in_words(told))
+        facts = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
+        print_json(facts) if json else print_pairs(_in_words(facts))
         return
     from weft.evaluate import EvalRecipe, evaluate, to_dict, to_text, write_report
 
@@ -90,14 +90,14 @@ def _on_rows(
     report = evaluate_rows(engine, rows, mixture, max_new_tokens=max_new_tokens)
     if predictions is not None:
         keys = ("prompt", "reference", "prediction")
-        lines = [jsonlib.dumps(dict(zip(keys, told, strict=True))) + "\n" for told in report.predictions]
+        lines = [jsonlib.dumps(dict(zip(keys, facts, strict=True))) + "\n" for facts in report.predictions]
         replace_file(predictions, "".join(lines))
     names = ("loss", "perplexity", "exact_match", "accuracy", "accuracy_norm")
     measured = {name: getattr(report, name) for name in names if getattr(report, name) is not None}
-    told: dict[str, Any] = {"base": host.name, "adapters": [adapter.name for adapter in adapters]}
-    told |= {"rows": report.rows, "left_out": report.left_out, **measured}
+    facts: dict[str, Any] = {"base": host.name, "adapters": [adapter.name for adapter in adapters]}
+    facts |= {"rows": report.rows, "left_out": report.left_out, **measured}
     if mixture is not None:
         alone = evaluate_rows(engine, rows, None, max_new_tokens=max_new_tokens)
-        told["without"] = {name: getattr(alone, name) for name in measured}
-        told |= {f"{name} - base": value - getattr(alone, name) for name, value in measured.items()}
-    return told
+        facts["without"] = {name: getattr(alone, name) for name in measured}
+        facts |= {f"{name} - base": value - getattr(alone, name) for name, value in measured.items()}
+    return facts

@@ -81,10 +81,10 @@ def experiment(
     if config.output is not None and Path(config.output).suffix != ".md":
         raise ConfigError(f"output is a .md file, with JSON and a picture beside it; got {config.output}")
     set_threads(threads)
-    told = [*overrides, *(["--quick"] if quick else [])]
+    tokens = [*overrides, *(["--quick"] if quick else [])]
     runs = {"library": _library, "merging": _merging, "tree": _tree, "dynamic": _dynamic}
     run = (runs | {"zero-shot": _zero_shot, "reconstruct": _reconstruct})[kind]
-    command = shlex.join(["weft", "experiment", kind, str(recipe), *told])
+    command = shlex.join(["weft", "experiment", kind, str(recipe), *tokens])
     page, values, draw = run(config, command, Path(config.output or "page.md").stem)
     values |= {"recipe": config.model_dump(mode="json")}
     # Printed first: what took an hour should not be lost to a path that cannot be written.

@@ -54,8 +54,8 @@ def export(
     elif vllm is not None:
         read = for_vllm(read, max_lora_rank=max_lora_rank)
         save(read, vllm)
-    told = {"path": gguf or vllm, "base": name, "rank": read.rank, "matrices": len(read.sites)}
-    print_json({**told, "path": str(told["path"])}) if json else print_pairs(told)
+    facts = {"path": gguf or vllm, "base": name, "rank": read.rank, "matrices": len(read.sites)}
+    print_json({**facts, "path": str(facts["path"])}) if json else print_pairs(facts)
 
 
 def _config_of(name: str) -> Any:

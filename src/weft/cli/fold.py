@@ -53,12 +53,12 @@ def fold(
     if unfold is not None:
         if folders or weights:
             raise ConfigError("--unfold reads what it needs from the model; give neither folders nor weights")
-        told = _unfold(unfold, output_dir)
+        facts = _unfold(unfold, output_dir)
     elif len(folders) < 2:
         raise ConfigError(f"fold needs a base and at least one adapter, got {len(folders)} folders")
     else:
-        told = _fold(folders[0], folders[1:], weights, output_dir, base_mismatch)
-    print_json(told) if json else print_pairs(told)
+        facts = _fold(folders[0], folders[1:], weights, output_dir, base_mismatch)
+    print_json(facts) if json else print_pairs(facts)
 
 
 def _fold(

@@ -131,15 +131,15 @@ def generate(
         results: list[dict[str, Any]] = [
             {"prompt": p, **answer._asdict()} for p, answer in zip(asked, said, strict=True)
         ]
-        told: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
+        facts: dict[str, Any] = {"base": host.name, "adapters": [a.name for a in adapters]}
         if leaves.tree is not None:
-            told |= {"tree": leaves.tree, "leaf_devices": list(leaves.leaf_devices)}
+            facts |= {"tree": leaves.tree, "leaf_devices": list(leaves.leaf_devices)}
         if chooser is not None:
-            told |= {"library": choice.library, "router": choice.router}
+            facts |= {"library": choice.library, "router": choice.router}
             routed = chooser.weights(requests)
             results = [{**result, "routed": own} for result, own in zip(results, routed, strict=True)]
         rate = sum(answer.completion_tokens for answer in said) / seconds
-        print_json({**told, "tokens_per_second": round(rate, 1), "results": results})
+        print_json({**facts, "tokens_per_second": round(rate, 1), "results": results})
         return
     for answer in said:
         print(spoken(answer.text.strip()))  # some templates put spaces around an answer

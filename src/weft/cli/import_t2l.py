@@ -36,7 +36,7 @@ def import_released(
     hyper = import_t2l(folder, encoder=encoder)
     hyper.save_pretrained(output_dir)
     imported = hyper.provenance["imported"]
-    told = {
+    facts = {
         "path": str(output_dir),
         "name": hyper.name,
         "base": hyper.provenance["base_model"],
@@ -47,4 +47,4 @@ def import_released(
         "sites": len(hyper.sites),
         "parameters": sum(parameter.numel() for parameter in hyper.network.parameters()),
     }
-    print_json(told) if json else print_pairs(told)
+    print_json(facts) if json else print_pairs(facts)

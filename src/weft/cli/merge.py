@@ -119,12 +119,12 @@ def merge(
     merged = merge_adapters(method, sources, weights=weights or None, **given)
     merged = replace(merged, name=output_dir.resolve().name)
     save(merged, output_dir)
-    told, rows = _tell(merged, sources, output_dir)
+    facts, rows = _tell(merged, sources, output_dir)
     measured = [] if host is None or not report else _measure(host, merged, sources, tasks, max_rows)
     if json:
-        print_json(told | {"sources": rows} | ({"report": measured} if measured else {}))
+        print_json(facts | {"sources": rows} | ({"report": measured} if measured else {}))
         return
-    print_pairs(told)
+    print_pairs(facts)
     print()
     print_rows([{k: v for k, v in row.items() if k != "cosines"} | row["cosines"] for row in rows])
     if measured:
@@ -138,7 +138,7 @@ def _tell(
     """Facts of the result, and a row for each source."""
     from weft.adapters import cosine, norm
 
-    told = {
+    facts = {
         "path": str(path),
         "method": merged.provenance["method"],
         "base": merged.base or "not named",
@@ -159,7 +159,7 @@ def _tell(
         }
         for k, source in enumerate(sources)
     ]
-    return told, rows
+    return facts, rows
 
 
 def _labels(sources: Sequence[Adapter]) -> list[str]:

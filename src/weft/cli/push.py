@@ -34,5 +34,5 @@ def push(
     from weft.adapters import push as upload
 
     address = upload(adapter, repository, private=private, message=message)
-    told = {"path": adapter, "repository": repository, "address": address}
-    print_json(told) if json else print_pairs(told)
+    facts = {"path": adapter, "repository": repository, "address": address}
+    print_json(facts) if json else print_pairs(facts)

@@ -36,7 +36,7 @@ def reach_of_network(
     from weft.hyper import reach
 
     hyper = open_hypernetwork(hypernetwork)
-    told: dict[str, Any] = {"hypernetwork": hyper.name}
+    facts: dict[str, Any] = {"hypernetwork": hyper.name}
     if learn:
         hyper.provenance["reach"] = _learn(hypernetwork, hyper)
     kept = hyper.provenance.get("reach")
@@ -44,13 +44,13 @@ def reach_of_network(
         raise ConfigError(
             f"{hyper.name} keeps no descriptions that it knows; --learn finds them by its recipe"
         )
-    told |= {"knows": len(kept["known"]), "threshold": kept["threshold"]}
+    facts |= {"knows": len(kept["known"]), "threshold": kept["threshold"]}
     if description is not None:
         found = reach(hyper, description)
         assert found is not None
-        told |= {"similarity": round(found.similarity, 3), "in reach": found.is_within}
-        told["nearest"] = list(found.nearest)
-    print_json(told) if json else print_pairs(told)
+        facts |= {"similarity": round(found.similarity, 3), "in reach": found.is_within}
+        facts["nearest"] = list(found.nearest)
+    print_json(facts) if json else print_pairs(facts)
 
 
 def _learn(name: str, hyper: Any) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def route(
     asked = list(prompts) or [str(describe)]
     results = explained(opened, [describe or prompt for prompt in asked], found)
     if json:
-        told = [{"prompt": prompt, **result} for prompt, result in zip(asked, results, strict=True)]
-        print_json({"library": library, "router": router, "results": told})
+        listed = [{"prompt": prompt, **result} for prompt, result in zip(asked, results, strict=True)]
+        print_json({"library": library, "router": router, "results": listed})
         return
     rows: list[dict[str, object]] = []
     for prompt, result in zip(asked, results, strict=True):
@@ -110,11 +110,11 @@ def _table(result: dict[str, Any], *, explain: bool) -> list[dict[str, object]]:
     if rest:
         shown[-1] |= {"role": "chosen", "description": ""}
     if runner_up is not None:
-        told = {"role": "runner-up", "description": runner_up["description"]}
+        role = {"role": "runner-up", "description": runner_up["description"]}
         if runner_up in chosen:
-            shown[1] |= told
+            shown[1] |= role
         else:
-            shown.append({"adapter": runner_up["adapter"], **_numbers(runner_up), **told})
+            shown.append({"adapter": runner_up["adapter"], **_numbers(runner_up), **role})
     return shown
 
 

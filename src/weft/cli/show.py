@@ -210,8 +210,8 @@ def _brief(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             numbers = [part for part in value.values() if isinstance(part, int | float)]
             many = len(value) > _MANY and len(numbers) == len(value)
-            told = f"{len(value)} numbers from {min(numbers):.3g} to {max(numbers):.3g}" if many else ""
-            brief[key] = told or _brief(value)
+            summary = f"{len(value)} numbers from {min(numbers):.3g} to {max(numbers):.3g}" if many else ""
+            brief[key] = summary or _brief(value)
         else:
             brief[key] = value
     return brief

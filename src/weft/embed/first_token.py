@@ -86,9 +86,9 @@ def _load(name: str) -> tuple[Any, Any]:
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise MissingFileError(
-            f"no text encoder {name!r} that transformers reads by itself ({told}); "
+            f"no text encoder {name!r} that transformers reads by itself ({reason}); "
             "code that comes with a model is never run, so name a copy in a format that transformers knows"
         ) from error
     return model.eval().requires_grad_(False), tokenizer

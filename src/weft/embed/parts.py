@@ -43,19 +43,20 @@ class Parts(AbstractEncoder):
     def encode(self, cues: Sequence[Cue]) -> Float[Tensor, "B D"]:
         """One vector per cue. All texts are encoded at once, each once."""
         parts = [_texts(cue) for cue in cues]
-        texts = list(dict.fromkeys(text for told, shown in parts for text in (*told, *shown)))
+        texts = list(dict.fromkeys(text for described, shown in parts for text in (*described, *shown)))
         if not texts:
             return torch.zeros(0, self.dim)
         place = {text: i for i, text in enumerate(texts)}
         vectors_ND = self.encoder.encode([Description(text) for text in texts])
         nothing_D = vectors_ND.new_zeros(vectors_ND.shape[1])
         rows = []
-        for told, shown in parts:
+        for described, shown in parts:
             means = [
                 vectors_ND[[place[text] for text in part]].mean(0) if part else nothing_D
-                for part in (told, shown)
+                for part in (described, shown)
             ]
-            rows.append(torch.cat([*means, vectors_ND.new_tensor([float(bool(told)), float(bool(shown))])]))
+            flags = vectors_ND.new_tensor([float(bool(described)), float(bool(shown))])
+            rows.append(torch.cat([*means, flags]))
         return torch.stack(rows)
 
 
@@ -63,14 +64,14 @@ def _texts(cue: Cue) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts of a cue's description and of its examples."""
     match cue:
         case Description(text):
-            told, shown = text, ()
+            described, shown = text, ()
         case Examples(pairs, text):
-            told, shown = (
+            described, shown = (
                 text,
                 tuple(f"{prompt} -> {answer}" if answer else prompt for prompt, answer in pairs),
             )
         case _:
             raise CueError(f"this encoder reads descriptions and examples, got {type(cue).__name__}")
-    if not (told.strip() or any(text.strip() for text in shown)):
+    if not (described.strip() or any(text.strip() for text in shown)):
         raise CueError("the cue is empty; say in words what the adapter should do, or show examples")
-    return ((told,) if told.strip() else ()), tuple(text for text in shown if text.strip())
+    return ((described,) if described.strip() else ()), tuple(text for text in shown if text.strip())

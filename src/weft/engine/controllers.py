@@ -28,9 +28,9 @@ def decide(host: AbstractHost, rows: Sequence[Row], *, whole: bool = False) -> N
     for gate, members in asked.items():
         if type(gate).prepare is AbstractGate.prepare:
             continue
-        told = [torch.tensor(row.ids if whole else row.request.prompt_ids) for row in members]
-        ids_BT = pad_sequence(told, batch_first=True).to(host.device)
-        length_B = torch.tensor([len(ids) for ids in told], device=host.device)
+        ids = [torch.tensor(row.ids if whole else row.request.prompt_ids) for row in members]
+        ids_BT = pad_sequence(ids, batch_first=True).to(host.device)
+        length_B = torch.tensor([len(row_ids) for row_ids in ids], device=host.device)
         mask_BT = torch.arange(ids_BT.shape[1], device=host.device) < length_B[:, None]
         state = gate.prepare(host.embed(ids_BT), mask_BT)
         for place, row in enumerate(members):

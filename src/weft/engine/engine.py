@@ -172,7 +172,7 @@ class Engine:
                 new[int(spoken.id)].append(spoken.token_id)
         texts = [cut(self._decode(ids).rstrip(BROKEN), options.stop) for ids in new]
         lengths = map(len, prompt_ids)
-        return [Completion(*told) for told in zip(texts, lengths, counts, reasons, strict=True)]
+        return [Completion(*facts) for facts in zip(texts, lengths, counts, reasons, strict=True)]
 
     def stream(
         self,

@@ -72,14 +72,14 @@ def evaluate_rows(
     offered = [row for row, _ in kept if row.choices]
     choice = choose(engine, offered, mixture, batch_size=batch_size) if offered else None
     loss = sum(said.nll for said in answers) / sum(said.tokens for said in answers)
-    told = [(row, said.text) for (row, _), said in zip(kept, answers, strict=True)]
+    answered = [(row, said.text) for (row, _), said in zip(kept, answers, strict=True)]
     return RowsReport(
         rows=len(kept),
         left_out=len(rows) - len(kept),
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),
-        exact_match=fmean(exact_match(text, row.answers) for row, text in told),
+        exact_match=fmean(exact_match(text, row.answers) for row, text in answered),
         accuracy=choice and choice.accuracy,
         accuracy_norm=choice and choice.accuracy_norm,
-        predictions=tuple((row.question[-1][1], row.completion, text) for row, text in told),
+        predictions=tuple((row.question[-1][1], row.completion, text) for row, text in answered),
     )

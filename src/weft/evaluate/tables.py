@@ -43,9 +43,9 @@ def markdown_table(cells: Cells) -> str:
 
 def how_made(recipe: Config, command: str, about: str = "") -> list[str]:
     """The last section of a page: what it was made with, and how to make it again."""
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    listed = ", ".join(f"{name} {version}" for name, version in versions().items())
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    parts = ["## How it was made", f"{about}Made with {told}."]
+    parts = ["## How it was made", f"{about}Made with {listed}."]
     return [*parts, f"```sh\n{command}\n```", f"```yaml\n{text}```"]
 
 

@@ -87,21 +87,21 @@ def _linears(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _matching(pattern: str, found: dict[str, tuple[int, int]]) -> list[str]:
-    told = f"target_modules {shown(pattern)}"
+    asked = f"target_modules {shown(pattern)}"
     if len(pattern) > _LONGEST_PATTERN:
-        raise ConfigError(f"{told} has {len(pattern)} characters, at most {_LONGEST_PATTERN} are read")
+        raise ConfigError(f"{asked} has {len(pattern)} characters, at most {_LONGEST_PATTERN} are read")
     end = time.monotonic() + _SECONDS
     try:
         rule = regex.compile(pattern)
         chosen = [p for p in found if rule.fullmatch(p, timeout=max(end - time.monotonic(), 1e-3))]
     except TimeoutError as error:
-        raise ConfigError(f"{told} takes too long to match; write a simpler pattern") from error
+        raise ConfigError(f"{asked} takes too long to match; write a simpler pattern") from error
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
-        raise ConfigError(f"{told} is not a regular expression: {error}") from error
+        raise ConfigError(f"{asked} is not a regular expression: {error}") from error
     if not chosen:
         meant = f" (did you mean the list [{pattern}]?)" if pattern in _endings(found) else ""
         raise UnknownNameError(
-            f"{told} matches no linear module's path{meant or nearest(pattern, _names(found))}; "
+            f"{asked} matches no linear module's path{meant or nearest(pattern, _names(found))}; "
             f"there are {', '.join(sorted(_endings(found)))}"
         )
     return chosen

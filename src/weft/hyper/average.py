@@ -42,5 +42,5 @@ def average(networks: Sequence[HyperNetwork]) -> HyperNetwork:
     made = deepcopy(first.network)
     states = [one.network.state_dict() for one in networks]
     made.load_state_dict({key: torch.stack([s[key] for s in states]).mean(0) for key in states[0]})
-    told = {"base": first.base, "name": first.name, "provenance": first.provenance}
-    return HyperNetwork(first.encoder, made, **told).eval()
+    about = {"base": first.base, "name": first.name, "provenance": first.provenance}
+    return HyperNetwork(first.encoder, made, **about).eval()

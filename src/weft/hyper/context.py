@@ -225,8 +225,8 @@ class ContextNetwork(AbstractHyperNetwork):
             known = self.learn(known, several)
         if known is None:
             raise CueError("there is nothing to read in an empty document")
-        told = {key: self.provenance[key] for key in ("seed", "base_model") if key in self.provenance}
-        return replace(known, name=name, provenance={"hypernetwork": self.name, **told})
+        about = {key: self.provenance[key] for key in ("seed", "base_model") if key in self.provenance}
+        return replace(known, name=name, provenance={"hypernetwork": self.name, **about})
 
     @torch.no_grad()
     def learn(self, known: Adapter | None, chunks: Sequence[Sequence[int]]) -> Adapter:
@@ -274,9 +274,9 @@ class ContextNetwork(AbstractHyperNetwork):
             host = Host.from_pretrained(named)
         check_base(saved, folder, host.fingerprint)
         sites = [Site(*values) for values in saved.sites]
-        told = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
+        about = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
         base = host
-        network = load_module(folder / WEIGHTS, lambda: cls(base, saved.network, **told))
+        network = load_module(folder / WEIGHTS, lambda: cls(base, saved.network, **about))
         return network.to(host.device).eval()
 
     def tokens(self, text: str) -> list[int]:

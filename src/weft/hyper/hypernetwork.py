@@ -118,14 +118,14 @@ class HyperNetwork(AbstractHyperNetwork):
         finally:
             self.train(training)
         repeated = ("seed", "base_model", "target_modules")
-        told = {key: self.provenance[key] for key in repeated if key in self.provenance}
+        kept = {key: self.provenance[key] for key in repeated if key in self.provenance}
         scaling = self.network.config.scaling
         return Adapter(
             # Copies, because the slices are windows into all sites of a group.
             {s: Factors(_copy(a_KRI[0]), _copy(b_KOR[0]), scaling) for s, (a_KRI, b_KOR) in factors.items()},
             base=self.base,
             name=slug(cue) if name is None else name,
-            provenance={"hypernetwork": self.name, "description": cue_text(cue), **told},
+            provenance={"hypernetwork": self.name, "description": cue_text(cue), **kept},
         )
 
     def _made(self, e_BD: Tensor, levels: int | None) -> Made:
@@ -173,18 +173,18 @@ class HyperNetwork(AbstractHyperNetwork):
         saved, folder = describe(name_or_folder, SavedHyperNetwork)
         if host is not None and saved.base and host.fingerprint != saved.base and on_mismatch != "refuse":
             if on_mismatch == "warn":
-                told = f"hypernetwork {saved.name} is for base {saved.base}, this host is {host.fingerprint}"
-                warnings.warn(told, stacklevel=2)
+                about = f"hypernetwork {saved.name} is for base {saved.base}, this host is {host.fingerprint}"
+                warnings.warn(about, stacklevel=2)
             identity = saved.encoder_identity.replace(saved.base, host.fingerprint)
             saved = saved.model_copy(update={"base": host.fingerprint, "encoder_identity": identity})
         check_base(saved, folder, host.fingerprint if host else "")
         sites = [Site(*values) for values in saved.sites]
-        told = {"base": saved.base, "name": saved.name, "provenance": saved.provenance}
+        about = {"base": saved.base, "name": saved.name, "provenance": saved.provenance}
         with torch.random.fork_rng(devices=[]):
             encoder = build_same_encoder(saved.encoder, saved.encoder_identity, folder, host)
 
         def build() -> HyperNetwork:
-            return cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **told)
+            return cls(encoder, build_network(saved.network, sites, dim=encoder.dim), **about)
 
         return load_module(folder / WEIGHTS, build).eval()
 

@@ -137,9 +137,9 @@ def import_t2l(
         network = build_t2l(config, [site for group in groups for site in group.sites], dim=reader.dim)
         network.load_state_dict(_renamed(tensors, args, modules, groups, reader.dim))
     except (KeyError, IndexError, RuntimeError, ValidationError) as error:
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise WeightsError(
-            f"the tensors of {place / WEIGHTS} do not fit {ARGS} and {LORA}: {told}"
+            f"the tensors of {place / WEIGHTS} do not fit {ARGS} and {LORA}: {reason}"
         ) from error
     provenance = {
         "base_model": args.model_dir,

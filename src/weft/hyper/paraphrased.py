@@ -62,7 +62,7 @@ def adapt_paraphrased(
         return Paraphrased(made[0], None)
     cosine_KK = cosines(made)
     agreement = float((cosine_KK.sum() - cosine_KK.trace()) / (count * (count - 1)))
-    told: dict[str, Any] = {**made[0].provenance, "paraphrases": texts, "agreement": round(agreement, 4)}
+    about: dict[str, Any] = {**made[0].provenance, "paraphrases": texts, "agreement": round(agreement, 4)}
     mean = concat(made, [1 / count] * count)
     name = slug(Description(description)) if name is None else name
-    return Paraphrased(replace(mean, name=name, provenance=told), agreement)
+    return Paraphrased(replace(mean, name=name, provenance=about), agreement)

@@ -41,7 +41,7 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{shown_path(file)} was not read within {SECONDS} seconds") from error
         if run.returncode:
             lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
-            told = lines[-1][:200] if lines else f"the process that read it ended with {run.returncode}"
-            raise WeightsError(f"{shown_path(file)} is no pickle of plain tensors: {told}")
+            reason = lines[-1][:200] if lines else f"the process that read it ended with {run.returncode}"
+            raise WeightsError(f"{shown_path(file)} is no pickle of plain tensors: {reason}")
         tensors = read_tensors(target)
     return {name: tensors[name] for name in json.loads(run.stdout)}

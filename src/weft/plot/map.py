@@ -28,13 +28,13 @@ def draw_map(library: LibraryMap, path: str | os.PathLike[str], *, title: str) -
     axes.grid(False)
     _draw_points(axes, library)
     axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=34, parse_math=False)
-    told = (
+    note = (
         "Near means alike. A line leads from each adapter to its most similar one, thicker the more alike."
         f"\nFor {library.kept:.0%} of them, that one is also among the {NEAREST} nearest in this picture. "
         "Distances between groups mean nothing."
     )
     corner = {"xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points"}
-    axes.annotate(told, (0.0, 1.0), fontsize=9, color="#555555", va="bottom", **corner)
+    axes.annotate(note, (0.0, 1.0), fontsize=9, color="#555555", va="bottom", **corner)
     drawn.draw_without_rendering()  # so that the labels know their room
     _draw_labels(axes, library, drawn.dpi / 72)
     save_figure(drawn, path)

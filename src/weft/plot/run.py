@@ -59,12 +59,12 @@ def draw_run(logged: Logged, path: str | os.PathLike[str], *, title: str) -> Non
 def _draw(axes: Axes, lines: Mapping[str, Line]) -> None:
     many = len(lines) > _MANY
     ends = sorted(lines, key=lambda name: lines[name][-1][1])
-    told = {ends[0], ends[-1], ""} if many else set(lines)
+    coloured = {ends[0], ends[-1], ""} if many else set(lines)
     colours = iter(range(10))
-    for name, points in sorted(lines.items(), key=lambda item: (item[0] in told, item[0])):
+    for name, points in sorted(lines.items(), key=lambda item: (item[0] in coloured, item[0])):
         xs, ys = zip(*points, strict=True)
         mark = "." if len(points) < 40 else None
-        if name not in told:
+        if name not in coloured:
             axes.plot(xs, ys, color="0.8", linewidth=0.8)
             continue
         label = plain(name) or ("mean" if len(lines) > 1 else None)

@@ -187,8 +187,8 @@ class Blend(nn.Module, AbstractWeigher):
                 "threshold": self.threshold,
             }
         )
-        told = {"names": tuple(self._labels), "base": base, "provenance": provenance}
-        write_router(folder, "blend", self.state_dict(), options=options, **told)
+        about = {"names": tuple(self._labels), "base": base, "provenance": provenance}
+        write_router(folder, "blend", self.state_dict(), options=options, **about)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Blend:

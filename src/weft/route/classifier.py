@@ -189,8 +189,8 @@ class Classifier(AbstractWeigher):
         tensors = {"weight_KD": self.weight_KD, "bias_K": self.bias_K}
         if self.centre_KD is not None:
             tensors["centre_KD"] = self.centre_KD
-        told = {"names": self.names, "base": base, "provenance": provenance}
-        write_router(folder, "classifier", tensors, options=options, **told)
+        about = {"names": self.names, "base": base, "provenance": provenance}
+        write_router(folder, "classifier", tensors, options=options, **about)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, host: Host | None = None) -> Classifier:

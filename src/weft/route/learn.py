@@ -42,11 +42,11 @@ def learn(
         for step in range(steps):
             now = loss(step)
             if not torch.isfinite(now) or not now.requires_grad:
-                told = "does not depend on the gate" if torch.isfinite(now) else f"is {now.item()}"
+                how = "does not depend on the gate" if torch.isfinite(now) else f"is {now.item()}"
                 with torch.no_grad():
                     for parameter, old in zip(parameters, before, strict=True):
                         parameter.copy_(old)
-                raise ShapeError(f"the loss of step {step} {told}; the gate is as it was")
+                raise ShapeError(f"the loss of step {step} {how}; the gate is as it was")
             losses.append(now.item())
             optimizer.zero_grad()
             now.backward()

@@ -109,13 +109,13 @@ def load_library(
         raise MissingFileError(f"no adapter in {found}; a library is a folder of adapter folders")
     adapters = tuple(load_each(paths, strict=strict).values())
     adapters = _sound(adapters, _like_most(adapters), strict)
-    told = {adapter.name: descriptions_of(adapter) for adapter in adapters}
+    values = {adapter.name: descriptions_of(adapter) for adapter in adapters}
     file = found / LABELS if labels is None else Path(labels)
     if labels is not None or file.is_file():
-        told |= _read_labels(file, {path.name for path in paths})
+        values |= _read_labels(file, {path.name for path in paths})
     return Library(
         adapters,
-        {a.name: _label(told[a.name]) for a in adapters if told[a.name]},
+        {a.name: _label(values[a.name]) for a in adapters if values[a.name]},
         next((base_model(adapter) for adapter in adapters if base_model(adapter)), ""),
     )
 
@@ -130,11 +130,11 @@ def _label(texts: tuple[str, ...]) -> Label:
 
 
 def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:
-    told = read_json(file)
-    if not isinstance(told, dict):
-        raise ConfigError(f"{file} should map names of adapters to descriptions, it holds {told!r:.40}")
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} should map names of adapters to descriptions, it holds {values!r:.40}")
     labels = {}
-    for name, given in told.items():
+    for name, given in values.items():
         if name not in names:
             raise UnknownNameError(f"{file}: no adapter {name!r} in this library{nearest(name, names)}")
         texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else ()

@@ -119,8 +119,8 @@ class AbstractSavedGate(AbstractGate):
                 f"a {kind.upper()} over {count} adapters is saved with its library, "
                 f"this bank holds {len(bank)}"
             )
-        told = {"names": bank.names, "base": bank.base, "provenance": provenance}
-        write_router(folder, kind, tensors, options=options, **told)
+        about = {"names": bank.names, "base": bank.base, "provenance": provenance}
+        write_router(folder, kind, tensors, options=options, **about)
 
 
 def read_gate(
@@ -166,5 +166,5 @@ def check_known(router: SavedRouter, folder: Path, names: Sequence[str]) -> None
 def _check_names(names: Sequence[str], where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        told = f"the adapter {twice[0]!r} twice" if twice else "no adapter"
-        raise ConfigError(f"{where} names {told}; a router needs one or more, all different")
+        wrong = f"the adapter {twice[0]!r} twice" if twice else "no adapter"
+        raise ConfigError(f"{where} names {wrong}; a router needs one or more, all different")

@@ -66,9 +66,9 @@ def init(
             change: dict[tuple[str, ...], Entry | None] = {
                 (STORE,): Entry(FILE, objects.add("blob", store_bytes(file)))
             }
-            told = _attributes_at(git, entries.get(ATTRIBUTES))
-            if ATTRIBUTES_TEXT.encode() not in told:
-                data = told + b"\n" * (bool(told) and not told.endswith(b"\n")) + ATTRIBUTES_TEXT.encode()
+            lines = _attributes_at(git, entries.get(ATTRIBUTES))
+            if ATTRIBUTES_TEXT.encode() not in lines:
+                data = lines + b"\n" * (bool(lines) and not lines.endswith(b"\n")) + ATTRIBUTES_TEXT.encode()
                 change[(ATTRIBUTES,)] = Entry(FILE, objects.add("blob", data))
             return change
 
@@ -81,11 +81,11 @@ def _attributes_at(git: Git, entry: Entry | None) -> bytes:
     """What a repository says about its files. Raises ConfigError where a working folder says more."""
     if entry is not None and entry.mode not in FILES:
         raise ConfigError(f"{ATTRIBUTES} of {git.root} is no file; a store needs one of its own")
-    told = git.read(entry.oid, "blob", MAX_TEXT) if entry else b""
+    lines = git.read(entry.oid, "blob", MAX_TEXT) if entry else b""
     here = git.root / ATTRIBUTES
-    if not git.bare and os.path.lexists(here) and (here.is_symlink() or here.read_bytes() != told):
+    if not git.bare and os.path.lexists(here) and (here.is_symlink() or here.read_bytes() != lines):
         raise ConfigError(f"{here} is not as HEAD has it; commit it first, for a store adds lines to it")
-    return told
+    return lines
 
 
 def take_in(

@@ -95,7 +95,7 @@ def join(
             groups.setdefault(tuple(sorted(distinct.values())), []).append(path)
     ancestor = sides.ancestor(git) if method == _ANCESTOR and groups else None
     origin = _load(git, ancestor, "ancestor") if ancestor else None
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     lost = 0.0
     for ks, chosen in groups.items():
         sources = [_only(loaded[k], chosen) for k in ks]
@@ -107,7 +107,7 @@ def join(
         factors |= merged.factors
         error = merged.provenance.get("truncation_error", {})
         lost = max(lost, error.get("total", 0.0))
-        told |= error.get("sites", {})
+        facts |= error.get("sites", {})
     whole = Adapter(
         MappingProxyType(factors),
         base=next((adapter.base for adapter in loaded.values() if adapter.base), ""),
@@ -117,7 +117,7 @@ def join(
         provenance={
             "method": method,
             "parents": [sides.commits[k] for k in left],
-            "truncation_error": {"total": lost, "sites": told},
+            "truncation_error": {"total": lost, "sites": facts},
             "base_model": next((name for x in loaded.values() if (name := base_model(x))), ""),
         },
     )

@@ -71,6 +71,6 @@ def card(name: str, commit: str, manifest: Manifest, config: Mapping[str, Any], 
     if manifest.base:
         lines += ["", f"It belongs to the base with fingerprint `{manifest.base}`."]
     if lineage:
-        told = json.dumps(lineage, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
-        lines += ["", "## Lineage", "", *("    " + line for line in told)]
+        lines_of_lineage = json.dumps(lineage, indent=2, sort_keys=True, ensure_ascii=False).splitlines()
+        lines += ["", "## Lineage", "", *("    " + line for line in lines_of_lineage)]
     return "\n".join(lines) + "\n"

@@ -63,13 +63,13 @@ def merge(
     given_weights = None if weights is None else tuple(map(float, weights))
     if on_conflict is None and options:
         raise ConfigError(f"{next(iter(options))} is for a method; name it with on_conflict")
-    told = (
+    forced = (
         None if on_conflict is None else Policy(on_conflict.replace("-", "_"), given_weights, options or {})
     )
-    if told is not None and told.is_method:
+    if forced is not None and forced.is_method:
         from weft.store.delta import check_method  # loads torch
 
-        check_method(told.on_conflict, told.options)
+        check_method(forced.on_conflict, forced.options)
     done = Merged(None, (), (), (), 0.0)
 
     def propose(objects: Objects, at: Here) -> Proposal | None:
@@ -77,11 +77,11 @@ def merge(
         head = git.commit_of("HEAD")
         file = store_at(git, head)
         methods = any(Policy(rule.on_conflict).is_method for rule in file.merge)
-        if told is None and given_weights and not methods:
+        if forced is None and given_weights and not methods:
             raise ConfigError(
                 "weights are for a method, and neither on_conflict nor a rule of the store names one"
             )
-        policies = by_rules(file, given_weights) if told is None else (lambda _, policy=told: policy)
+        policies = by_rules(file, given_weights) if forced is None else (lambda _, policy=forced: policy)
         given = list(dict.fromkeys((head, *map(git.commit_of, revisions))))
         apart = git.run("merge-base", "--independent", *given).decode().split()
         done = Merged(None, (head,), (), (), 0.0)

@@ -48,14 +48,14 @@ def export_oci(git: Git, name: str, out: str | os.PathLike[str], rev: str = "HEA
             named = {"org.cncf.model.filepath": file, "org.opencontainers.image.title": file}
             layers.append(layer | {"annotations": named})
         lineage = made.manifest.lineage
-        told = {
+        facts = {
             "name": name,
             "revision": made.commit,
             "authors": _texts(lineage.get("author")),
             "licenses": _texts(lineage.get("licence")),
         }
         model = {
-            "descriptor": {key: value for key, value in told.items() if value},
+            "descriptor": {key: value for key, value in facts.items() if value},
             "config": {"format": "safetensors"},
             "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
         }

@@ -99,7 +99,7 @@ def cut(name: str, old: Values, new: Values, source: object) -> Values | None:
     if new == old:
         return None
     at = _axis(name)
-    told = f"{source}: {name} is {new.dtype} {list(new.shape)}, the parent's is {old.dtype} {list(old.shape)}"
+    what = f"{source}: {name} is {new.dtype} {list(new.shape)}, the parent's is {old.dtype} {list(old.shape)}"
     grows = (
         at is not None
         and new.dtype == old.dtype
@@ -109,13 +109,13 @@ def cut(name: str, old: Values, new: Values, source: object) -> Values | None:
         and math.prod(new.shape[at + 1 :]) * BITS[new.dtype] % 8 == 0
     )
     if at is None or not grows:
-        raise ShapeError(f"{told}; only lora_A and lora_B may grow, by their rank")
+        raise ShapeError(f"{what}; only lora_A and lora_B may grow, by their rank")
     rows = new.shape[0] if at else 1
     whole, kept = (len(raw) // rows if rows else 0 for raw in (new.raw, old.raw))
     starts = range(0, rows * whole, whole or 1)
     if b"".join(new.raw[start : start + kept] for start in starts) != old.raw:
         raise ShapeError(
-            f"{told}; its first {old.shape[at]} of rank differ, they have to be the parent's to the bit"
+            f"{what}; its first {old.shape[at]} of rank differ, they have to be the parent's to the bit"
         )
     shape = (*new.shape[:at], new.shape[at] - old.shape[at], *new.shape[at + 1 :])
     return Values(new.dtype, shape, b"".join(new.raw[start + kept : start + whole] for start in starts))

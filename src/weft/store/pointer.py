@@ -64,8 +64,8 @@ def parse_pointer(data: bytes, source: object) -> Pointer | None:
 
 def blob_folder(git: Git) -> Path:
     """The second place of a repository. Raises ConfigError where git's configuration names none."""
-    told = git.run("config", "--type=path", "--get", SETTING, ok=(0, 1)).decode("utf-8", "surrogateescape")
-    folder = told.removesuffix("\n")
+    setting = git.run("config", "--type=path", "--get", SETTING, ok=(0, 1)).decode("utf-8", "surrogateescape")
+    folder = setting.removesuffix("\n")
     if not folder:
         raise ConfigError(
             f"{git.root} keeps large tensors in a second place; name it with `git config {SETTING} FOLDER`"

@@ -78,9 +78,9 @@ def read_settings(listed: bytes, environment: Mapping[str, str]) -> Settings:
     if any(map(_is_helper, own)):
         safe.append(("credential.helper", ""))  # forgets all; the user's follow again
         safe += [(s.key, s.value) for s in found if _is_helper(s.key) and s.scope not in _OWN]
-    told = int(environment.get("GIT_CONFIG_COUNT") or 0)
-    values = {"GIT_CONFIG_COUNT": str(told + len(safe))}
-    for number, (key, value) in enumerate(safe, told):
+    count = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    values = {"GIT_CONFIG_COUNT": str(count + len(safe))}
+    for number, (key, value) in enumerate(safe, count):
         values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     if _PROXY in own:
         values["GIT_PROXY_COMMAND"] = ""

@@ -99,9 +99,9 @@ class StoreFile(NamedTuple):
             if layer in self.modules:
                 want, have = self.modules[layer][half[0] == "B"], shape[half[0] == "A"]
                 if want != have:
-                    told = f"[R, {want}]" if half[0] == "A" else f"[{want}, R]"
+                    size = f"[R, {want}]" if half[0] == "A" else f"[{want}, R]"
                     raise ShapeError(
-                        f"{what}: lora_{half[0]} of {layer} is {list(shape)}, the base needs {told}"
+                        f"{what}: lora_{half[0]} of {layer} is {list(shape)}, the base needs {size}"
                     )
         if layers and not (self.modules or {}).keys() & set(layers.values()):
             raise ShapeError(

@@ -129,13 +129,13 @@ class _Walk:
     def attributes(self, tip: str) -> None:
         """Check that git leaves files as they are. Earlier commits do not count: their content is checked."""
         entries = self.git.tree(self.git.tree_of(tip), tip)
-        told = entries.get(ATTRIBUTES)
-        if STORE not in entries or told is None or told.oid in self.missing:
+        entry = entries.get(ATTRIBUTES)
+        if STORE not in entries or entry is None or entry.oid in self.missing:
             return
-        if told.mode not in FILES:
+        if entry.mode not in FILES:
             self.problems.append(f"{tip[:12]}: {ATTRIBUTES} is no file")
             return
-        line = converting_line(self.git.read(told.oid, "blob", MAX_TEXT))
+        line = converting_line(self.git.read(entry.oid, "blob", MAX_TEXT))
         if line is not None:
             self.problems.append(
                 f"{tip[:12]}: {ATTRIBUTES} says {line!r:.80}, by which git would change files on their way; "

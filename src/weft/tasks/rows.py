@@ -165,12 +165,12 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
             own = any(role == "system" for role, _ in turns[:1])
             return _chat(turns if own else [*_system(value), *turns], references)
         case "instruction":
-            told = [_string(value["instruction"], "instruction")]
+            parts = [_string(value["instruction"], "instruction")]
             more = value.get("input")
             if more is not None and _string(more, "input").strip():
-                told.append(more)
+                parts.append(more)
             before = (*_system(value), *_history(value.get("history")))
-            return Row("\n\n".join(told), _string(value["output"], "output"), references, before)
+            return Row("\n\n".join(parts), _string(value["output"], "output"), references, before)
     if "completion" not in value:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
@@ -256,8 +256,8 @@ def _calls(calls: Any) -> list[str]:
         raise ConfigError(f"tool_calls should be a list, got {shown(calls)}")
     texts: list[str] = []
     for call in calls:
-        told = call.get("function", call) if isinstance(call, dict) else call
-        texts.append(f"<tool_call>\n{json.dumps(told, ensure_ascii=False, default=str)}\n</tool_call>")
+        function = call.get("function", call) if isinstance(call, dict) else call
+        texts.append(f"<tool_call>\n{json.dumps(function, ensure_ascii=False, default=str)}\n</tool_call>")
     return texts
 
 

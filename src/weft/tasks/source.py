@@ -234,8 +234,8 @@ def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
             "unseen_parameters": tuple(world.unseen_parameters()),
         }
     if isinstance(source, FileSource):
-        told = source.model_dump(include={"path", "test", "test_ratio", "name", "descriptions"})
-        return {"train": (load_file_task(**told),)}
+        options = source.model_dump(include={"path", "test", "test_ratio", "name", "descriptions"})
+        return {"train": (load_file_task(**options),)}
     if isinstance(source, FunctionsSource):
         return _functions(source)
     if isinstance(source, FactsSource):

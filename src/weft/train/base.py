@@ -130,8 +130,8 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
 
 def _hash(tasks: Sequence[Task], text: Tensor | None) -> str:
     """Of the tasks, and of the ids of the plain texts where there are some."""
-    told = hash_tasks(tasks)
-    return told if text is None else hashlib.sha256(told.encode() + text.numpy().tobytes()).hexdigest()
+    digest = hash_tasks(tasks)
+    return digest if text is None else hashlib.sha256(digest.encode() + text.numpy().tobytes()).hexdigest()
 
 
 def _groups(

@@ -141,8 +141,8 @@ def _train_all(
             if ready:
                 done |= _train_group(recipe, host, ready, folder / "adapters")
                 _write_index(folder, recipe, host, done)
-            told = fmean(one["test_followed"] for one in done.values()) if done else 0.0
-            bar.update(shown, advance=len(group), shown=f"{len(done)} done, {told:.2f} of test answers right")
+            rate = fmean(one["test_followed"] for one in done.values()) if done else 0.0
+            bar.update(shown, advance=len(group), shown=f"{len(done)} done, {rate:.2f} of test answers right")
 
 
 def _train_group(
@@ -180,10 +180,10 @@ def _train_group(
         if all(ended):
             break
     best.bring_back()
-    told = {}
+    facts = {}
     for k, one in enumerate(ready):
         loss, followed = _score(host, bank, k, one.test, recipe)
-        told[one.task.name] = {
+        facts[one.task.name] = {
             "description": one.task.descriptions[0],
             "category": one.task.category,
             "data_hash": one.task.data_hash,
@@ -196,22 +196,22 @@ def _train_group(
             "test_loss_before": before[k][0],
             "test_followed_before": before[k][1],
         }
-        _save(recipe, host, bank, k, told[one.task.name], folder)
-    return told
+        _save(recipe, host, bank, k, facts[one.task.name], folder)
+    return facts
 
 
 def _save(
-    recipe: LibraryRecipe, host: Host, bank: LearnedBank, k: int, told: dict[str, Any], folder: Path
+    recipe: LibraryRecipe, host: Host, bank: LearnedBank, k: int, facts: dict[str, Any], folder: Path
 ) -> None:
     provenance = {
         "base_model": recipe.base,
         "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
         "seed": recipe.seed,
         "target_modules": short_names(host.sites, host.module),
-        "description": told["description"],
-        "data_hash": told["data_hash"],
-        "metrics": {key: told[key] for key in ("validation_loss", "test_loss", "test_followed")},
-        "step": told["kept_step"],
+        "description": facts["description"],
+        "data_hash": facts["data_hash"],
+        "metrics": {key: facts[key] for key in ("validation_loss", "test_loss", "test_followed")},
+        "step": facts["kept_step"],
     }
     dtype = getattr(torch, recipe.save_dtype)
     save(bank.adapter(k, base=host.fingerprint, provenance=provenance, dtype=dtype), folder / bank.names[k])
@@ -227,7 +227,7 @@ def _done(folder: Path) -> dict[str, Any]:
     file = folder / INDEX
     tasks = read_json(file).get("tasks", {}) if file.is_file() else {}
     there = folder / "adapters"
-    return {name: told for name, told in tasks.items() if (there / name / "adapter_config.json").is_file()}
+    return {name: facts for name, facts in tasks.items() if (there / name / "adapter_config.json").is_file()}
 
 
 def _choose(recipe: LibraryRecipe) -> list[Task]:

@@ -267,8 +267,8 @@ class Run:
     def say(self, text: str) -> None:
         """One line above the progress bar, after the run's name."""
         if self.accelerator.is_main_process:
-            told = f"{self.folder.name} {text}"
-            self._bar.console.print(plain(told), markup=False, highlight=False, soft_wrap=True)
+            line = f"{self.folder.name} {text}"
+            self._bar.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
     def check_finite(self, step: int, values: Tensor | float, what: str) -> None:
         """Raise NotFiniteError unless all values are numbers; the last checkpoint stays as it is."""

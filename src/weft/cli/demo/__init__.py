@@ -106,4 +106,4 @@ def _act(hypernetwork: str, base: str, describe: tuple[str, ...], input: tuple[s
     ]
     if not asks:
         raise CueError("these descriptions are your own; give an --input to answer")
-    return Act(hypernetwork, base, told=not letters, asks=tuple(asks))
+    return Act(hypernetwork, base, described=not letters, asks=tuple(asks))

@@ -26,7 +26,7 @@ class Act:
 
     hypernetwork: str
     base: str
-    told: bool
+    described: bool
     """Whether the base that answers without an adapter reads the description in its prompt."""
     asks: tuple[Ask, ...]
 
@@ -88,10 +88,10 @@ def play(act: Act) -> Played:
         bank = hyper.generate([Description(text) for text in texts])
     made = time.perf_counter()
     # One batch holds them all: every ask without an adapter, and under its own.
-    alone = dict.fromkeys((ask.description if act.told else "", ask.input) for ask in act.asks)
+    alone = dict.fromkeys((ask.description if act.described else "", ask.input) for ask in act.asks)
     jobs = [(None, *key) for key in alone] + [(texts.index(a.description), "", a.input) for a in act.asks]
     said = Engine(host).generate(
-        [_prompt(told, text) for _, told, text in jobs],
+        [_prompt(described, text) for _, described, text in jobs],
         mixture=Mixture.rows(bank, [k for k, _, _ in jobs]),
         max_new_tokens=_MOST_TOKENS,
         batch_size=len(jobs),
@@ -102,7 +102,7 @@ def play(act: Act) -> Played:
             hypernetwork=act.hypernetwork,
             description=ask.description,
             input=ask.input,
-            base=answered[None, ask.description if act.told else "", ask.input],
+            base=answered[None, ask.description if act.described else "", ask.input],
             adapted=answered[texts.index(ask.description), "", ask.input],
             expected=ask.expected,
         )
@@ -121,6 +121,6 @@ def play(act: Act) -> Played:
     )
 
 
-def _prompt(told: str, text: str) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": told}] if told else []
+def _prompt(described: str, text: str) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": described}] if described else []
     return [*system, {"role": "user", "content": text}]

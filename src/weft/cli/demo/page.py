@@ -20,17 +20,17 @@ _COLUMNS = (1, 27, 22, 21, 5)
 def print_head(act: Act) -> None:
     """Who answers, before anything is loaded."""
     model = f" ({NAMED[act.base].about.split(',')[0]})" if act.base in NAMED else ""
-    told = (
+    how = (
         "Without an adapter the base is told the sentence in its prompt. With one it reads the input alone: "
         "what it knows of the task is in the adapter."
-        if act.told
+        if act.described
         else "The prompt is the input alone: what the model knows of the task is in the adapter."
     )
     console = stdout(_WIDTH)
     width = min(console.width, _WIDTH)
     base, maker = plain(act.base), plain(act.hypernetwork)
     made = f"{base}{model} is frozen; {maker} turns a sentence into a LoRA adapter for it."
-    console.print(Text(f"{made} {told}"), width=width)
+    console.print(Text(f"{made} {how}"), width=width)
     console.print()
 
 
@@ -42,7 +42,7 @@ def print_act(played: Played) -> None:
         console.print(
             Text("This hypernetwork was not trained: its adapters change nothing.\n", style="bold red")
         )
-    heads = ("", "", "base, told" if played.act.told else "base alone", "adapter", "")
+    heads = ("", "", "base, told" if played.act.described else "base alone", "adapter", "")
     console.print(_table([tuple(Text(head, style="dim") for head in heads)]), width=width)
     for description, answers in _groups(played):
         console.print(Text(plain(description), style="bold cyan"), width=width)
@@ -54,7 +54,9 @@ def print_act(played: Played) -> None:
 
 def print_foot(act: Act) -> None:
     """What to try next."""
-    words, text = ("Give me the surname.", "Anna Keller") if act.told else ("double every letter", "weft")
+    words, text = (
+        ("Give me the surname.", "Anna Keller") if act.described else ("double every letter", "weft")
+    )
     own = f" --with {plain(act.hypernetwork)}"
     base = f" --base {plain(act.base)}"
     lines = (
@@ -109,5 +111,5 @@ def _sum(played: Played) -> str:
         sum(text == answer.expected for text, answer in pairs)
         for pairs in ([(a.base, a) for a in known], [(a.adapted, a) for a in known])
     )
-    who = "the base that is told" if played.act.told else "the base alone"
+    who = "the base that is told" if played.act.described else "the base alone"
     return f"Exactly right: the adapters {adapted} of {len(known)}, {who} {base}. {took}"

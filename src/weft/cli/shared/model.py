@@ -98,8 +98,8 @@ class SamplingFlags:
         if given.get("temperature") == 0:
             own = {name: value for name, value in own.items() if name == "repetition_penalty"}
         if own:
-            told = ", ".join(f"{name} {value:g}" for name, value in own.items())
-            print(f"weft: drawn as the model's generation_config says: {told}", file=sys.stderr)
+            listed = ", ".join(f"{name} {value:g}" for name, value in own.items())
+            print(f"weft: drawn as the model's generation_config says: {listed}", file=sys.stderr)
         return own | given
 
 

@@ -102,9 +102,9 @@ def add(
         lineage: A JSON file with recipe, parents, data, metrics, licence, author: any of them. It replaces
             what the adapter had.
     """
-    told = None if lineage is None else read_lineage(lineage)
+    keys = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:
-        added = opened.add(path, name, message=message, lineage=told)
+        added = opened.add(path, name, message=message, lineage=keys)
     say_added(added, f"{added.written} of {added.tensors} tensors are new", message, json)
 
 
@@ -203,10 +203,10 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Json 
 
 def read_lineage(path: str) -> dict[str, Any]:
     """The keys and values in a JSON file. Raises ConfigError, MissingFileError."""
-    told = read_json(Path(path))
-    if not isinstance(told, dict):
-        raise ConfigError(f"{path} should hold keys and values, it holds {told!r:.40}")
-    return told
+    keys = read_json(Path(path))
+    if not isinstance(keys, dict):
+        raise ConfigError(f"{path} should hold keys and values, it holds {keys!r:.40}")
+    return keys
 
 
 def say(facts: dict[str, Any], line: str, json: bool) -> None:

@@ -30,7 +30,7 @@ def stack(
         message: Message of the commit; staged without one.
         lineage: A JSON file with recipe, data, metrics, licence, author: any of them.
     """
-    told = None if lineage is None else read_lineage(lineage)
+    keys = None if lineage is None else read_lineage(lineage)
     with Store(store) as opened:
-        added = opened.stack(parent, path, name, message=message, lineage=told)
+        added = opened.stack(parent, path, name, message=message, lineage=keys)
     say_added(added, f"{parent} with {added.written} new pieces in {added.tensors} tensors", message, json)

@@ -161,13 +161,13 @@ def _learn(recipe: MergingRecipe, host: Host, library: Specialists, k: int, kind
 
 def _resume(file: Path, recipe: MergingRecipe) -> list[SetScores]:
     """The scores of an earlier run of the same recipe; a line that a kill has cut short is left out."""
-    told = to_json(recipe.model_dump(mode="json", exclude={"output", "sets"}))
+    settings = to_json(recipe.model_dump(mode="json", exclude={"output", "sets"}))
     about = file.with_name("recipe.json")
     try:
         if not about.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            about.write_text(told, encoding="utf-8")
-        elif about.read_text(encoding="utf-8") != told:
+            about.write_text(settings, encoding="utf-8")
+        elif about.read_text(encoding="utf-8") != settings:
             raise ConfigError(f"{file.parent} is of another recipe; choose another output_dir, or delete it")
         lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]
         file.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")

@@ -56,11 +56,11 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         if mine[0].kind in ("lora", "larger"):
             alone = fmean(outcome.base_loss for outcome in mine)
             less = _spread([single[outcome.seed] - outcome.base_loss for outcome in mine], 4)
-            told = [
+            first = [
                 name.rpartition(" on ")[2] if mine[0].kind == "larger" else "base",
                 f"{math.exp(alone):.3f}",
             ]
-            lines.append([*told, f"{alone:.4f}", less, "0", f"{mine[0].base:,}", "0", *[""] * 5])
+            lines.append([*first, f"{alone:.4f}", less, "0", f"{mine[0].base:,}", "0", *[""] * 5])
         gaps = [outcome.loss / outcome.soft_loss - 1 for outcome in mine]
         is_tree = mine[0].kind == "tree"
         lines.append(

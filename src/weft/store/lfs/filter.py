@@ -75,8 +75,8 @@ def serve(
     offered = _texts(source) or []
     _send_texts(sink, *(f"capability={name}" for name in filters if f"capability={name}" in offered))
     while (asked := _texts(source)) is not None:
-        told = {key: value for key, _, value in (text.partition("=") for text in asked)}
-        name, path = told.get("command", ""), told.get("pathname", "")
+        values = {key: value for key, _, value in (text.partition("=") for text in asked)}
+        name, path = values.get("command", ""), values.get("pathname", "")
         data = _content(source, limit)
         try:
             if name not in filters:

@@ -52,10 +52,10 @@ def train_tree(recipe: TreeRecipe, *, host: Host | None = None, resume: bool = T
         metrics = fit(recipe, run, host, learned, draw_groups, test)
         folder = run.folder / "tree"
         if run.accelerator.is_main_process:
-            told = provenance(recipe, data_hash=hash_tasks(tasks), metrics=metrics)
+            facts = provenance(recipe, data_hash=hash_tasks(tasks), metrics=metrics)
             tree = learned.tree()
             tree = replace(tree, leaves=replace(tree.leaves, base=host.fingerprint))
-            save_tree(tree, folder, provenance=told, dtype=getattr(torch, recipe.save_dtype))
+            save_tree(tree, folder, provenance=facts, dtype=getattr(torch, recipe.save_dtype))
     return folder
 
 
@@ -78,8 +78,8 @@ def fit(
     metrics: dict[str, float] = {}
     for done in learner.left():
         groups, factor = draw_groups(run.draw(done)), _schedule(learned.gate, recipe, done)
-        told, load_LK = _backward(host, learned.train(), groups, recipe, factor, run.accelerator)
-        learner.step(done, told)
+        shares, load_LK = _backward(host, learned.train(), groups, recipe, factor, run.accelerator)
+        learner.step(done, shares)
         gate = learned.gate
         if isinstance(gate, TreeGate) and recipe.rebalance:
             gate.bias_LN.data -= recipe.rebalance * uneven_turns(load_LK, gate.right_NK, gate.left_NK)
@@ -142,8 +142,8 @@ def _backward(
     sum_gradients(learned, accelerator)
     loss, entropy, uneven = sum_over_processes(told_3, accelerator).tolist()
     load_LK = sum_over_processes(torch.as_tensor(load_LK), accelerator)
-    told = {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
-    return told, load_LK
+    shares = {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
+    return shares, load_LK
 
 
 def _tokens(host: Host, recipe: TreeRecipe) -> int:
