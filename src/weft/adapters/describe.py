@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from weft.adapters.card import card
 from weft.adapters.mlx_folder import is_mlx
@@ -40,10 +39,6 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
     size = 8 + len(header.text)
     replace_file(file, framed(header_text(header.specs, metadata)) + file.read_bytes()[size:])
     readme = folder / CARD
-    if _is(readme, card(old)):
+    if readme.is_file() and readme.read_bytes() == card(old).encode():
         replace_file(readme, card(new))
     return new
-
-
-def _is(file: Path, text: str) -> bool:
-    return file.is_file() and file.read_bytes() == text.encode()

@@ -13,7 +13,7 @@ from weft.files import embedded_folder, folders_with, resolve
 from weft.registry import NAMED, kept_in
 
 if TYPE_CHECKING:
-    from weft.tasks import Task
+    pass
 
 What = Literal["models", "adapters", "recipes", "tasks", "encoders"]
 Rows = list[dict[str, Any]]
@@ -130,11 +130,11 @@ def _tasks(folder: str | None) -> Rows:
         source = NaturalInstructionsSource(kind="natural_instructions", path=folder)
     else:
         raise MissingFileError(f"no folder at {folder}")
-    return [_task_row(split, task) for split, tasks in load_splits(source).items() for task in tasks]
-
-
-def _task_row(split: str, task: "Task") -> dict[str, Any]:
-    return {"name": task.name, "split": split, "category": task.category, "about": task.descriptions[0]}
+    return [
+        {"name": task.name, "split": split, "category": task.category, "about": task.descriptions[0]}
+        for split, tasks in load_splits(source).items()
+        for task in tasks
+    ]
 
 
 def _encoders(_: None) -> Rows:

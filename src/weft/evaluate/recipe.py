@@ -46,7 +46,9 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
     splits = load_splits(recipe.data, *recipe.splits)
     chosen = recipe.splits or tuple(splits)
     host = Host.from_pretrained(recipe.base, dtype=recipe.dtype, device=recipe.device)
-    hypernetworks = [_load_hypernetwork(name, host) for name in recipe.hypernetworks]
+    hypernetworks = [
+        HyperNetwork.from_pretrained(name, host=host).to(host.device) for name in recipe.hypernetworks
+    ]
     tasks = [task for name in chosen for task in splits[name]]
     reports = compare(
         host,
@@ -66,10 +68,6 @@ def evaluate(recipe: EvalRecipe, *, command: str = "") -> Report:
         command=command,
         notes=_notes(recipe, hypernetworks, splits["train"]),
     )
-
-
-def _load_hypernetwork(name: str, host: Host) -> HyperNetwork:
-    return HyperNetwork.from_pretrained(name, host=host).to(host.device)
 
 
 def _notes(recipe: EvalRecipe, hypernetworks: list[HyperNetwork], train: tuple[Task, ...]) -> tuple[str, ...]:

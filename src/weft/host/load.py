@@ -67,7 +67,7 @@ def load_model(
             raise ConfigError(f"{source} {_HOLDS_ADAPTER}")
         model = _read(source, dtype, device, remote)
         tokenizer = None
-        if folder is None or _has_tokenizer(folder):
+        if folder is None or any((folder / name).is_file() for name in _TOKENIZER):
             tokenizer = _read_tokenizer(source, remote)
     except WeftError:
         raise
@@ -182,10 +182,6 @@ def _check_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError) as error:
         # Without CUDA, torch says so by an assertion.
         raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _TOKENIZER)
 
 
 def _one_line(error: Exception) -> str:

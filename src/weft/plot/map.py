@@ -89,7 +89,8 @@ def _draw_labels(axes: Axes, library: LibraryMap, unit: float) -> None:
     room_K = np.square(pixel_K2[:, None] - pixel_K2).sum(-1)
     np.fill_diagonal(room_K, np.inf)
     for k in room_K.min(1).argsort(kind="stable"):
-        colour = _colour(int(library.cluster_K[k]))
+        cluster = int(library.cluster_K[k])
+        colour = _ALONE if cluster < 0 else _COLOURS[cluster]
         text = axes.annotate(
             _short(library.names[k]),
             (library.place_K2[k, 0], library.place_K2[k, 1]),
@@ -128,10 +129,6 @@ def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
     width = np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0])
     height = np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1])
     return float((width.clip(min=0) * height.clip(min=0)).sum())
-
-
-def _colour(cluster: int) -> str:
-    return _ALONE if cluster < 0 else _COLOURS[cluster]
 
 
 def _short(name: str) -> str:

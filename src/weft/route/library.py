@@ -115,7 +115,11 @@ def load_library(
         values |= _read_labels(file, {path.name for path in paths})
     return Library(
         adapters,
-        {a.name: _label(values[a.name]) for a in adapters if values[a.name]},
+        {
+            name: texts[0] if len(texts) == 1 else texts
+            for name, texts in ((adapter.name, values[adapter.name]) for adapter in adapters)
+            if texts
+        },
         next((base_model(adapter) for adapter in adapters if base_model(adapter)), ""),
     )
 
@@ -123,10 +127,6 @@ def load_library(
 def texts_of(label: Label) -> tuple[str, ...]:
     """The descriptions in a label."""
     return (label,) if isinstance(label, str) else label
-
-
-def _label(texts: tuple[str, ...]) -> Label:
-    return texts[0] if len(texts) == 1 else texts
 
 
 def _read_labels(file: Path, names: set[str]) -> dict[str, tuple[str, ...]]:

@@ -54,7 +54,8 @@ def prepare_ways(
     bank = library.stack().to(host.device)
     count, rank = len(library), max(adapter.rank for adapter in library.adapters)
     whole = float(count)
-    singles, trees = _singles(recipe, host), _trees(recipe, host, rank)
+    singles = [(name, load_for(host, one.path), one.described) for name, one in recipe.singles.items()]
+    trees = _trees(recipe, host, rank)
     routers, gates = _routers(recipe, host, library, bank, progress)
     progress("best single adapter")
     best = best_single(host, library, recipe.tasks)
@@ -231,10 +232,6 @@ def _routers(
         else:
             gates.append((name, router, float(len(bank))))
     return made, gates
-
-
-def _singles(recipe: RoutingRecipe, host: AbstractHost) -> list[tuple[str, Adapter, bool]]:
-    return [(name, load_for(host, one.path), one.described) for name, one in recipe.singles.items()]
 
 
 def _merges(

@@ -105,7 +105,10 @@ def _mixture(
         return Mixture.rows(part.stack(), [k for k in range(len(part)) for _ in range(each)])
     if way == ROUTED:
         names = [task.name for task in part.tasks]
-        best = [router.rank(_wording(task), names)[0][0] for task in part.tasks]
+        best = [
+            router.rank((task.unseen_descriptions or task.descriptions)[0], names)[0][0]
+            for task in part.tasks
+        ]
         return Mixture.rows(part.stack(), [names.index(name) for name in best for _ in range(each)])
     method = recipe.methods[way]
     kinds = STATISTICS.keys() & options_of(method.method).keys()
@@ -141,10 +144,6 @@ def _test(task: Task, count: int) -> tuple[Any, ...]:
     if len(task.test) < count:
         raise ConfigError(f"task {task.name} has {len(task.test)} test rows, rows_per_task is {count}")
     return task.test[:count]
-
-
-def _wording(task: Task) -> str:
-    return (task.unseen_descriptions or task.descriptions)[0]
 
 
 def _router(recipe: MergingRecipe, host: Host, library: Specialists) -> Nearest:
