@@ -190,8 +190,10 @@ class AbstractHost(ABC):
         """Read the next tokens of every row under its own share, and say what comes after the last one.
 
         `counts[i]` of the T tokens of row i count; those after them are padding (default: all count). A cache
-        of no rows begins them, at the positions `starts` (default 0). Raises ShapeError for other numbers of
-        rows, and what `forward` raises.
+        of no rows begins them, at the positions `starts` (default 0). Returns logits [B, V] in float32, and
+        where captured the state that the output head read, [B, H].
+
+        Raises ShapeError for other numbers of rows or another host's cache, and what `forward` raises.
         """
 
 

@@ -278,15 +278,7 @@ class Host(AbstractHost):
         starts: Sequence[int] | None = None,
         capture: bool = False,
     ) -> Stepped:
-        """Read the next tokens of every row under its own share, and say what comes after the last one.
-
-        `counts[i]` of the T tokens of row i count; those after them are padding (default: all count). A cache
-        of no rows begins them, at the positions `starts` (default 0). Returns logits [B, V] in float32, and
-        where captured the state that the output head read, [B, H].
-
-        Raises ShapeError for other numbers of rows or another host's cache, ConfigError for a network that
-        cannot decode, and what `forward` and `Pool.put` raise.
-        """
+        """As `AbstractHost.step`; raises ConfigError for a network that cannot decode, and as `Pool.put`."""
         rows, tokens = ids_BT.shape
         counts = [tokens] * rows if counts is None else counts
         if not isinstance(cache, RowCache):
