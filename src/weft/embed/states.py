@@ -7,6 +7,7 @@ import jinja2
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from weft.embed.text import texts_of
@@ -104,9 +105,7 @@ class HostStates(AbstractEncoder):
     def _states(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
         host = self._frozen[0]
         length_B = torch.tensor([len(row) for row in rows], device=host.device)
-        ids_BT = torch.zeros(len(rows), int(length_B.max()), dtype=torch.long, device=host.device)
-        for row_T, row in zip(ids_BT, rows, strict=True):
-            row_T[: len(row)] = torch.tensor(row)
+        ids_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(host.device)
         mask_BT = (torch.arange(ids_BT.shape[1], device=host.device) < length_B[:, None]).long()
         hidden = host.forward(ids_BT, mask_BT=mask_BT, output_hidden_states=True).hidden_states
         vectors = []
