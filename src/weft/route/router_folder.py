@@ -88,7 +88,7 @@ class GateParts(NamedTuple):
     """What a gate is made from again."""
 
     kind: str
-    count: int
+    adapters: int
     """How many adapters it weighs."""
     tensors: Mapping[str, Tensor]
     options: Config

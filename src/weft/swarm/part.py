@@ -23,7 +23,7 @@ from weft.host import Pool, decoding, sites_of
 from weft.host.batches import Batches
 from weft.host.cache import RowCache
 from weft.host.sites import ALL_LINEAR
-from weft.host.span import Acting, Factors, Span, add_mixture
+from weft.host.span import Acting, Span, StackedFactors, add_mixture
 from weft.rows import Share
 from weft.types import AbstractGate, Bank, State, Term
 
@@ -219,5 +219,5 @@ class Part:
         return x_BTH
 
 
-def _factors(bank: Bank) -> Factors:
+def _factors(bank: Bank) -> StackedFactors:
     return {site.path: (bank.a[site], bank.b[site]) for site in bank.a}
