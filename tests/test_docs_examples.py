@@ -60,9 +60,7 @@ def test_what_people_import_says_what_it_takes_and_has_an_example(module: str, n
     thing = getattr(importlib.import_module(module), name)
     assert f"{thing.__module__}.{name}" in FOUND
     rest = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    asked = (
-        {} if thing is weft.WeftError else inspect.signature(thing).parameters
-    )  # it has those of Exception
+    asked = {} if thing is weft.WeftError else inspect.signature(thing).parameters
     taken = [one.name for one in asked.values() if one.kind not in rest]
     lines = inspect.getdoc(thing).splitlines()
     assert [name for name in taken if not any(line.startswith(f"    {name}: ") for line in lines)] == []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from weft.errors import SaveError
@@ -31,7 +33,11 @@ def test_a_picture_is_a_png_and_always_the_same(draw, tmp_path):
 
 def test_other_values_make_another_picture(tmp_path):
     draw_bars(BARS, tmp_path / "a.png", label="exact match")
-    draw_bars([BARS[0], BARS[1]._replace(mean=0.3)], tmp_path / "b.png", label="exact match")
+    draw_bars(
+        [BARS[0], BARS[1]._replace(value=replace(BARS[1].value, mean=0.3))],
+        tmp_path / "b.png",
+        label="exact match",
+    )
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
