@@ -203,7 +203,7 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     program = f"""
 import os, weft.store.pointer as p
 from pathlib import Path
-p.os.replace = lambda *_: os.kill(os.getpid(), 9)
+os.replace = lambda *_: os.kill(os.getpid(), 9)
 p.put(Path({str(tmp_path)!r}), b"some bytes")
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -9

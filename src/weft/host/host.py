@@ -278,7 +278,10 @@ class Host(AbstractHost):
         starts: Sequence[int] | None = None,
         capture: bool = False,
     ) -> Stepped:
-        """As `AbstractHost.step`; raises ConfigError for a network that cannot decode, and as `Pool.put`."""
+        """As `AbstractHost.step`, on a `RowCache`.
+
+        Raises ShapeError as that does, ConfigError for a network that cannot decode, and as `Pool.put`.
+        """
         rows, tokens = ids_BT.shape
         counts = [tokens] * rows if counts is None else counts
         if not isinstance(cache, RowCache):
