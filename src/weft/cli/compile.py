@@ -170,7 +170,7 @@ def _fit(task: Task, host: Host) -> Task:
     fitting, left_out = fit_task(host.tokenizer, task, max_length=longest)
     if left_out:
         print(f"weft: left out {left_out} examples, too long for the base's window", file=sys.stderr)
-    if not fitting.train:
+    if fitting is None or not fitting.train:
         raise ConfigError(f"no example of {task.name} fits into the base's window of {longest} tokens")
     if not fitting.test:
         print("weft: too few examples to hold some out: no early stop, no score", file=sys.stderr)

@@ -49,7 +49,8 @@ def load_model(
 
     Weights are read from safetensors alone, never from pickles. Raises MissingFileError when nothing is there
     or weights are missing or damaged, ConfigError for something that is no causal language model, for a base
-    beside an adapter, and for a dtype or device that cannot be used, UnknownNameError for an embedded name.
+    beside an adapter, and for a dtype or device that cannot be used, UnknownNameError for an embedded name,
+    MissingExtraError for a package that the weights need.
     """
     _check_dtype(dtype)
     _check_device(device)

@@ -146,12 +146,15 @@ def fit_rows(
 
 def fit_task(
     tokenizer: PreTrainedTokenizerBase, task: Task, *, max_length: int, descriptions: Sequence[str] = ()
-) -> tuple[Task, int]:
-    """A task with those of its rows that `fit_rows` keeps, and how many it does not. Raises as that does."""
+) -> tuple[Task | None, int]:
+    """A task with those of its rows that `fit_rows` keeps, None for none, and how many it does not keep.
+
+    Raises as that does.
+    """
     options = {"max_length": max_length, "descriptions": descriptions}
     train, left_out = fit_rows(tokenizer, task.train, **options)
     test, more = fit_rows(tokenizer, task.test, **options)
-    return replace(task, train=train, test=test), left_out + more
+    return replace(task, train=train, test=test) if train or test else None, left_out + more
 
 
 def row_encoder(

@@ -166,7 +166,7 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
     for task in tasks:
         fitting, left_out = fit_task(host.tokenizer, task, max_length=recipe.max_length)
         rows += left_out
-        if fitting.train and fitting.test:
+        if fitting is not None and fitting.train and fitting.test:
             kept.append(fitting)
     if len(kept) < 2:
         raise ConfigError(

@@ -247,7 +247,7 @@ def _ready(task: Task, host: AbstractHost, recipe: LibraryRecipe) -> _Ready | No
     """The task as token ids; None where rows to train on, to stop by or to test on lack."""
     longest = recipe.max_length or host.window or sys.maxsize
     fitting, _ = fit_task(host.tokenizer, task, max_length=longest)
-    if len(fitting.train) <= recipe.validation_rows or not fitting.test:
+    if fitting is None or len(fitting.train) <= recipe.validation_rows or not fitting.test:
         return None
     train_ids, test_ids = (
         tuple(render(host.tokenizer, row) for row in part)

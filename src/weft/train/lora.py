@@ -260,7 +260,7 @@ def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
         fitting, _ = fit_task(host.tokenizer, task, max_length=longest, descriptions=told)
     except ConfigError as error:
         raise ConfigError(f"task {task.name}: {error}") from error
-    if not fitting.train:
+    if fitting is None or not fitting.train:
         raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
     return fitting
 
