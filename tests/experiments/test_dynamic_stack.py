@@ -10,7 +10,7 @@ from weft.hyper.stack import build_network
 from weft.tasks.source import LettersSource, load_splits
 
 LEVEL = {"head": {"kind": "Z", "core": "full"}, "latent": 16, "head_in": 12, "rank": 3, "dropout": 0.0}
-FIRST = {"latent": 16, "head_in": 16, "rank": 2, "dropout": 0.0}
+FIRST = {"head": {"kind": "Z"}, "latent": 16, "head_in": 16, "rank": 2, "dropout": 0.0}
 DATA = {"kind": "letters", "train_tasks": 60}
 
 

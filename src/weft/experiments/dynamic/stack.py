@@ -61,7 +61,7 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
     sizes: dict[str, list[float]] = {}
     for folder in recipe.stacks:
         tell(folder)
-        hyper = HyperNetwork.from_pretrained(folder, host=host)
+        hyper = HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
         assert isinstance(hyper.network, Stack)
         sizes.setdefault("all levels", []).append(_size(hyper.network))
         for levels in (*range(hyper.network.most + 1), None):
@@ -69,7 +69,7 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
             found.setdefault(name, []).append(_answers(host, hyper, tasks, levels, recipe.rows))
     for folder in recipe.flat:
         tell(folder)
-        hyper = HyperNetwork.from_pretrained(folder, host=host)
+        hyper = HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
         sizes.setdefault("one flat network", []).append(_size(hyper.network))
         found.setdefault("one flat network", []).append(_answers(host, hyper, tasks, None, recipe.rows))
     lines = []
