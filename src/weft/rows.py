@@ -149,6 +149,11 @@ class AbstractHost(ABC):
     def device(self) -> torch.device:
         """Where token ids and logits lie."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the states that it computes."""
+
     @abstractmethod
     def forward(
         self,

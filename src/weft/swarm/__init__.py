@@ -1,6 +1,7 @@
 """A host spread over workers that may die: stages of layers, calls that are done once, journals."""
 
-from weft.swarm.host import SwarmCache, SwarmHost
+from weft.swarm.cache import SwarmCache
+from weft.swarm.host import SwarmHost
 from weft.swarm.link import AbstractLink, LocalLink, TcpLink
 from weft.swarm.load import load_part
 from weft.swarm.open import open_swarm

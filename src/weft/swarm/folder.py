@@ -5,23 +5,37 @@ The supervisor writes, everybody else reads: `weft swarm status`, and coordinato
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from pydantic import Field
 
 from weft.config import Config, parse_config
-from weft.errors import ConfigError, MessageError, MissingFileError, UnknownNameError, WorkerError
+from weft.errors import (
+    ConfigError,
+    MessageError,
+    MissingFileError,
+    SaveError,
+    UnknownNameError,
+    WorkerError,
+)
 from weft.files import is_name, nearest, read_json, replace_file, to_json
+from weft.reading import read_text
 from weft.registry import cache_folder
 from weft.swarm.link import TcpLink
 from weft.swarm.message import Message
 
 PLAN, STATE, EVENTS, LOG = "plan.json", "state.json", "events.jsonl", "log.txt"
+_OLD = "events-old.jsonl"
+_EVENT_BYTES = 32 << 20
+"""What happened is begun anew above this size; what was there before is kept once."""
 
 
 class Plan(Config):
@@ -86,19 +100,47 @@ class SwarmFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         replace_file(self.path / file, to_json(value))
 
+    def lock(self) -> int:
+        """A descriptor that makes its holders the only ones to run this swarm, until all have closed it.
+
+        Raises ConfigError where somebody has it, SaveError where the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SaveError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(held)
+            raise ConfigError(
+                f"swarm {self.name} is up already, or starts; weft swarm down --name {self.name} ends it"
+            ) from error
+        return held
+
+    def log(self, worker: int) -> Path:
+        """Where a worker process writes what goes wrong."""
+        return self.path / f"worker-{worker}.log"
+
     def tell(self, event: str, **values: Any) -> None:
-        """Add a line to what happened."""
+        """Add a line to what happened. Where the disk refuses it is left out: a picture is worth no token."""
         line = json.dumps({"time": time.time(), "event": event, **values}) + "\n"
-        with (self.path / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(line)
+        with suppress(OSError):
+            with (self.path / EVENTS).open("a", encoding="utf-8") as file:
+                file.write(line)
+                size = file.tell()
+            if size > _EVENT_BYTES:
+                os.replace(self.path / EVENTS, self.path / _OLD)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened, in its order."""
-        if not (self.path / EVENTS).is_file():
-            return
-        for line in (self.path / EVENTS).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # the last line may be half written
-                yield json.loads(line)
+        for file in (self.path / _OLD, self.path / EVENTS):
+            if not file.is_file():
+                continue
+            for line in read_text(file).splitlines():
+                with suppress(ValueError):  # the last line may be half written
+                    yield json.loads(line)
 
     def connect(self, stage: int, *, seconds: float = 120.0) -> Callable[[int], TcpLink]:
         """A way to whoever holds a stage; it waits for a worker that is being replaced.
@@ -110,15 +152,18 @@ class SwarmFolder:
             end = time.monotonic() + seconds
             reason: Exception = WorkerError(f"stage {stage} of swarm {self.name} has no worker")
             while time.monotonic() < end:
-                stages = self.state.get("stages", [])
+                state = self.state
+                stages = state.get("stages", [])
                 if stage < len(stages) and stages[stage]["address"] is not None:
                     host, port = stages[stage]["address"]
                     try:
                         return TcpLink((host, port))
                     except WorkerError as error:
                         reason = error
-                elif self.supervisor is None:
+                if self.supervisor is None:
                     raise WorkerError(f"swarm {self.name} is down; start it: weft swarm up")
+                if state.get("error"):
+                    raise WorkerError(state["error"])
                 time.sleep(0.02)
             raise WorkerError(str(reason))
 

@@ -20,66 +20,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weft.adapters import check_fits, site_at
-from weft.errors import (
-    BaseMismatchError,
-    ConfigError,
-    MessageError,
-    ShapeError,
-    UnknownNameError,
-    WeftError,
-    WorkerError,
-)
+from weft.adapters import check_fits
+from weft.errors import ConfigError, MessageError, ShapeError, WeftError, WorkerError
 from weft.rows import AbstractCache, AbstractHost, Share, Stepped
+from weft.swarm.cache import SwarmCache
 from weft.swarm.codec import Codec
+from weft.swarm.greeting import greeted
 from weft.swarm.journal import RowJournal, Written
 from weft.swarm.kept import Kept
-from weft.swarm.message import Message
-from weft.swarm.remote import Reading
 from weft.swarm.seat import Call, Connect, Seat
-from weft.swarm.shares import Shares, Told
+from weft.swarm.shares import Shares, Told, check_bank
 from weft.swarm.stage import ADAPTERS
-from weft.swarm.tape import Tape
-from weft.swarm.things import of_assignment, of_bank
-from weft.types import AbstractGate, Bank, Mixture
-
-
-class SwarmCache(AbstractCache):
-    """Rows whose keys and values lie with the stages of a spread host, and their journals."""
-
-    def __init__(self, host: SwarmHost, session: int) -> None:
-        self.host, self.session = host, session
-        self.rows: list[RowJournal] = []
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """How many tokens of each row the stages hold."""
-        return [row.length for row in self.rows]
-
-    @property
-    def starts(self) -> Sequence[int]:
-        """The position of the first token held of each row."""
-        return [row.first for row in self.rows]
-
-    def join(self, other: AbstractCache, rows: Sequence[int]) -> None:
-        """Add some rows of another cache of the same host. Raises ShapeError for one of another kind."""
-        if not isinstance(other, SwarmCache) or other.host is not self.host or other is self:
-            raise ShapeError("rows join a cache of the same host")
-        self.host.everywhere("join", self.session, {"other": other.session, "rows": list(rows)})
-        self.rows += [other.rows[row].copy() for row in rows]
-
-    def leave(self, row: int) -> None:
-        """Drop one row; the last one takes its place."""
-        self.host.everywhere("leave", self.session, {"row": row})
-        self.rows[row] = self.rows[-1]
-        self.rows.pop()
-
-    def cut(self, row: int, count: int) -> None:
-        """Drop the first tokens of one row. Raises ShapeError where there are not more than `count`."""
-        if not 0 <= count < self.rows[row].length:
-            raise ShapeError(f"cannot cut {count} tokens from a row of {self.rows[row].length}")
-        self.host.everywhere("cut", self.session, {"row": row, "count": count})
-        self.rows[row].cut(count)
+from weft.swarm.tape import Tape, heard_step, told_step
+from weft.swarm.whole import causal, read_whole
+from weft.types import Mixture
 
 
 class SwarmHost(AbstractHost):
@@ -108,27 +62,12 @@ class SwarmHost(AbstractHost):
         self._log = log
         """Told of every step: `log("step", rows=..., tokens=..., seconds=...)`."""
         self.seats = [Seat(connect, patience=patience, tries=tries) for connect in stages]
-        told = [seat.open() for seat in self.seats]
-        if not told:
-            raise ConfigError("a spread host needs a stage")
-        first = told[0].fields
-        for one in told[1:]:
-            for field in ("base", "layers", "vocab_size", "hidden", "dtype"):
-                if one.fields[field] != first[field]:
-                    raise ConfigError(f"the stages have {field} {first[field]} and {one.fields[field]}")
-        ends = [0, *(seat.place[1] for seat in self.seats)]
-        if [seat.place[0] for seat in self.seats] != ends[:-1] or ends[-1] != first["layers"]:
-            places = ", ".join(f"{i}-{j}" for i, j in (seat.place for seat in self.seats))
-            raise ConfigError(f"stages of layers {places} do not make a base of {first['layers']} layers")
-        sites = [[site_at(*site) for site in one.list("sites")] for one in told]
-        self.fingerprint = told[0].text("base")
-        self.sites = tuple(sorted(itertools.chain(*sites)))
-        self._window, self._vocab_size = first["window"], told[0].whole("vocab_size")
-        self.hidden = told[0].whole("hidden")
-        self.dtype: torch.dtype = getattr(torch, told[0].text("dtype").removeprefix("torch."))
+        self._base = greeted([seat.open() for seat in self.seats])
+        self.fingerprint = self._base.fingerprint
+        self.sites = tuple(sorted(itertools.chain(*self._base.sites)))
+        self.hidden = self._base.hidden
         self.codec: Codec = codec
-        self._paths = [{site.path for site in one} for one in sites]
-        self._shares = Shares(sites)
+        self._shares = Shares(self._base.sites)
         self._kept = [Kept(seat.call) for seat in self.seats]
         self._tape = None if journal is None else Tape(journal)
         self._caches: WeakSet[SwarmCache] = WeakSet()
@@ -139,17 +78,22 @@ class SwarmHost(AbstractHost):
     @property
     def window(self) -> int | None:
         """Most positions that the base was made for; None where there is no limit."""
-        return self._window
+        return self._base.window
 
     @property
     def vocab_size(self) -> int:
         """How many token ids there are."""
-        return self._vocab_size
+        return self._base.vocab_size
 
     @property
     def device(self) -> torch.device:
         """Where token ids and logits lie: with the coordinator."""
         return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states that go from stage to stage."""
+        return self._base.dtype
 
     def forward(
         self,
@@ -176,57 +120,26 @@ class SwarmHost(AbstractHost):
             raise ConfigError("a spread host decodes by step, over its own caches")
         if mask_BT is not None:
             raise ShapeError("a spread host takes attention_mask [B, 1, T, T] for whole sequences")
-        seen = {} if attention_mask is None else {"mask": attention_mask}
         if attention_mask is None:
-            lowest = torch.full((tokens, tokens), torch.finfo(self.dtype).min, dtype=self.dtype)
-            seen["mask"] = lowest.triu(1)[None, None].expand(rows, 1, tokens, tokens)
+            attention_mask = causal(rows, tokens, self.dtype)
         if position_ids is None:
             position_ids = torch.arange(tokens).expand(rows, tokens)
-        x = ids_BT
-        for place, seat in enumerate(self.seats):
-            fields, factors, tensors = self._read_at(place, mixture)
-            tensors |= {"positions": position_ids, **seen}
-            is_last = place == len(self.seats) - 1
-            if is_last and chosen_BT is not None:
-                tensors["chosen"] = chosen_BT
-            reading = Reading(seat, fields, tensors, list(factors), is_first=not place)
-            x = reading(x, list(factors.values()))
-        return SimpleNamespace(logits=x if chosen_BT is not None else x.unflatten(0, (rows, tokens)))
-
-    def _read_at(
-        self, place: int, mixture: Mixture | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-        """The terms of a mixture at one stage: values, factors by name, and other tensors."""
-        entries: list[dict[str, Any]] = []
-        factors: dict[str, Tensor] = {}
-        tensors: dict[str, Tensor] = {}
         for term in mixture.terms if mixture is not None else ():
-            if isinstance(term.gate, AbstractGate):
-                raise ConfigError("gates that look at states are not trained over stages; use a local host")
-            self._check_bank(term.bank)
-            bank = of_bank(term.bank, self._paths[place])
-            if bank is None:
-                continue
-            assigned, start = of_assignment(term.gate), f"{len(entries)}."
-            factors |= {start + name: tensor for name, tensor in bank.tensors.items()}
-            tensors |= {start + name: tensor for name, tensor in assigned.tensors.items()}
-            entries.append({**bank.fields, **assigned.fields, "combine": term.combine})
-        return {"terms": entries}, factors, tensors
-
-    def _check_bank(self, bank: Bank) -> None:
-        if bank.base and bank.base != self.fingerprint:
-            raise BaseMismatchError(
-                f"the bank of {', '.join(bank.names[:3])} belongs to base {bank.base}, "
-                f"this one is {self.fingerprint}; load the base that it was made for"
-            )
-        known = {site.path for site in self.sites}
-        unknown = next((site.path for site in bank.a if site.path not in known), None)
-        if unknown is not None:
-            raise UnknownNameError(f"the bank changes {unknown}, which is no site of this host")
+            check_bank(term.bank, self.sites, self.fingerprint)
+        logits = read_whole(
+            self.seats,
+            self._base.sites,
+            ids_BT,
+            mixture,
+            mask_B1TT=attention_mask,
+            positions_BT=position_ids,
+            chosen_BT=chosen_BT,
+        )
+        return SimpleNamespace(logits=logits.unflatten(0, (rows, tokens)) if chosen_BT is None else logits)
 
     def new_cache(self) -> SwarmCache:
         """A cache of no rows."""
-        cache = SwarmCache(self, next(self._sessions))
+        cache = SwarmCache(self, self.everywhere, next(self._sessions))
         self._caches.add(cache)
         return cache
 
@@ -243,7 +156,7 @@ class SwarmHost(AbstractHost):
         for adapter, _ in share.adapters:
             check_fits(adapter, self.sites, self.fingerprint)
         for term in share.terms:
-            self._check_bank(term.bank)
+            check_bank(term.bank, self.sites, self.fingerprint)
         held: list[tuple[Kept, Told]] = []
         try:
             for kept, told in zip(self._kept, self._shares.told(share), strict=True):
@@ -311,11 +224,18 @@ class SwarmHost(AbstractHost):
         capture: bool,
     ) -> Stepped:
         started = time.perf_counter()
-        said = None if self._tape is None else self._heard(ids_BT, begun, counts)
-        if said is None:
-            said = self._asked(ids_BT, cache, begun, told, counts, capture or self._tape is not None)
-            if self._tape is not None:
-                self._write(ids_BT, counts, *said)
+        try:
+            said = self._heard(ids_BT, told, counts)
+            if said is None:
+                said = self._asked(ids_BT, cache, begun, told, counts, capture or self._tape is not None)
+                if self._tape is not None:
+                    self._tape.add(told_step(self._plan(told, counts), ids_BT, *said))
+        except MessageError as error:
+            self._forget()
+            raise WorkerError(f"a stage answers something else than it should: {error}") from error
+        except BaseException:
+            self._forget()
+            raise
         stepped, written = said
         for row, (journal, count) in enumerate(zip(begun, counts, strict=True)):
             own = [(k[:, row, :, :count].clone(), v[:, row, :, :count].clone()) for k, v in written]
@@ -344,57 +264,40 @@ class SwarmHost(AbstractHost):
             fields["starts"] = [row.first for row in begun]
         written: list[Written] = []
         said = None
-        try:
-            for place, seat in enumerate(self.seats):
-                fields["shares"] = [own[place].reference for own in told]
-                said = seat.call("step", cache.session, fields, tensors)
-                written.append((said.tensor("keys", 5), said.tensor("values", 5)))
-                tensors = {n: t for n, t in said.tensors.items() if n not in ("keys", "values")}
-                fields.pop("decided", None)
-                if "decided" in said.fields:
-                    fields["decided"] = said.list("decided")
-            assert said is not None
-            logits_BV = said.tensor("logits", 2)
-            return Stepped(logits_BV, said.tensor("hidden", 2) if capture else None), written
-        except MessageError as error:
-            self._forget()
-            raise WorkerError(f"a stage answers something else than it should: {error}") from error
-        except BaseException:
-            self._forget()
-            raise
+        for place, seat in enumerate(self.seats):
+            fields["shares"] = [own[place].reference for own in told]
+            said = seat.call("step", cache.session, fields, tensors)
+            written.append((said.tensor("keys", 5), said.tensor("values", 5)))
+            tensors = {n: t for n, t in said.tensors.items() if n not in ("keys", "values")}
+            fields.pop("decided", None)
+            if "decided" in said.fields:
+                fields["decided"] = said.list("decided")
+        assert said is not None
+        return Stepped(said.tensor("logits", 2), said.tensor("hidden", 2) if capture else None), written
 
     def _heard(
-        self, ids_BT: Tensor, begun: list[RowJournal], counts: Sequence[int]
+        self, ids_BT: Tensor, told: Sequence[Sequence[Told]], counts: Sequence[int]
     ) -> tuple[Stepped, list[Written]] | None:
         """The step as the journal on disk has it; None from the first one on that it does not have."""
-        assert self._tape is not None
-        if not self._tape.plays:
+        if self._tape is None or not self._tape.plays:
             return None
         message = self._tape.hear()
         if message is None:  # the last one was half written
             self._forget()
             return None
-        if message.list("counts") != list(counts) or not torch.equal(message.tensor("ids", 2), ids_BT.cpu()):
+        heard = heard_step(message, self._plan(told, counts), ids_BT, len(self.seats))
+        if heard is None:
             raise ConfigError(f"the journal {self._tape.path} is of another run; give this one its own")
-        hidden_BH = message.tensor("hidden", 2)
+        hidden_BH, written = heard
         said = self.seats[-1].call("head", ADAPTERS, {}, {"hidden": hidden_BH})
-        written = [
-            (message.tensor(f"keys{place}", 5), message.tensor(f"values{place}", 5))
-            for place in range(len(self.seats))
-        ]
         if not self._tape.plays:
             self._forget()  # from now on the stages are asked: they are brought to where the journal is
         return Stepped(said.tensor("logits", 2), hidden_BH), written
 
-    def _write(
-        self, ids_BT: Tensor, counts: Sequence[int], stepped: Stepped, written: Sequence[Written]
-    ) -> None:
-        assert self._tape is not None
-        assert stepped.hidden_BH is not None
-        tensors = {"ids": ids_BT, "hidden": stepped.hidden_BH}
-        for place, (keys, values) in enumerate(written):
-            tensors |= {f"keys{place}": keys, f"values{place}": values}
-        self._tape.add(Message({"counts": list(counts)}, tensors))
+    def _plan(self, told: Sequence[Sequence[Told]], counts: Sequence[int]) -> dict[str, Any]:
+        """What the journal on disk says of a step beside its tensors."""
+        shares = [[one.reference for one in own] for own in told]
+        return {"base": self.fingerprint, "counts": list(counts), "shares": shares}
 
     def everywhere(self, kind: str, session: int, fields: Mapping[str, Any]) -> None:
         """One call of a session at every stage. Raises WorkerError where one is lost."""

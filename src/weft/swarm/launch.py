@@ -7,12 +7,16 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from pathlib import Path
 
 from weft.swarm.folder import Plan
 
 
 class AbstractSlot(ABC):
     """A place that always has a worker, or will have one again."""
+
+    log: str
+    """Where its worker says what goes wrong."""
 
     @abstractmethod
     def address(self) -> tuple[str, int] | None:
@@ -32,14 +36,16 @@ class AbstractSlot(ABC):
 
 
 class ProcessSlot(AbstractSlot):
-    """A worker process of this machine."""
+    """A worker process of this machine, which writes its errors to a file of its own."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, log: Path) -> None:
         options = {"--dtype": plan.dtype, "--device": plan.device}
         options |= {"--memory": plan.memory} if plan.memory else {}
         options |= {"--threads": plan.threads} if plan.threads else {}
         self._command = [sys.executable, "-m", "weft.swarm.worker", plan.base]
         self._command += [str(part) for pair in options.items() for part in pair]
+        self.log = str(log)
+        log.unlink(missing_ok=True)
         self._start()
 
     def address(self) -> tuple[str, int] | None:
@@ -62,7 +68,8 @@ class ProcessSlot(AbstractSlot):
 
     def _start(self) -> None:
         self._port = 0
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:

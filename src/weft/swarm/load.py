@@ -7,8 +7,8 @@ every tensor.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,10 +25,13 @@ from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
 from weft.host.fetch import fetch_model
 from weft.host.sites import ALL_LINEAR
+from weft.reading import read_json
 from weft.registry import NAMED
 from weft.swarm.part import FAMILIES, Part
 
 _INDEX = "model.safetensors.index.json"
+_INDEX_BYTES = 64 << 20
+_MOST_FILES = 4096
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -88,11 +91,10 @@ def load_part(
         )
     with ExitStack() as files:
         stored = _open(folder, files)
+        _check_sizes(folder, config, stored)
         number = _number(folder, stored, dtype)
         module = _described(config, number)
-        base = fingerprint_by(
-            module, lambda name, tensor, index: _pick(_at(stored, name), name, tensor, index)
-        )
+        base = _fingerprint(module, stored)
         _cut_out(module, first, last)
         need = sum(tensor.numel() * number.itemsize for tensor in module.state_dict().values())
         if memory is not None and need > memory:
@@ -112,12 +114,50 @@ def part_bytes(name_or_path: str | os.PathLike[str], dtype: str | torch.dtype) -
     folder = base_folder(name_or_path)
     config = read_config(folder)
     with ExitStack() as files:
-        size = _number(folder, _open(folder, files), dtype).itemsize
+        stored = _open(folder, files)
+        _check_sizes(folder, config, stored)
+        size = _number(folder, stored, dtype).itemsize
     module = _described(config, torch.float32)
     body = cast(Any, module.model)
     layer = sum(p.numel() for p in body.layers[0].parameters()) * size
     ends = config.vocab_size * config.hidden_size * size
     return config.num_hidden_layers, layer, ends, ends + config.hidden_size * size
+
+
+def base_fingerprint(name_or_path: str | os.PathLike[str]) -> str:
+    """The fingerprint of a base, from its files alone. Raises what `load_part` raises of the base."""
+    folder = base_folder(name_or_path)
+    config = read_config(folder)
+    with ExitStack() as files:
+        stored = _open(folder, files)
+        _check_sizes(folder, config, stored)
+        return _fingerprint(_described(config, torch.float32), stored)
+
+
+def part_dtype(name_or_path: str | os.PathLike[str], dtype: str | torch.dtype) -> torch.dtype:
+    """The number type that a part of a base has. Raises what `load_part` raises of the base."""
+    folder = base_folder(name_or_path)
+    with ExitStack() as files:
+        return _number(folder, _open(folder, files), dtype)
+
+
+def _fingerprint(module: PreTrainedModel, stored: Mapping[str, Any]) -> str:
+    return fingerprint_by(module, lambda name, tensor, index: _pick(_at(stored, name), name, tensor, index))
+
+
+def _check_sizes(folder: Path, config: PreTrainedConfig, stored: Mapping[str, Any]) -> None:
+    """Raise MissingFileError for a config that announces other layers or a larger vocabulary than there is.
+
+    Before anything of its size is made: the numbers of a config may be any.
+    """
+    found = {int(part[1]) for name in stored if (part := re.match(r"model\.layers\.(\d{1,6})\.", name))}
+    if found != set(range(len(found))) or len(found) != config.num_hidden_layers:
+        raise MissingFileError(
+            f"{folder} holds {len(found)} layers, its config says {config.num_hidden_layers}"
+        )
+    shape = [config.vocab_size, config.hidden_size]
+    if _at(stored, _EMBED).get_slice(_EMBED).get_shape() != shape:
+        raise MissingFileError(f"the embeddings of {folder} are not {shape}, as its config says")
 
 
 def _number(folder: Path, stored: Mapping[str, Any], dtype: str | torch.dtype) -> torch.dtype:
@@ -140,18 +180,25 @@ def _open(folder: Path, files: ExitStack) -> Mapping[str, Any]:
     """Every tensor name, with the open file that holds it."""
     index = folder / _INDEX
     try:
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if any(Path(name).name != name for name in names):
-                raise MissingFileError(f"{index} names files outside its folder")
-        else:
-            names = ["model.safetensors"]
+        names = _shards(index) if index.is_file() else ["model.safetensors"]
         opened = [files.enter_context(safe_open(folder / name, "pt")) for name in names]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise MissingFileError(
             f"the weights of {folder} are missing or damaged: {' '.join(str(error).split())[:200]}"
         ) from error
     return {name: file for file in opened for name in list(file.keys())}
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, all of its own folder. Raises MissingFileError, ConfigError."""
+    told = read_json(index, _INDEX_BYTES)
+    places = told.get("weight_map") if isinstance(told, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise MissingFileError(f"{index} does not say which tensor lies in which file")
+    names = sorted(set(places.values()))
+    if any(Path(name).name != name or name in ("", ".", "..") for name in names) or len(names) > _MOST_FILES:
+        raise MissingFileError(f"{index} names files outside its folder, or more than {_MOST_FILES}")
+    return names
 
 
 def _at(stored: Mapping[str, Any], name: str) -> Any:
@@ -189,10 +236,13 @@ def _fill(module: PreTrainedModel, stored: Mapping[str, Any], dtype: torch.dtype
     body = cast(Any, module.model)
     body.rotary_emb = type(body.rotary_emb)(config=module.config).to(device)  # its buffers are made, not read
     found: dict[str, Tensor] = {}
-    for name in module.state_dict():
+    for name, like in module.state_dict().items():
         source = _EMBED if name == _HEAD and name not in stored else name
+        file = _at(stored, source)
+        if file.get_slice(source).get_shape() != list(like.shape):
+            raise MissingFileError(f"{source} of the weights is not {list(like.shape)}, as its config says")
         try:
-            tensor = _at(stored, source).get_tensor(source)
+            tensor = file.get_tensor(source)
         except SafetensorError as error:
             raise MissingFileError(f"{source} is damaged: {error}; fetch the base again") from error
         found[name] = found[source] if source in found else tensor.to(device=device, dtype=dtype)

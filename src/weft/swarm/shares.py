@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from weft.errors import BaseMismatchError, UnknownNameError
 from weft.rows import Share
 from weft.swarm.things import Thing, of_adapter, of_assignment, of_bank, of_gate, of_state
 from weft.types import AbstractGate, Adapter, Bank, Dense, Rows, Site, Term
@@ -115,3 +116,16 @@ class Shares:
             if k not in taken:
                 taken[k] = term.bank[k]
         return [(taken[k], weight) for k, weight in weights.items()]
+
+
+def check_bank(bank: Bank, sites: Iterable[Site], fingerprint: str) -> None:
+    """Raise BaseMismatchError for a bank of another base, UnknownNameError for other sites than there are."""
+    if bank.base and bank.base != fingerprint:
+        raise BaseMismatchError(
+            f"the bank of {', '.join(bank.names[:3])} belongs to base {bank.base}, "
+            f"this one is {fingerprint}; load the base that it was made for"
+        )
+    known = {site.path for site in sites}
+    unknown = next((site.path for site in bank.a if site.path not in known), None)
+    if unknown is not None:
+        raise UnknownNameError(f"the bank changes {unknown}, which is no site of this host")

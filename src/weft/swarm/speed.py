@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from weft.errors import ConfigError
-from weft.swarm.load import base_folder, read_config
+from weft.swarm.load import base_folder, part_dtype, read_config
 
 _REPEATS = 12
 
@@ -32,7 +32,7 @@ def measure(base: str, dtype: str, device: str) -> dict[str, Any]:
     config = read_config(base_folder(base))
     vocabulary, config.num_hidden_layers, config.vocab_size = config.vocab_size, 1, 1
     config.pad_token_id = None
-    number = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    number = part_dtype(base, dtype)
     with torch.device(device), torch.no_grad():
         layer: Any = AutoModelForCausalLM.from_config(config, dtype=number).eval().model
         x_BTH = torch.randn(1, 1, config.hidden_size, dtype=number)

@@ -11,10 +11,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from weft.errors import ConfigError, MessageError, SaveError
+from weft.rows import Stepped
+from weft.swarm.journal import Written
 from weft.swarm.message import MAGIC, Message, encode, receive
 
 
@@ -29,7 +36,8 @@ class Tape:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self.path.open("a+b")
+            # Without a buffer: what a full disk refuses is not tried again when the file is closed.
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise SaveError(f"the journal {self.path} cannot be written: {error.strerror}") from error
         try:
@@ -56,11 +64,11 @@ class Tape:
         if begun >= self._size:
             return None
         try:
-            message = receive(self._file.read)
+            message = receive(self._read)
         except MessageError as error:
             more = self._file.tell() < self._size
             self._file.seek(begun)
-            if more or not MAGIC.startswith(self._file.read(len(MAGIC))):
+            if more or not MAGIC.startswith(self._read(len(MAGIC))):
                 raise ConfigError(
                     f"{self.path} is no journal, or damaged at byte {begun}: {error}"
                 ) from error
@@ -72,14 +80,45 @@ class Tape:
         return message
 
     def add(self, message: Message) -> None:
-        """Write a message. Raises SaveError when the disk refuses."""
+        """Write a message whole. Raises SaveError when the disk refuses; the file is then as it was."""
+        left = memoryview(encode(message))
         try:
-            self._file.write(encode(message))
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
             raise SaveError(f"the journal {self.path} cannot be written: {error.strerror}") from error
         self._size = self._file.tell()
 
     def close(self) -> None:
         """Close the file; another run may take it."""
         self._file.close()
+
+    def _read(self, count: int) -> bytes:
+        return self._file.read(count) or b""
+
+
+def told_step(
+    plan: Mapping[str, Any], ids_BT: Tensor, stepped: Stepped, written: Sequence[Written]
+) -> Message:
+    """A step as it stands in the journal: who acted on what, the last states, and what stages wrote."""
+    assert stepped.hidden_BH is not None
+    tensors = {"ids": ids_BT, "hidden": stepped.hidden_BH}
+    for place, (keys, values) in enumerate(written):
+        tensors |= {f"keys{place}": keys, f"values{place}": values}
+    return Message(plan, tensors)
+
+
+def heard_step(
+    message: Message, plan: Mapping[str, Any], ids_BT: Tensor, stages: int
+) -> tuple[Tensor, list[Written]] | None:
+    """The last states of a step and what stages wrote; None where something else stands there."""
+    names = [(f"keys{place}", f"values{place}") for place in range(stages)]
+    try:
+        if dict(message.fields) != plan or not torch.equal(message.tensor("ids", 2), ids_BT.cpu()):
+            return None
+        written = [(message.tensor(keys, 5), message.tensor(values, 5)) for keys, values in names]
+        return message.tensor("hidden", 2), written
+    except MessageError:
+        return None

@@ -29,8 +29,10 @@ from weft.swarm.speed import measure
 from weft.swarm.stage import Stage
 
 _LOG = logging.getLogger("weft.swarm")
-_CONNECTIONS = 16
+_CONNECTIONS = 64
 """Most at a time; a coordinator has one, and who watches over the worker another."""
+_FIRST_SECONDS = 10.0
+"""How long a connection may be silent before its first message; later it may be so for good."""
 _BODY_SECONDS = 60.0
 """How long the rest of a message may take once it has begun."""
 
@@ -62,8 +64,7 @@ class Worker:
                 case "measure":
                     told = measure(self.base, self.dtype, self.device)
                 case "load":
-                    self._load(call.whole("first"), call.whole("last"))
-                    told = self._told()
+                    told = self._load(call.whole("first"), call.whole("last"))
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                     told = {}
@@ -71,10 +72,15 @@ class Worker:
                     told = {"error": "Failed", "text": "this worker has no layers yet"}
         except WeftError as error:
             told = {"error": type(error).__name__, "text": " ".join(str(error).split())[:400]}
+        except Exception as error:  # a base too large for the machine, say: told, and the worker lives on
+            _LOG.exception("call %r failed", kind)
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            told = {"error": "Failed", "text": text[:400]}
         serial = call.fields.get("serial")
         return Message({**told, "serial": serial if type(serial) is int else -1})
 
-    def _load(self, first: int, last: int) -> None:
+    def _load(self, first: int, last: int) -> dict[str, Any]:
+        """Take these layers; the answer says whose base they are, and the hash of their weights."""
         with self._loading:
             if self.stage is None or (self.stage.part.first, self.stage.part.last) != (first, last):
                 part = load_part(
@@ -82,6 +88,8 @@ class Worker:
                 )
                 _ = part.weights  # hashed now, so that the first greeting need not wait for it
                 self.stage = Stage(part)
+            part = self.stage.part
+            return {**self._told(), "base": part.base, "hash": part.weights}
 
     def _told(self) -> dict[str, Any]:
         stage = self.stage
@@ -127,7 +135,10 @@ def _converse(answer: Answer, connection: socket.socket, free: threading.Bounded
     with connection:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while _waits(connection):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # its machine may be gone
+            seconds: float | None = _FIRST_SECONDS
+            while _waits(connection, seconds):
+                seconds = None
                 message = receive(until(connection, time.monotonic() + _BODY_SECONDS))
                 connection.settimeout(_BODY_SECONDS)
                 connection.sendall(encode(answer(message)))
@@ -139,9 +150,9 @@ def _converse(answer: Answer, connection: socket.socket, free: threading.Bounded
             free.release()
 
 
-def _waits(connection: socket.socket) -> bool:
-    """Wait for the next message; False when the other side has ended the connection."""
-    connection.settimeout(None)
+def _waits(connection: socket.socket, seconds: float | None) -> bool:
+    """Wait for the next message, so long at most; False when the other side has ended the connection."""
+    connection.settimeout(seconds)
     return bool(connection.recv(1, socket.MSG_PEEK))
 
 
