@@ -84,7 +84,7 @@ def train(
             the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
         overrides: Keys of the recipe and their values.
-        host: swarm:NAME trains through the workers of that swarm; for lora.
+        host: swarm:NAME trains through the workers of that swarm; for lora and hyper.
         resume: Go on from the last checkpoint, or start again.
         dry_run: Print the whole recipe, and train nothing.
     """
@@ -100,8 +100,8 @@ def train(
         hide_bars(config.base)
     spread = {}
     if host is not None:
-        if kind != "lora":
-            raise ConfigError(f"--host trains lora; {kind} is trained on a base of this process")
+        if kind not in ("lora", "hyper"):
+            raise ConfigError(f"--host trains lora and hyper; {kind} is trained on a base of this process")
         from weft.cli.shared.model import open_spread
 
         spread = {"host": open_spread(host)}

@@ -34,6 +34,8 @@ from weft.swarm.message import Message
 
 PLAN, STATE, EVENTS, LOG = "plan.json", "state.json", "events.jsonl", "log.txt"
 _OLD = "events-old.jsonl"
+FRESH = (STATE, EVENTS, _OLD, LOG)
+"""What a new start leaves nothing of."""
 _EVENT_BYTES = 32 << 20
 """What happened is begun anew above this size; what was there before is kept once."""
 

@@ -7,8 +7,10 @@ there the token alone keeps others out. The ports of workers are bound to the ad
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +18,7 @@ from weft.errors import MissingExtraError, WorkerError
 from weft.swarm.folder import Plan
 from weft.swarm.launch import AbstractSlot
 
+_LOG = logging.getLogger("weft.swarm")
 _LOOPBACK = "127.0.0.1"
 _SECONDS = 2.0
 _OBJECTS = 80 << 20
@@ -23,11 +26,14 @@ _OBJECTS = 80 << 20
 
 
 class RaySlot(AbstractSlot):
-    """An actor that Ray starts again whenever it dies."""
+    """An actor that Ray starts again whenever it dies; `make` asks for one."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    log = "the logs of Ray on its machine, /tmp/ray/session_latest/logs"
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._actor = make, make()
         self._asked: Any = None
+        self._failed = False
 
     def address(self) -> tuple[str, int] | None:
         """Where its worker listens; None while Ray starts it."""
@@ -42,20 +48,26 @@ class RaySlot(AbstractSlot):
                 return None
             asked, self._asked = self._asked, None
             return ray.get(asked)
-        except RayError:  # it died before it answered; Ray starts it again
+        except RayError as error:  # it died before it answered; Ray starts it again
             self._asked = None
+            self._failed = bool(getattr(error, "actor_init_failed", False))  # but then it does not
+            if self._failed:
+                _LOG.warning("an actor cannot be made: %s", " ".join(str(error).split())[:2000])
             return None
 
     def dead(self) -> bool:
-        """False: Ray starts a dead one again, and its address tells the new one from the old."""
-        return False
+        """Whether Ray gave it up; a dead one it starts again, and its address tells the new from the old."""
+        return self._failed
 
     def restart(self) -> None:
-        """Kill the actor, if it lives; Ray starts it again."""
+        """Kill the actor, if it lives; Ray starts it again. One that could not be made is made anew."""
         import ray
         from ray.exceptions import RayError
 
         self._asked = None
+        if self._failed:
+            self._actor, self._failed = self._make(), False
+            return
         with suppress(RayError):
             ray.kill(self._actor, no_restart=False)
 
@@ -96,7 +108,7 @@ def start_ray(plan: Plan, count: int) -> list[AbstractSlot]:
     if plan.device != "cpu":
         wanted["num_gpus"] = 1
     made = ray.remote(_Actor).options(scheduling_strategy="DEFAULT" if local else "SPREAD", **wanted)
-    return [RaySlot(made.remote(plan.model_dump(mode="json"), local)) for _ in range(count)]
+    return [RaySlot(lambda: made.remote(plan.model_dump(mode="json"), local)) for _ in range(count)]
 
 
 class _Actor:

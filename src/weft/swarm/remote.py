@@ -48,4 +48,5 @@ class _Remote(torch.autograd.Function):
         reading: Reading = ctx.reading
         x, *factors = ctx.saved_tensors
         found = reading.ask("backward", x, factors, grad=grad).tensors
-        return None, found.get("x"), *(found[name] for name in reading.names)
+        named = zip(reading.names, factors, strict=True)
+        return None, found.get("x"), *(found[name].to(factor.device) for name, factor in named)

@@ -32,6 +32,7 @@ _REFRESH = 1.0
 """Seconds after which memory, sessions and times are written down anew."""
 _PATIENCE = 1.0
 """Seconds that a ping may take."""
+_MEASURE_SECONDS = 60.0
 _START_SECONDS = 600.0
 """How long workers may take to listen, and stages to be loaded."""
 
@@ -96,7 +97,7 @@ class Supervisor:
                     continue
                 assert worker.address is not None
                 try:
-                    told = ask(worker.address, "measure", seconds=_START_SECONDS).fields
+                    told = ask(worker.address, "measure", seconds=_MEASURE_SECONDS).fields
                 except ConfigError as error:
                     self._refuse(worker, None, str(error))
                 except (WorkerError, MessageError):

@@ -28,9 +28,10 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.embed import Cached, Parts, build_encoder
-from weft.errors import ConfigError
-from weft.host import Host, short_names
+from weft.errors import BaseMismatchError, ConfigError
+from weft.host import Host
 from weft.hyper import HyperNetwork, average, build_t2l
+from weft.rows import AbstractHost
 from weft.tasks import Draw, Task, evenly, fit_task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
 from weft.train.cues import CueConfig, make_cue
@@ -41,6 +42,7 @@ from weft.train.reach import reach_of
 from weft.train.recipe import NetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.steering import loss, pack_draws, steering
+from weft.train.targets import names_of, sites_for
 from weft.types import AbstractEncoder, Cue
 
 
@@ -85,7 +87,7 @@ class HyperRecipe(NetworkRecipe):
     """Test rows of each of them."""
 
 
-def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
+def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns the folder of what was made.
 
     `output_dir/hypernetwork` is the best one, `output_dir/last` the last, `output_dir/soup` the best one's
@@ -99,7 +101,7 @@ def train_hyper(recipe: HyperRecipe, *, host: Host | None = None, resume: bool =
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(splits["train"])) as run:
         device, targets = run.accelerator.device, recipe.target_modules
         host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
-        if recipe.gradient_checkpointing:
+        if recipe.gradient_checkpointing and isinstance(host, Host):  # stages do so anyway
             host.gradient_checkpointing_enable()
         train = _fitting(host, splits["train"], recipe, run)
         validation = evenly(_fitting(host, splits[recipe.select_on], recipe, run), recipe.eval_tasks)
@@ -159,7 +161,7 @@ def _save(hyper: HyperNetwork, folder: Path, recipe: HyperRecipe, told: dict[str
     hyper.provenance = before
 
 
-def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -> list[Task]:
+def _fitting(host: AbstractHost, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -> list[Task]:
     """The tasks with those of their rows that fit; says once how much was left out."""
     kept, rows = [], 0
     tasks = [task for task in tasks if task.category in recipe.category_shares] or tasks
@@ -181,7 +183,9 @@ def _fitting(host: Host, tasks: Sequence[Task], recipe: HyperRecipe, run: Run) -
     return kept
 
 
-def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[tuple[list[Draw], Packed]]:
+def _parts(
+    host: AbstractHost, draws: Sequence[Draw], recipe: HyperRecipe
+) -> Iterator[tuple[list[Draw], Packed]]:
     """A batch in parts of at most `tokens_per_forward` tokens, tasks of like length together."""
     length = {id(draw): sum(len(render(host.tokenizer, row).ids) for row in draw.rows) for draw in draws}
     most = recipe.tokens_per_forward
@@ -194,16 +198,18 @@ def _parts(host: Host, draws: Sequence[Draw], recipe: HyperRecipe) -> Iterator[t
     yield part, pack_draws(host, part, described=recipe.description_in_prompt)
 
 
-def _measure(recipe: HyperRecipe, host: Host, hyper: HyperNetwork, tasks: Sequence[Task]) -> dict[str, float]:
+def _measure(
+    recipe: HyperRecipe, host: AbstractHost, hyper: HyperNetwork, tasks: Sequence[Task]
+) -> dict[str, float]:
     described, cue = recipe.description_in_prompt, recipe.cue
     return steering(host, hyper, tasks, rows=recipe.eval_rows, described=described, cue=cue)
 
 
 def _cook(
-    recipe: HyperRecipe, host: Host, hyper: HyperNetwork, trained: Path, validation: Sequence[Task]
+    recipe: HyperRecipe, host: AbstractHost, hyper: HyperNetwork, trained: Path, validation: Sequence[Task]
 ) -> Path:
     """The average of the best network of this run and those of others, measured and saved."""
-    parts = [HyperNetwork.from_pretrained(folder, host=host) for folder in (trained, *recipe.soup)]
+    parts = [_open(folder, host) for folder in (trained, *recipe.soup)]
     made = average(parts)
     made.encoder = hyper.encoder  # the one that remembers vectors
     metrics = _measure(recipe, host, made, validation)
@@ -214,20 +220,19 @@ def _cook(
     return folder
 
 
-def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwork:
+def _build(recipe: HyperRecipe, host: AbstractHost, train: Sequence[Task]) -> HyperNetwork:
     if recipe.cue != CueConfig() and recipe.encoder.kind != "parts":
         raise ConfigError(f"examples are read by an encoder of kind parts, this one is {recipe.encoder.kind}")
     if recipe.cue.own_prompt and max(recipe.rows_per_task, recipe.eval_rows) > 1:
         raise ConfigError("a prompt that makes its own adapter needs rows_per_task 1 and eval_rows 1")
-    encoder = _remembering(recipe, host)
-    start = None if recipe.init is None else HyperNetwork.from_pretrained(recipe.init, host=host)
-    network = start.network if start else build_t2l(recipe.network, host.sites, dim=encoder.dim)
-    if network.config != recipe.network or set(network.sites) != set(host.sites):
+    encoder, sites = _remembering(recipe, host), sites_for(host, recipe.target_modules)
+    start = None if recipe.init is None else _open(recipe.init, host)
+    network = start.network if start else build_t2l(recipe.network, sites, dim=encoder.dim)
+    if network.config != recipe.network or set(network.sites) != set(sites):
         raise ConfigError(f"{recipe.init} has another network or other sites than this recipe; take its own")
     if start and start.encoder.identity != encoder.identity:
         raise ConfigError(f"{recipe.init} reads vectors of {start.encoder.identity}; take that encoder")
-    names = short_names(host.sites, host.module)
-    facts = provenance(recipe, placed=True, target_modules=names, data_hash=hash_tasks(train))
+    facts = provenance(recipe, placed=True, target_modules=names_of(host, sites), data_hash=hash_tasks(train))
     hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=facts)
     told = [(task, text) for task in train for text in task.descriptions]
     cues = [_cue(recipe, Draw(0, task, text, task.train[:1]), f"start/{text}") for task, text in told]
@@ -240,12 +245,23 @@ def _build(recipe: HyperRecipe, host: Host, train: Sequence[Task]) -> HyperNetwo
     return hyper
 
 
-def _remembering(recipe: HyperRecipe, host: Host) -> AbstractEncoder:
-    """The encoder, with a memory for the texts that it reads."""
+def _open(folder: str | Path, host: AbstractHost) -> HyperNetwork:
+    """A hypernetwork for this base. Raises BaseMismatchError for one of another base."""
+    if isinstance(host, Host):
+        return HyperNetwork.from_pretrained(folder, host=host)
+    hyper = HyperNetwork.from_pretrained(folder)
+    if hyper.base != host.fingerprint:
+        raise BaseMismatchError(f"{folder} is for base {hyper.base}, this host is {host.fingerprint}")
+    return hyper
+
+
+def _remembering(recipe: HyperRecipe, host: AbstractHost) -> AbstractEncoder:
+    """The encoder, with a memory for the texts that it reads; one that reads states needs a local base."""
+    local = host if isinstance(host, Host) else None
     if recipe.encoder.kind == "parts":
-        inner = build_encoder(recipe.encoder.encoder, host=host)
+        inner = build_encoder(recipe.encoder.encoder, host=local)
         return Parts(Cached(inner, recipe.encoder_cache))
-    return Cached(build_encoder(recipe.encoder, host=host), recipe.encoder_cache)
+    return Cached(build_encoder(recipe.encoder, host=local), recipe.encoder_cache)
 
 
 def _cue(recipe: HyperRecipe, draw: Draw, key: str) -> Cue:

@@ -26,8 +26,7 @@ from accelerate import PartialState
 from weft.adapters import save
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
-from weft.host import Dropout, Host, short_names
-from weft.host.sites import ALL_LINEAR
+from weft.host import Dropout
 from weft.reading import shown
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, fit_task, hash_tasks, row_encoder
@@ -39,7 +38,7 @@ from weft.train.learner import Learner
 from weft.train.lora_recipe import LoraRecipe
 from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
-from weft.types import Site
+from weft.train.targets import names_of, sites_for
 
 _TOLD = 8
 """Adapters whose losses are logged one by one."""
@@ -87,7 +86,7 @@ def train_lora(
         fitting = [_fit(task, host, recipe) for task in tasks]
         _say_left_out(run, tasks, fitting)
         bank = LearnedBank(
-            _sites(host, recipe),
+            sites_for(host, recipe.target_modules),
             [task.name for task in tasks] if per_task else ["multitask"],
             r=recipe.r,
             scaling=recipe.lora_alpha / (math.sqrt(recipe.r) if recipe.use_rslora else recipe.r),
@@ -228,30 +227,6 @@ def _length(task: Task) -> float:
     return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
 
 
-def _sites(host: AbstractHost, recipe: LoraRecipe) -> Sequence[Site]:
-    """What is trained: the sites of a local host, which was loaded with them, or those of a spread one."""
-    wanted = recipe.target_modules
-    if isinstance(host, Host) or wanted == ALL_LINEAR:
-        return host.sites
-    if isinstance(wanted, str):
-        raise ConfigError(f"over a spread host target_modules are all-linear or a list, got {wanted!r}")
-    for name in wanted:
-        if not any(f".{site.path}".endswith(f".{name}") for site in host.sites):
-            raise UnknownNameError(f"no site {name!r} in this base; sites end in {_endings(host)}")
-    return [site for site in host.sites if any(f".{site.path}".endswith(f".{name}") for name in wanted)]
-
-
-def _endings(host: AbstractHost) -> str:
-    return ", ".join(sorted({site.module for site in host.sites}))
-
-
-def _named(host: AbstractHost, bank: LearnedBank) -> list[str]:
-    """The target modules as PEFT names them."""
-    if isinstance(host, Host):
-        return short_names(host.sites, host.module)
-    return sorted({site.module for site in bank.sites})
-
-
 def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
     """The task without the rows that are too long."""
     longest = recipe.max_length or host.window or sys.maxsize
@@ -292,7 +267,7 @@ def _write(
         told = provenance(
             recipe,
             data_hash=hash_tasks(tasks[mine]),
-            target_modules=_named(host, bank),
+            target_modules=names_of(host, bank.sites),
             rows_left_out=left_out,
             metrics=_mean([metrics[task.name] for task in tasks[mine]]),
         )

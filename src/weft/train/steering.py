@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.errors import ConfigError
-from weft.host import Host
 from weft.hyper import HyperNetwork
+from weft.rows import AbstractHost
 from weft.tasks import Draw, Row, Task, render
 from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.cues import CueConfig, make_cue
@@ -19,13 +19,13 @@ from weft.types import Bank, Mixture
 _NOTHING_LEFT_OUT = {"description_dropout": 0.0, "examples_dropout": 0.0}
 
 
-def pack_draws(host: Host, draws: Sequence[Draw], *, described: bool) -> Packed:
+def pack_draws(host: AbstractHost, draws: Sequence[Draw], *, described: bool) -> Packed:
     """`pack_rows` of what was drawn, each behind its description where `described`."""
     told = [draw.description if described else None for draw in draws]
     return pack_rows(host, [draw.rows for draw in draws], told)
 
 
-def pack_rows(host: Host, rows: Sequence[Sequence[Row]], told: Sequence[str | None]) -> Packed:
+def pack_rows(host: AbstractHost, rows: Sequence[Sequence[Row]], told: Sequence[str | None]) -> Packed:
     """One line per task: its rows side by side behind the beginning that they share.
 
     `told` are the descriptions that stand in the prompts; None for none.
@@ -38,7 +38,7 @@ def pack_rows(host: Host, rows: Sequence[Sequence[Row]], told: Sequence[str | No
 
 
 def loss(
-    host: Host, bank: Bank, packed: Packed, draws: Sequence[Draw], *, kl_weight: float = 0.0
+    host: AbstractHost, bank: Bank, packed: Packed, draws: Sequence[Draw], *, kl_weight: float = 0.0
 ) -> Float[Tensor, ""]:
     """Nats of the answers under their adapters, and `kl_weight` times the distance to the prompted base.
 
@@ -65,14 +65,14 @@ def mean_by_line(value_N: Tensor, line_N: Tensor, lines: int) -> Tensor:
     return sum_K / torch.bincount(line_N, minlength=lines)
 
 
-def _on(host: Host, bank: Bank) -> Bank:
+def _on(host: AbstractHost, bank: Bank) -> Bank:
     """The bank in the base's own type, where that is a half one."""
     return bank if host.dtype == torch.float32 else bank.to(host.dtype)
 
 
 @torch.no_grad()
 def steering(
-    host: Host,
+    host: AbstractHost,
     hyper: HyperNetwork,
     tasks: Sequence[Task],
     *,

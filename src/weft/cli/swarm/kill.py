@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -10,7 +10,7 @@ from weft.errors import ConfigError
 
 
 def kill(*, name: Annotated[str, Parameter(name=("--name", "-n"))], worker: int) -> None:
-    """Kill a worker as the system would (SIGKILL); a spare takes its place.
+    """Kill a worker as the system would (SIGKILL), and say what it was; a spare takes its place.
 
     For example:
 
@@ -24,7 +24,8 @@ def kill(*, name: Annotated[str, Parameter(name=("--name", "-n"))], worker: int)
 
     folder = SwarmFolder(name)
     _ = folder.plan  # an unknown name is told as such
-    workers = folder.state.get("workers", [])
+    state = folder.state
+    workers = state.get("workers", [])
     if folder.supervisor is None:
         raise ConfigError(f"swarm {name} is down; there is nobody to kill")
     if not 0 <= worker < len(workers):
@@ -34,3 +35,15 @@ def kill(*, name: Annotated[str, Parameter(name=("--name", "-n"))], worker: int)
         raise ConfigError(f"worker {worker} of swarm {name} is starting; try again when it is ready")
     folder.tell("killed", worker=worker)
     end_worker((address[0], address[1]))
+    print(f"worker {worker} of swarm {name} was killed: {_was(workers[worker], state)}")
+
+
+def _was(worker: dict[str, Any], state: dict[str, Any]) -> str:
+    """What a worker was; of one without layers, who has some."""
+    stages = state["stages"]
+    if worker["stage"] is not None:
+        stage = stages[worker["stage"]]
+        return f"it held layers {stage['first']}-{stage['last'] - 1}"
+    holders = [str(one["worker"]) for one in state["workers"] if one["stage"] is not None]
+    who = f"workers {', '.join(holders)} do" if holders else "nobody does yet"
+    return f"a {worker['state']} one that held no layers; {who}"

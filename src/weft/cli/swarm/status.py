@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from weft.cli.shared.flags import Flag
 from weft.cli.shared.screen import print_json, print_rows
+from weft.plain import plain
 
 if TYPE_CHECKING:
     from weft.swarm.folder import SwarmFolder
@@ -53,8 +54,12 @@ def print_status(folder: SwarmFolder, *, json: bool) -> None:
         print_json({**whole, "launcher": folder.plan.launcher, "workers": rows})
         return
     print_rows(rows)
+    for worker in state.get("workers", []):
+        if worker.get("refusal") is not None:
+            print(f"worker {worker['worker']} is refused: {plain(worker['refusal'])}; see {worker['log']}")
     if _state(folder) != "up":
-        print(f"swarm {folder.name} is {_state(folder)}")
+        why = f": {plain(state['error'])}" if state.get("error") else ""
+        print(f"swarm {folder.name} is {_state(folder)}{why}")
 
 
 def _state(folder: SwarmFolder) -> str:

@@ -7,9 +7,10 @@ import re
 import signal
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,7 +19,13 @@ from weft.cli.shared.model import Dtype
 from weft.cli.swarm.status import print_status
 from weft.errors import ConfigError, MissingExtraError, WorkerError
 
+if TYPE_CHECKING:
+    from weft.swarm.folder import SwarmFolder
+
 Name = Annotated[str, Parameter(name=("--name", "-n"))]
+_LOCK = 9
+"""The descriptor under which the supervisor finds its lock."""
+_END_SECONDS = 20.0
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -34,6 +41,7 @@ def up(
     threads: int | None = None,
     launcher: Literal["auto", "ray", "processes"] = "auto",
     address: str | None = None,
+    timeout: float = 600.0,
     json: Flag = False,
 ) -> None:
     """Start a swarm, and return when every stage is ready.
@@ -56,9 +64,10 @@ def up(
         threads: CPU threads of a worker; torch decides unless given.
         launcher: Who starts the workers; auto is Ray where it is installed.
         address: Of a Ray cluster that runs; Ray is started on this machine unless given.
+        timeout: Most seconds to wait; then the swarm is ended again.
         json: Print JSON.
     """
-    from weft.swarm.folder import EVENTS, LOG, PLAN, STATE, Plan, SwarmFolder
+    from weft.swarm.folder import FRESH, LOG, PLAN, Plan, SwarmFolder
 
     has_ray = find_spec("ray") is not None
     if (launcher == "ray" or address is not None) and not has_ray:
@@ -67,8 +76,6 @@ def up(
         raise ConfigError("--address is that of a Ray cluster; leave --launcher processes out")
     who = launcher if launcher != "auto" else "ray" if has_ray else "processes"
     folder = SwarmFolder(name)
-    if folder.path.is_dir() and folder.supervisor is not None:
-        raise ConfigError(f"swarm {name} is up already; weft swarm down --name {name} ends it")
     plan = Plan(
         base=base,
         workers=workers,
@@ -80,38 +87,77 @@ def up(
         launcher=who,
         address=address,
     )
-    for file in (STATE, EVENTS, LOG):
-        (folder.path / file).unlink(missing_ok=True)
-    folder.write(PLAN, plan.model_dump(mode="json"))
-    pid = _spawn(name, folder.path / LOG)
-    ended = False
+    held = folder.lock()
     try:
-        while not folder.state.get("ready"):
-            ended = os.waitpid(pid, os.WNOHANG)[0] == pid
-            if folder.state.get("error"):
-                raise WorkerError(folder.state["error"])
-            if ended:
-                raise WorkerError(f"the supervisor of swarm {name} ended; see {folder.path / LOG}")
-            time.sleep(0.05)
+        for file in FRESH:
+            (folder.path / file).unlink(missing_ok=True)
+        folder.write(PLAN, plan.model_dump(mode="json"))
+        pid = _spawn(name, folder.path / LOG, held)
+    finally:
+        os.close(held)  # the supervisor has it
+    try:
+        _wait(folder, pid, timeout)
     except BaseException:
-        if not ended:
-            os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
+        _end(pid)
         raise
     print_status(folder, json=json)
 
 
-def _spawn(name: str, log: Path) -> int:
-    """Start the supervisor in a session of its own; it outlives this process."""
+def _wait(folder: SwarmFolder, pid: int, seconds: float) -> None:
+    """Wait until every stage has its worker, and say on standard error how far it is."""
+    end, told = time.monotonic() + seconds, ""
+    while not folder.state.get("ready"):
+        ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+        state = folder.state
+        if state.get("error"):
+            raise WorkerError(state["error"])
+        if ended:
+            raise WorkerError(f"the supervisor of swarm {folder.name} ended; see {folder.path / LOG}")
+        now = _progress(state)
+        if now != told:
+            print(f"weft: {now}", file=sys.stderr)
+            told = now
+        if time.monotonic() > end:
+            logs = [one["log"] for one in state.get("workers", []) if one["state"] != "ready"]
+            where = ", ".join(logs[:3]) or folder.path / LOG
+            raise WorkerError(f"swarm {folder.name} is not ready after {seconds:g} s, {now}; see {where}")
+        time.sleep(0.05)
+
+
+def _progress(state: dict[str, Any]) -> str:
+    workers, stages = state.get("workers", []), state.get("stages", [])
+    there = sum(one["state"] != "starting" for one in workers)
+    text = f"{there} of {len(workers)} workers have started"
+    if not stages:
+        return text
+    return f"{text}, {sum(bool(stage['address']) for stage in stages)} of {len(stages)} stages are ready"
+
+
+def _spawn(name: str, log: Path, lock: int) -> int:
+    """Start the supervisor in a session of its own, with the lock; it outlives this process."""
     with log.open("wb") as file, open(os.devnull, "rb") as nothing:
-        moves = [(nothing.fileno(), 0), (file.fileno(), 1), (file.fileno(), 2)]
+        moves = [(nothing.fileno(), 0), (file.fileno(), 1), (file.fileno(), 2), (lock, _LOCK)]
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "weft.swarm.supervisor", name],
+            [sys.executable, "-m", "weft.swarm.supervisor", name, str(_LOCK)],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, here, there) for here, there in moves],
             setsid=True,
         )
+
+
+def _end(pid: int) -> None:
+    """End the supervisor that was started, which ends its workers; they end too where it has to be killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, number)
+            end = time.monotonic() + _END_SECONDS
+            while os.waitpid(pid, os.WNOHANG)[0] != pid:
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.05)
+            else:
+                return
 
 
 def _bytes(text: str | None) -> int | None:
