@@ -59,9 +59,11 @@ def run() -> list[dict[str, Any]]:
             rows.append(row(f"longest wait for a token after a {name}, s", max(gaps), goal))
             rows.append(row(f"of that, load of the replacement after a {name}, s", max(loads), ""))
         rows.append(row("a killed worker is a spare again, s", restarted(folder), ""))
+        served = first_token(folder)
+        rows.append(row("first token of a new session after the load of a replacement, s", served, "<= 5"))
         rows += codecs(folder, host)
         host.close()
-    return rows
+    return [*rows, larger(local, want)]
 
 
 def row(what: str, value: float, goal: str) -> dict[str, Any]:
@@ -69,9 +71,11 @@ def row(what: str, value: float, goal: str) -> dict[str, Any]:
 
 
 @contextmanager
-def swarm() -> Iterator[SwarmFolder]:
+def swarm(memory: int | None = None) -> Iterator[SwarmFolder]:
+    """Three workers and a spare; `memory` is the most bytes of weights on one."""
     name = f"bench-{os.getpid()}"
-    up(base=BASE, name=name, workers=STAGES, threads=1, launcher="processes", json=True)
+    limit = None if memory is None else str(memory)
+    up(base=BASE, name=name, workers=STAGES, threads=1, launcher="processes", memory=limit, json=True)
     try:
         yield SwarmFolder(name)
     finally:
@@ -126,6 +130,29 @@ def restarted(folder: SwarmFolder) -> float:
     while folder.state["workers"][worker["worker"]]["state"] != "starting":
         time.sleep(0.01)
     return settle(folder)
+
+
+def first_token(folder: SwarmFolder) -> float:
+    """Seconds from when a replacement has its weights until a new coordinator has a token from it."""
+    settle(folder)
+    worker = next(one for one in folder.state["workers"] if one["stage"] == 1)
+    os.kill(worker["pid"], signal.SIGKILL)
+    host = open_swarm(folder.name)
+    host.step(torch.tensor([PROMPT]), host.new_cache(), [Share()])
+    host.close()
+    return time.time() - [event["time"] for event in folder.events() if event["event"] == "ready"][-1]
+
+
+def larger(local: Host, want: list[int]) -> dict[str, Any]:
+    """A base twice as large as what any worker takes, with the same text."""
+    whole = sum(tensor.numel() * tensor.itemsize for tensor in local.module.parameters())
+    with swarm(whole // 2) as folder:
+        host = open_swarm(folder.name)
+        said, _ = write(host)
+        host.close()
+        most = max(worker["weights"] or 0 for worker in folder.state["workers"])
+    assert said == want, "a swarm under a limit of memory says something else than one process"
+    return row("bytes of the base against those of the largest worker, limit a half", whole / most, ">= 2")
 
 
 def codecs(folder: SwarmFolder, exact: SwarmHost) -> list[dict[str, Any]]:

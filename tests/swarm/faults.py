@@ -1,8 +1,10 @@
-"""Stages in this process, and links between them and the coordinator that fail by a seeded schedule."""
+"""Stages in this process, and links between them and the coordinator that fail by a seeded schedule.
+
+Time is simulated: a call that is slow or is not answered moves a clock, and nobody waits.
+"""
 
 import itertools
 import random
-import time
 
 from weft.errors import WorkerError
 from weft.swarm import AbstractLink, Part, Stage, SwarmHost
@@ -20,6 +22,19 @@ KINDS = (
     "hang",
     "slow",
 )
+
+
+class Clock:
+    """The time that coordinators of the tests see."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+CLOCK = Clock()
 
 
 class Place:
@@ -49,6 +64,7 @@ class FaultyLink(AbstractLink):
     def __init__(self, place, draw):
         self.place, self.draw = place, draw
         self.answers = []
+        """Each with the seconds that it takes."""
 
     def send(self, message):
         fault = self.draw()
@@ -58,8 +74,6 @@ class FaultyLink(AbstractLink):
         if fault == "hang":
             self.place.hangs = True
             return
-        if fault == "slow":
-            time.sleep(0.002)
         if fault == "lost call":
             raise WorkerError("the call was lost")
         if fault == "flip call":
@@ -68,25 +82,31 @@ class FaultyLink(AbstractLink):
             self.place.kill()
             raise WorkerError("the worker was killed before it acted")
         answer = encode(self.place.stage.answer(decode(data)))
+        taken = random.Random(data).uniform(0, 10) if fault == "slow" else 0.001
         if fault == "duplicate":
-            self.answers.append(encode(self.place.stage.answer(decode(data))))
+            self.answers.append((encode(self.place.stage.answer(decode(data))), taken))
         if fault == "kill after":
             self.place.kill()
             raise WorkerError("the worker was killed after it acted")
         if fault == "lost answer":
             return
         if fault == "late answer":
-            self.place.late.append(answer)
+            self.place.late.append((answer, taken))
             return
-        self.answers.append(flipped(answer) if fault == "flip answer" else answer)
+        self.answers.append((flipped(answer) if fault == "flip answer" else answer, taken))
 
     def receive(self, seconds):
         if self.place.late and self.answers:
             self.answers = [*self.place.late, *self.answers]
             self.place.late = []
-        if not self.answers:
+        if not self.answers or self.answers[0][1] > seconds:
+            CLOCK.now += seconds
+            self.place.late += [(answer, 0.0) for answer, _ in self.answers]  # a slow one comes after all
+            self.answers = []
             raise WorkerError("no answer in time")
-        return decode(self.answers.pop(0))
+        answer, taken = self.answers.pop(0)
+        CLOCK.now += taken
+        return decode(answer)
 
     def close(self):
         self.answers = []

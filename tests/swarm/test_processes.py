@@ -5,6 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,18 @@ from weft.swarm import SwarmHost, TcpLink
 CASES = int(os.environ.get("WEFT_SWARM_PROCESSES", "3"))
 STEPS = 8
 WORKER = Path(__file__).with_name("worker_process.py")
+KILLED = [("kill", step, stage) for step in range(STEPS) for stage in range(3)]
+"""Step 0 reads the prompts, the others decode."""
+CHOSEN = [
+    ("kill", 0, 2),
+    ("hang", 4, 1),
+    ("kill within", 3, 0),
+    *(case for case in KILLED if case != ("kill", 0, 2)),
+    ("hang", 0, 0),
+    ("hang", 7, 2),
+    ("kill within", 5, 1),
+    ("kill within", 0, 2),
+]
 
 
 class Process:
@@ -82,8 +97,8 @@ def write(host, bank, before=lambda step: None):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_workers_cost_no_token(model, workers):
-    """Each case kills or stops one worker before one step; by turns every step and stage, then drawn ones."""
+def test_killed_and_stopped_workers_cost_no_token(model, workers, record_property):
+    """One worker each time, before a step or somewhere within it: all steps and stages, then drawn ones."""
     local = Host(model)
     bank = make_bank(local.sites, 3, 4)
     host = SwarmHost([worker.connect for worker in workers], patience=5.0)
@@ -92,37 +107,50 @@ def test_killed_and_stopped_workers_cost_no_token(model, workers):
     calm = write(host, bank)
     assert calm[0] == write(local, bank)[0]
     rng = random.Random(0)
-    places = [(step, stage) for step in (0, STEPS // 2, STEPS - 1) for stage in (2, 0, 1)]
-    places += [(step, stage) for step in range(STEPS) for stage in range(3)]
+    met: Counter[str] = Counter()
     for case in range(CASES):
-        at, stage = places[case] if case < len(places) else (rng.randrange(STEPS), rng.randrange(3))
-        number = signal.SIGSTOP if case % 5 == 1 else signal.SIGKILL
+        kind, at, stage = CHOSEN[case] if case < len(CHOSEN) else rng.choice(CHOSEN)
+        number = signal.SIGSTOP if kind == "hang" else signal.SIGKILL
+        wait = rng.random() * 0.02 if kind == "kill within" else 0.0
         seen = [seat.recoveries for seat in host.seats]
+        hit: list[threading.Thread] = []
 
-        def fault(step, at=at, stage=stage, number=number):
-            if step == at:
-                os.kill(workers[stage].process.pid, number)
+        def fault(step, at=at, stage=stage, number=number, wait=wait, hit=hit):
+            if step != at:
+                return
+            process = workers[stage].process
+            if wait:
+                hit.append(threading.Thread(target=lambda: (time.sleep(wait), process.send_signal(number))))
+                hit[0].start()
+            else:
+                os.kill(process.pid, number)
 
         check_same(write(host, bank, fault), calm)
+        for thread in hit:
+            thread.join()
+            check_same(write(host, bank), calm)  # where it came after the last step
         seen[stage] += 1
         assert [seat.recoveries for seat in host.seats] == seen
+        met[kind] += 1
+    record_property("met", {f"{kind} of a process": count for kind, count in met.items()})
     host.close()
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_in_training_changes_no_gradient(model, workers):
+    """Before the forward, and between it and the backward: by CASES each stage, or one of them."""
     local = Host(model)
     local.gradient_checkpointing_enable()
     want = gradients(local)
     host = SwarmHost([worker.connect for worker in workers], patience=5.0)
     same(gradients(host), want)
-    workers[1].process.kill()  # the forward starts a new one
-    same(gradients(host), want)
+    for stage in range(3) if CASES >= 30 else (1,):
+        workers[stage].process.kill()  # the forward starts a new one
+        same(gradients(host), want)
 
-    def die(grad):
-        workers[2].process.kill()
-        workers[0].process.kill()
-        return grad
+        def die(grad, stage=stage):
+            workers[stage].process.kill()
+            return grad
 
-    same(gradients(host, at_loss=die), want)
+        same(gradients(host, at_loss=die), want)
     host.close()

@@ -1,7 +1,11 @@
 """`weft swarm`: up, a killed worker, status, down; text over it equals that of one process."""
 
 import json
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,7 +55,7 @@ def test_a_swarm_of_three_loses_a_worker_and_no_token(base, capsys, launcher):
     up = ("swarm", "up", "--base", base, "--workers", "3", "--name", "S", "--threads", "1")
     told = json.loads(weft(capsys, *up, "--launcher", launcher, "--json"))
     assert [told["launcher"], told["state"], len(told["workers"])] == [launcher, "up", 4]
-    assert "is up already" in weft(capsys, *up, code=1)
+    assert "is up already, or starts" in weft(capsys, *up, code=1)
     try:
         got = json.loads(weft(capsys, "generate", "cab", "abc", "--host", "swarm:S", *options))["results"]
         assert got == want
@@ -85,3 +89,83 @@ def test_a_base_that_does_not_fit_is_told_in_one_line(base, capsys):
     )
     with pytest.raises(ConnectionError, match="is down"):
         open_swarm("S")
+
+
+def state_of(folder, worker):
+    return folder.state["workers"][worker]["state"]
+
+
+def until(true, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_what_a_stranger_does_to_a_swarm(base, capsys):
+    """Two starts of one name, a killed spare, a killed supervisor, down twice, and up again."""
+    options = ("--max-new-tokens", "6", "--json")
+    want = json.loads(weft(capsys, "generate", "cab", "--base", base, *options))["results"]
+    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
+    command = [sys.executable, "-m", "weft.cli", *up, "--launcher", "processes", "--json"]
+    both = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], said
+    (refused,) = [error for process, (_, error) in zip(both, said, strict=True) if process.returncode]
+    assert "swarm S is up already, or starts" in refused
+    folder = SwarmFolder("S")
+    try:
+        until(lambda: state_of(folder, 2) == "spare")
+        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", "2")
+        assert "worker 2 of swarm S was killed: a spare one that held no layers; workers 0, 1 do" in told
+        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
+        assert got == want
+        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", "0")
+        assert "worker 0 of swarm S was killed: it held layers 0-" in told
+        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
+        assert got == want
+        pids = [one["pid"] for one in folder.state["workers"] if one["pid"]]
+        folder.supervisor.kill()
+        until(lambda: folder.supervisor is None)
+        until(lambda: not any(psutil.pid_exists(pid) for pid in pids))  # they do not outlive it
+        assert "swarm S is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:S", code=1)
+        assert "swarm S is down" in weft(capsys, "swarm", "status", "--name", "S")
+        weft(capsys, *up, "--launcher", "processes")
+        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
+        assert got == want
+    finally:
+        assert "is down" in weft(capsys, "swarm", "down", "--name", "S")
+    assert "is down" in weft(capsys, "swarm", "down", "--name", "S")
+
+
+@pytest.mark.slow
+def test_a_start_that_does_not_come_to_its_end_is_told_with_its_log(base, capsys, tmp_path):
+    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--launcher", "processes")
+    told = weft(capsys, *up, "--timeout", "0.5", code=1)
+    assert "swarm S is not ready after 0.5 s" in told
+    assert "log" in told.splitlines()[-1]
+    assert SwarmFolder("S").supervisor is None
+    told = weft(capsys, *up, "--device", "cuda:7", code=1)  # every worker refuses to be measured
+    assert "worker-0.log" in told
+    assert "no model" in weft(capsys, "swarm", "up", "--base", str(tmp_path / "none"), "--name", "N", code=1)
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_is_killed_goes_on_from_its_journal(base, capsys, tmp_path):
+    options = ("--max-new-tokens", "40", "--temperature", "1", "--seed", "3", "--json")
+    want = json.loads(weft(capsys, "generate", "cab", "--base", base, *options))["results"]
+    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
+    weft(capsys, *up, "--launcher", "processes")
+    journal = tmp_path / "run.journal"
+    arguments = ("generate", "cab", "--host", "swarm:S", "--journal", str(journal), *options)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "weft.cli", *arguments], stdout=-1, stderr=-1)
+        until(lambda: journal.is_file() and journal.stat().st_size > 5_000)
+        process.kill()
+        process.communicate()
+        half = journal.stat().st_size
+        assert json.loads(weft(capsys, *arguments))["results"] == want
+        assert journal.stat().st_size >= half
+    finally:
+        weft(capsys, "swarm", "down", "--name", "S")

@@ -11,7 +11,7 @@ from tiny_models import make_llama
 from weft.errors import ConfigError, MissingFileError
 from weft.host import Host
 from weft.rows import Share
-from weft.swarm import LocalLink, Stage, SwarmHost, load_part
+from weft.swarm import LocalLink, Stage, SwarmHost, load, load_part, speed
 from weft.swarm.load import part_bytes
 from weft.swarm.speed import Speed, place
 
@@ -141,3 +141,59 @@ def test_placement_is_the_best_there_is(seed):
         (j - i) * s.layer + (s.head if j == 12 else 0) for (i, j), s in zip(got, speeds, strict=True)
     )
     assert slowest == pytest.approx(want)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"{",
+        b"[]",
+        b'{"weight_map": {"a": 1}}',
+        b'{"weight_map": {"a": "../model.safetensors"}}',
+        b'{"weight_map": {"a": ".."}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_index_is_told_in_one_line(base, index):
+    _, folder = base
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    with pytest.raises((MissingFileError, ConfigError)) as error:
+        load_part(folder, 0, 1)
+    assert "\n" not in str(error.value)
+    assert "index.json" in str(error.value)
+
+
+def test_an_index_without_end_is_not_read(base, monkeypatch):
+    _, folder = base
+    monkeypatch.setattr(load, "_INDEX_BYTES", 1000)
+    (folder / "model.safetensors.index.json").write_text(" " * 1001)
+    with pytest.raises(ConfigError, match="has 1001 bytes, at most 1000 are read"):
+        load_part(folder, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "told", [{"num_hidden_layers": 10**9}, {"num_hidden_layers": 3}, {"vocab_size": 10**12}]
+)
+def test_a_config_of_other_sizes_than_the_weights_is_told_before_anything_is_made(base, told):
+    _, folder = base
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **told}))
+    for read in (lambda: load_part(folder, 0, 1), lambda: part_bytes(folder, "auto")):
+        with pytest.raises(MissingFileError, match="its config says"):
+            read()
+
+
+def test_a_worker_is_measured_in_the_numbers_that_it_will_hold(base, monkeypatch):
+    model, folder = base
+    model.to(torch.bfloat16).save_pretrained(folder)
+    seen = []
+
+    def once(run):
+        said = run()
+        seen.append(getattr(said, "last_hidden_state", said).dtype)
+        return 1.0
+
+    monkeypatch.setattr(speed, "_fastest", once)
+    speed.measure(str(folder), "auto", "cpu")
+    speed.measure(str(folder), "float32", "cpu")
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2

@@ -1,6 +1,8 @@
 """A coordinator that is started again goes on where the journal ends: no token lost, doubled or different."""
 
 import random
+import resource
+import signal
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from laws.test_law_remote import check_same, write
 from swarm.faults import Schedule, parts_of, spread
 from tiny_models import make_bank, make_llama
-from weft.errors import ConfigError
+from weft.errors import ConfigError, SaveError
 from weft.host import Host
 from weft.rows import Share
 from weft.swarm.message import Message
@@ -114,3 +116,51 @@ def test_messages_come_back_in_order(tmp_path):
     assert tape.hear().fields["i"] == 2
     assert tape.hear() is None
     tape.close()
+
+
+def test_a_full_disk_is_told_and_costs_no_token(model, tmp_path, monkeypatch):
+    """The step that the journal refuses is not given; the same step is done again when there is room."""
+    bank, parts = make_bank(Host(model).sites, 2, 4), parts_of(model, [0, 2, 4])
+    ids, more = torch.tensor([[5, 6, 7]]), torch.tensor([[8]])
+    said = []
+    for fails in (False, True):
+        host = spread(parts, journal=tmp_path / f"tape {fails}")[0]
+        cache, shares = host.new_cache(), [Share.of(bank[0])]
+        said.append([host.step(ids, cache, shares).logits_BV])
+        if fails:
+            whole = (tmp_path / "tape True").read_bytes()
+            # the size is bounded as a full disk bounds it: in the midst of a message
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, resource.RLIM_INFINITY))
+            before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            try:
+                with pytest.raises(SaveError, match="tape True cannot be written: File too large"):
+                    host.step(more, cache, shares)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                signal.signal(signal.SIGXFSZ, before)
+            assert (tmp_path / "tape True").read_bytes() == whole
+            assert cache.lengths == [3]
+        said[-1].append(host.step(more, cache, shares).logits_BV)
+        host.close()
+    assert all(torch.equal(one, other) for one, other in zip(*said, strict=True))
+    assert (tmp_path / "tape True").read_bytes() == (tmp_path / "tape False").read_bytes()
+
+
+def test_a_device_without_room_is_told(model):
+    host = spread(parts_of(model, [0, 2, 4]), journal="/dev/full")[0]
+    with pytest.raises(SaveError, match="/dev/full cannot be written: No space left"):
+        host.step(torch.tensor([[5, 6]]), host.new_cache(), [Share()])
+    host.close()
+
+
+def test_a_journal_is_of_its_base_and_its_adapters(model, tmp_path):
+    bank, ids = make_bank(Host(model).sites, 2, 4), torch.tensor([[5, 6]])
+    host = spread(parts_of(model, [0, 2, 4]), journal=tmp_path / "tape")[0]
+    host.step(ids, host.new_cache(), [Share.of(bank[0])])
+    host.close()
+    other = parts_of(make_llama(1, num_hidden_layers=4), [0, 2, 4])
+    for parts, share in ((parts_of(model, [0, 2, 4]), Share.of(bank[1])), (other, Share.of(bank[0]))):
+        host = spread(parts, journal=tmp_path / "tape")[0]
+        with pytest.raises(ConfigError, match="is of another run"):
+            host.step(ids, host.new_cache(), [share])
+        host.close()

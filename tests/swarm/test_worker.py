@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from weft.engine import Loop, Sampling
 from weft.errors import ConfigError, ShapeError, WorkerError
 from weft.host import Host, Pool
 from weft.rows import Request, Share
-from weft.swarm import LocalLink, Stage, SwarmHost, TcpLink, listen, serve
+from weft.swarm import LocalLink, Stage, SwarmHost, TcpLink, listen, serve, worker
 from weft.types import Adapter, Factors, Term
 
 
@@ -131,3 +132,23 @@ def test_a_full_pool_lets_rows_wait(pico_bank):
         loop.step()
         seen.append(loop.active)
     assert max(seen) == 2
+
+
+def test_silent_strangers_do_not_keep_others_out(served, monkeypatch):
+    """They take every connection and say nothing: after a while they are sent away."""
+    monkeypatch.setattr(worker, "_FIRST_SECONDS", 0.5)
+    strangers = [socket.create_connection(served) for _ in range(worker._CONNECTIONS)]
+    try:
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends:
+            with contextlib.suppress(WorkerError):
+                host = SwarmHost([lambda failed: TcpLink(served)], tries=1)
+                break
+            time.sleep(0.1)
+        time.sleep(0.6)  # one that has spoken may be silent for longer
+        assert host.step(torch.tensor([[5]]), host.new_cache(), [Share()]).logits_BV.shape == (1, 64)
+        assert [seat.recoveries for seat in host.seats] == [1]
+        host.close()
+    finally:
+        for stranger in strangers:
+            stranger.close()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_training import base_recipe, curve, source, tiny_host, write_tasks
 
+from swarm.faults import Schedule, parts_of, spread
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import HyperNetwork
@@ -230,3 +231,30 @@ def test_a_soup_is_the_mean_of_its_parts(tasks: Path, tmp_path: Path) -> None:
     again = HyperNetwork.from_pretrained(soup, host=host)
     for key, value in again.state_dict().items():
         assert torch.equal(value, made.state_dict()[key])
+
+
+def test_over_stages_that_die_a_training_is_the_local_one_to_the_bit(tasks: Path, tmp_path: Path) -> None:
+    """A network is trained through three stages that fail: the losses and the file of one process."""
+    local = tiny_host(tasks, num_hidden_layers=3)
+    faults = Schedule(2, 0.05, ("kill", "kill after", "lost answer"))
+    parts = parts_of(tiny_host(tasks, num_hidden_layers=3).module, [0, 1, 2, 3])
+    host, _ = spread(parts, faults, tokenizer=local.tokenizer, name="tiny")
+    plain = recipe(tasks, tmp_path / "local", gradient_checkpointing=True)
+    train_hyper(plain, host=local)
+    folder = train_hyper(recipe(tasks, tmp_path / "spread", gradient_checkpointing=True), host=host)
+    assert curve(tmp_path / "spread") == curve(tmp_path / "local")
+    file = "checkpoint-6/model.safetensors"
+    assert (tmp_path / "spread" / file).read_bytes() == (tmp_path / "local" / file).read_bytes()
+    assert folder.name == "hypernetwork"
+    assert sum(faults.counts.values()) > 3
+
+
+def test_what_a_spread_base_does_not_train_is_told(tasks: Path, tmp_path: Path) -> None:
+    local = tiny_host(tasks)
+    host, _ = spread(parts_of(local.module, [0, 1, 2]), tokenizer=local.tokenizer, name="tiny")
+    with pytest.raises(ConfigError, match="host_states needs a host, or the name of a base"):
+        train_hyper(recipe(tasks, tmp_path / "a", encoder={"kind": "host_states"}), host=host)
+    with pytest.raises(ConfigError, match="over a spread host target_modules are all-linear or a list"):
+        train_hyper(recipe(tasks, tmp_path / "b", target_modules=".*q_proj"), host=host)
+    made = train_hyper(recipe(tasks, tmp_path / "c", target_modules=["q_proj"]), host=host)
+    assert {site.module for site in HyperNetwork.from_pretrained(made).sites} == {"q_proj"}

@@ -6,8 +6,8 @@ again. A worker that has forgotten its sessions, or is another one, gets a new e
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
 from torch import Tensor
@@ -164,13 +164,13 @@ class Seat:
     def _exchange(self, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Message:
         assert self._link is not None
         self._serial += 1
-        begun = time.monotonic()
+        begun = monotonic()
         end = begun + max(self._patience, 10 * self._mean)
         self._link.send(Message({**fields, "serial": self._serial}, tensors))
         while True:
-            answer = self._link.receive(max(end - time.monotonic(), 0.0))
+            answer = self._link.receive(max(end - monotonic(), 0.0))
             if answer.fields.get("serial") == self._serial:  # others are late answers to earlier tries
-                taken = time.monotonic() - begun
+                taken = monotonic() - begun
                 self._mean = 0.9 * self._mean + 0.1 * taken if self._mean else taken
                 return answer
 
