@@ -1,8 +1,11 @@
 """`weft swarm`: up, a killed worker, status, down; text over it equals that of one process."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -167,5 +170,62 @@ def test_a_coordinator_that_is_killed_goes_on_from_its_journal(base, capsys, tmp
         half = journal.stat().st_size
         assert json.loads(weft(capsys, *arguments))["results"] == want
         assert journal.stat().st_size >= half
+    finally:
+        weft(capsys, "swarm", "down", "--name", "S")
+
+
+LORA = {"tasks": 2, "rows_per_task": 2, "r": 2}
+HYPER = {
+    "select_on": "train",
+    "encoder": {"kind": "sentence"},
+    "network": {"head": {"kind": "L"}, "rank": 2, "latent": 16, "head_in": 16},
+    "tasks_per_batch": 2,
+    "rows_per_task": 2,
+    "gradient_checkpointing": True,
+}
+
+
+@pytest.mark.slow
+def test_training_over_a_swarm_whose_workers_are_killed(base, capsys, tmp_path):
+    """`weft train lora` and `hyper`: the losses of one process, while every worker is killed once."""
+    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
+    weft(capsys, *up, "--launcher", "processes")
+    folder = SwarmFolder("S")
+
+    def kill():
+        for worker in (0, 1, 2):
+            until(lambda worker=worker: state_of(folder, worker) in ("ready", "spare"))
+            until(lambda: folder.state["ready"])
+            os.kill(folder.state["workers"][worker]["pid"], signal.SIGKILL)
+            time.sleep(1)
+
+    try:
+        for kind, keys, steps in (("lora", LORA, 60), ("hyper", HYPER, 30)):
+            curves = []
+            for where in ("local", "spread"):
+                output = tmp_path / f"{kind} {where}"
+                recipe = tmp_path / f"{kind}.json"
+                values = {
+                    "run": {"output_dir": str(output), "max_steps": steps, "logging_steps": 1},
+                    "base": base,
+                    "data": {"kind": "letters", "train_tasks": 4, "train_rows": 16, "test_rows": 4},
+                    **keys,
+                }
+                if kind == "hyper":
+                    values["encoder_cache"] = str(tmp_path / "cache")
+                recipe.write_text(json.dumps(values))
+                options = ("--threads", "1", *(("--host", "swarm:S") if where == "spread" else ()))
+                killer = threading.Thread(target=kill)
+                if where == "spread":
+                    killer.start()
+                weft(capsys, "train", kind, str(recipe), *options)
+                if where == "spread":
+                    killer.join()
+                lines = (output / "metrics.jsonl").read_text().splitlines()
+                curves.append([json.loads(line).get("loss") for line in lines])
+            assert len(curves[0]) >= steps
+            assert curves[0] == curves[1]
+        lost = [event["stage"] for event in folder.events() if event["event"] == "lost"]
+        assert {0, 1} <= set(lost)
     finally:
         weft(capsys, "swarm", "down", "--name", "S")

@@ -105,6 +105,9 @@ def train(
         from weft.cli.shared.model import open_spread
 
         spread = {"host": open_spread(host)}
+        if isinstance(config, BaseConfig) and config.base != spread["host"].name:
+            runs = spread["host"].name
+            raise ConfigError(f"the recipe is over {config.base}, {host} runs {runs}; add --base {runs}")
     made = run(config, resume=resume, **spread)
     folders = [str(folder) for folder in (made.values() if isinstance(made, dict) else [made])]
     print_json({"folders": folders}) if json else print(plain("\n".join(folders), keep="\n"))
