@@ -67,7 +67,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def row(what: str, value: float, goal: str) -> dict[str, Any]:
-    return {"measured": what, "value": round(value, 4), "goal": goal}
+    return {"measured": what, "value": float(f"{value:.4g}"), "goal": goal}
 
 
 @contextmanager

@@ -9,18 +9,19 @@ the body is read, the body before its values are looked at, so a flipped bit any
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors.torch
+import torch
 import xxhash
 from torch import Tensor
 
 from weft.errors import MessageError, WeftError
-from weft.tensor_file import split, strict_json
+from weft.tensor_file import build, framed, header_size, parse, strict_json
 
 LIMIT = 1 << 30
 """Most bytes of a body."""
@@ -28,6 +29,20 @@ _HEAD = struct.Struct("<4sQ16sI")
 HEAD_BYTES = _HEAD.size
 MAGIC = b"WEFT"
 _CHUNK = 1 << 20
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""What travels, as safetensors names it."""
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _MOST = 1 << 53
 """Whole numbers are at most so large, which JSON keeps everywhere."""
 
@@ -74,19 +89,22 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes. Raises MessageError for one above the limit."""
-    tensors, seen = {}, set()
-    for name, tensor in message.tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        memory = plain.untyped_storage().data_ptr()
-        # The library refuses tensors that lie in one block of memory, as parts of a bank do.
-        tensors[name] = plain.clone() if memory in seen else plain
-        seen.add(memory)
-    body = safetensors.torch.save(tensors, {"values": json.dumps(message.fields, allow_nan=False)})
-    if len(body) > LIMIT:
-        raise MessageError(f"a message of {len(body)} bytes, at most {LIMIT} are sent")
-    head = MAGIC + len(body).to_bytes(8, "little") + _digest(body)
-    return head + zlib.crc32(head).to_bytes(4, "little") + body
+    """A message as bytes. Raises MessageError for one above the limit, or with tensors that do not travel."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in message.tensors.items()}
+    strange = next((tensor.dtype for tensor in plain.values() if tensor.dtype not in _NAMES), None)
+    if strange is not None:
+        raise MessageError(f"a tensor of {strange} does not travel")
+    given = [(name, _NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in plain.items()]
+    header = build(given, {"values": json.dumps(message.fields, allow_nan=False)})
+    parts = [framed(header.text), *(_memory(plain[spec.name]) for spec in header.specs)]
+    length = sum(len(part) for part in parts)
+    if length > LIMIT:
+        raise MessageError(f"a message of {length} bytes, at most {LIMIT} are sent")
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    head = MAGIC + length.to_bytes(8, "little") + digest.digest()
+    return b"".join([head, zlib.crc32(head).to_bytes(4, "little"), *parts])
 
 
 def decode(data: bytes) -> Message:
@@ -117,32 +135,45 @@ def receive(read: Callable[[int], bytes]) -> Message:
     if length > LIMIT:
         raise MessageError(f"a message announces {length} bytes, at most {LIMIT} are read")
     body = _exactly(read, length)
-    if _digest(body) != digest:
+    if xxhash.xxh3_128_digest(body) != digest:
         raise MessageError("a message does not have the checksum that it announces")
     return _opened(body)
 
 
-def _opened(body: bytes) -> Message:
+def _opened(body: bytearray) -> Message:
+    """The values and tensors of a body; tensors lie in its memory."""
     try:
-        header = split(body, "a message")
+        start = 8 + header_size(bytes(body[:8]), len(body), "a message")
+        header = parse(bytes(body[8:start]), len(body) - start, "a message")
         values = strict_json((header.metadata or {}).get("values", "").encode(), "a message")
-        return Message(values, safetensors.torch.load(body))
-    except (WeftError, safetensors.SafetensorError, KeyError, UnicodeError) as error:
+    except (WeftError, UnicodeError) as error:
         raise MessageError(f"a message cannot be read: {' '.join(str(error).split())[:200]}") from error
+    tensors = {}
+    for spec in header.specs:
+        dtype, at = _TYPES.get(spec.dtype), start + spec.begin
+        if dtype is None or at % dtype.itemsize:
+            raise MessageError(f"a tensor of {spec.dtype} at byte {at} of a message does not travel so")
+        count = math.prod(spec.shape)
+        if count:
+            flat = torch.frombuffer(body, dtype=dtype, count=count, offset=at)
+        else:
+            flat = torch.empty(0, dtype=dtype)
+        tensors[spec.name] = flat.reshape(spec.shape)
+    return Message(values, tensors)
 
 
-def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
+def _memory(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _exactly(read: Callable[[int], bytes], count: int) -> bytearray:
     parts = bytearray()
     while len(parts) < count:
         part = read(min(count - len(parts), _CHUNK))
         if not part:
             raise MessageError(f"a message ends after {len(parts)} of {count} bytes")
         parts += part
-    return bytes(parts)
-
-
-def _digest(body: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(body)
+    return parts
 
 
 def _whole(value: Any, name: str, most: int) -> int:

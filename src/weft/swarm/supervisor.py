@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from weft.errors import ConfigError, MessageError, SaveError, WeftError, WorkerError
 from weft.swarm.folder import STATE, Plan, SwarmFolder, ask
@@ -206,7 +208,7 @@ class Supervisor:
             self.folder.tell("ready", worker=worker.number, stage=stage, seconds=seconds)
             self._write()
 
-    def _mismatch(self, stage: int, told: dict[str, str]) -> str | None:
+    def _mismatch(self, stage: int, told: Mapping[str, Any]) -> str | None:
         """What is wrong with the weights that a worker has read; None where they are right."""
         if told.get("base") != self.base:
             return f"its files are those of base {told.get('base')}, this swarm is of {self.base}"
