@@ -236,7 +236,7 @@ def test_a_soup_is_the_mean_of_its_parts(tasks: Path, tmp_path: Path) -> None:
 def test_over_stages_that_die_a_training_is_the_local_one_to_the_bit(tasks: Path, tmp_path: Path) -> None:
     """A network is trained through three stages that fail: the losses and the file of one process."""
     local = tiny_host(tasks, num_hidden_layers=3)
-    faults = Schedule(2, 0.05, ("kill", "kill after", "lost answer"))
+    faults = Schedule(2, 0.2, ("kill", "kill after", "lost answer"))
     parts = parts_of(tiny_host(tasks, num_hidden_layers=3).module, [0, 1, 2, 3])
     host, _ = spread(parts, faults, tokenizer=local.tokenizer, name="tiny")
     plain = recipe(tasks, tmp_path / "local", gradient_checkpointing=True)

@@ -163,7 +163,7 @@ def _opened(body: bytearray) -> Message:
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _exactly(read: Callable[[int], bytes], count: int) -> bytearray:

@@ -105,6 +105,8 @@ def up(
 
 def _wait(folder: SwarmFolder, pid: int, seconds: float) -> None:
     """Wait until every stage has its worker, and say on standard error how far it is."""
+    from weft.swarm.folder import LOG
+
     end, told = time.monotonic() + seconds, ""
     while not folder.state.get("ready"):
         ended = os.waitpid(pid, os.WNOHANG)[0] == pid
