@@ -128,6 +128,8 @@ def _wait(folder: SwarmFolder, pid: int, seconds: float) -> None:
 
 def _progress(state: dict[str, Any]) -> str:
     workers, stages = state.get("workers", []), state.get("stages", [])
+    if not workers:
+        return "the supervisor starts"
     there = sum(one["state"] != "starting" for one in workers)
     text = f"{there} of {len(workers)} workers have started"
     if not stages:
