@@ -21,7 +21,7 @@ from weft.rows import Request
 from weft.tasks.letters.recalls import SIGNS, Recall
 from weft.train.mix import MixRecipe, MixSources, draw, train_mix
 from weft.train.recipe import inside, load_base
-from weft.types import Adapter
+from weft.types import Adapter, Bank
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "mix": {},
@@ -29,6 +29,10 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "context alone": {"sources": ("context",), "fixed": True},
     "stack and library alone": {"sources": ("stack", "library"), "fixed": True},
 }
+
+
+_ROWS = 20
+"""Questions that are asked at a time: each holds three adapters of its own, and three more at an event."""
 
 
 class MixComparison(Config):
@@ -85,18 +89,23 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
 
 def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Recall]) -> list[bool]:
     """Whether each question is answered rightly, in the loop, by the mixer's controller."""
-    banks = MixSources.load(recipe, host).banks(questions)
+    made, engine = MixSources.load(recipe, host), Engine(host)
+    found = []
+    for start in range(0, len(questions), _ROWS):
+        some = questions[start : start + _ROWS]
+        banks = made.banks(some)
 
-    def sources(request: Request) -> list[Adapter | None]:
-        return [None if bank is None else bank[int(request.id)] for bank in banks]
+        def sources(request: Request, banks: Sequence[Bank | None] = banks) -> list[Adapter | None]:
+            return [None if bank is None else bank[int(request.id)] for bank in banks]
 
-    texts = Engine(host).generate(
-        [one.prompt for one in questions],
-        controller=mixer.controller(sources),
-        raw=True,
-        max_new_tokens=20,
-    )
-    return [text.strip() == one.text for text, one in zip(texts, questions, strict=True)]
+        texts = engine.generate(
+            [one.prompt for one in some],
+            controller=mixer.controller(sources),
+            raw=True,
+            max_new_tokens=20,
+        )
+        found += [text.strip() == one.text for text, one in zip(texts, some, strict=True)]
+    return found
 
 
 def sign_test(better: Sequence[bool], worse: Sequence[bool]) -> float:
