@@ -42,7 +42,6 @@ def evaluate_recipe(
         base: With --data, the base; what the adapter names unless given.
         predictions: With --data, a file for what was said to each row.
         max_new_tokens: With --data, most tokens of an answer.
-        overrides: Keys of the recipe and their values.
         dry_run: Print the whole recipe, and evaluate nothing.
     """
     if data is not None:

@@ -66,7 +66,6 @@ def experiment(
             generated adapters beside controls, with their cost and the training that they save; or networks
             that write down a library.
         recipe: The recipe, a YAML file.
-        overrides: Keys of the recipe and their values.
         quick: Of "dynamic", "zero-shot" and "reconstruct": the same in small; minutes in place of hours,
             rougher numbers.
         dry_run: Print the whole recipe, and measure nothing.

@@ -83,7 +83,6 @@ def train(
             stack of levels over a hypernetwork, a mix of such sources, or a hypernetwork that writes down
             the adapters of a library (reconstruct).
         recipe: The recipe, a YAML file.
-        overrides: Keys of the recipe and their values.
         host: swarm:NAME trains through the workers of that swarm; for lora and hyper.
         resume: Go on from the last checkpoint, or start again.
         dry_run: Print the whole recipe, and train nothing.

@@ -51,7 +51,8 @@ class Accumulator(nn.Module):
         super().__init__()
         self.config = config
         self.groups = group_sites(sites)
-        ordered = self.sites
+        self.sites = ordered = tuple(site for group in self.groups for site in group.sites)
+        """The sites that it makes adapters for, in the order of its groups."""
         latent, rank = config.latent, config.rank
         self.mix = StateMix(ordered, depth=depth, width=width, latent=latent)
         self.whiten = Whitening(ordered)
@@ -68,11 +69,6 @@ class Accumulator(nn.Module):
                 for group in self.groups
             }
         )
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites that it makes adapters for, in the order of its groups."""
-        return tuple(site for group in self.groups for site in group.sites)
 
     def forward(
         self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]

@@ -65,7 +65,8 @@ class Perceiver(nn.Module):
             raise ConfigError(f"latent {config.latent} is no multiple of {config.heads} heads")
         self.config = config
         self.groups = group_sites(sites)
-        ordered = self.sites
+        self.sites = ordered = tuple(site for group in self.groups for site in group.sites)
+        """The sites that it makes adapters for, in the order of its groups."""
         latent, rank = config.latent, config.rank
         self.mix = StateMix(ordered, depth=depth, width=width, latent=latent)
         self.query_RW = nn.Parameter(torch.randn(rank, latent) / math.sqrt(latent))
@@ -82,11 +83,6 @@ class Perceiver(nn.Module):
             self.head_a[group.name] = nn.Parameter(torch.zeros(count, latent, group.in_features))
             self.head_b[group.name] = nn.Parameter(torch.zeros(count, latent, group.out_features))
             self.start_a[group.name] = kaiming(count, rank, group.in_features)
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites that it makes adapters for, in the order of its groups."""
-        return tuple(site for group in self.groups for site in group.sites)
 
     def forward(
         self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]

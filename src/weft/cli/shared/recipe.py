@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     C = TypeVar("C", bound=Config)
 
-Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]
+Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, help="Keys of the recipe and their values.")]
 """Raw tokens: `run.max_steps=100`, `--run.max-steps 100` or `--run.max-steps=100`."""
 
 

@@ -31,7 +31,7 @@ git, and what comes out is what went in, to the byte. For example:
 )
 
 Place = Annotated[str, Parameter(name="--store", help="A folder in the store.")]
-Message = Annotated[str | None, Parameter(name=("--message", "-m"))]
+Message = Annotated[str | None, Parameter(name=("--message", "-m"), help="Message of the commit.")]
 Name = Annotated[str, Parameter(name=("--name", "-n"))]
 Out = Annotated[str, Parameter(name=("--output", "-o", "--output-dir"))]
 Revision = Annotated[str, Parameter(name="--rev", help="A commit, branch or tag.")]
@@ -98,7 +98,6 @@ def add(
     Args:
         path: A PEFT folder, the safetensors file in one, or an adapter that ships with Weft.
         name: Name of the adapter in the store.
-        message: Message of the commit.
         lineage: A JSON file with recipe, parents, data, metrics, licence, author: any of them. It replaces
             what the adapter had.
     """
@@ -193,7 +192,6 @@ def rm(name: str, /, *, message: Message = None, store: Place = ".", json: Json 
 
     Args:
         name: The adapter.
-        message: Message of the commit.
     """
     with Store(store) as opened:
         commit = opened.remove(name, message=message)

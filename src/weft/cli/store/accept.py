@@ -34,7 +34,6 @@ def accept(
             ships with Weft. What the adapters name unless given.
         weights: One for each adapter; 1 unless given.
         evaluate: A command that exits with 0 when the new base is good; {} is its folder. There is no shell.
-        message: Message of the commit.
     """
     hide_bars(base or ".")
     with Store(store) as opened:

@@ -41,7 +41,6 @@ def merge(
             store say (key `merge` of weft-store.json) unless given, and fail where they say nothing.
         weights: One for each parent, HEAD first.
         options: What the method can be told.
-        message: Message of the commit.
     """
     given = {key: value for key, value in vars(options).items() if value is not None}
     is_method = on_conflict not in (None, FAIL, OURS, THEIRS)

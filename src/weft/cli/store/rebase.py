@@ -30,7 +30,6 @@ def rebase(
         name: The adapter.
         onto: Fingerprint of the version; the store's last one unless given.
         rank: Most rank of each site.
-        message: Message of the commit.
     """
     with Store(store) as opened:
         done = opened.rebase(name, onto=onto, rank=rank, message=message)

@@ -27,7 +27,6 @@ def stack(
         parent: The adapter in the store that it begins with.
         path: A PEFT folder, whose first ranks are the parent's to the bit.
         name: Name of the adapter in the store; the parent's own makes its next version.
-        message: Message of the commit; staged without one.
         lineage: A JSON file with recipe, data, metrics, licence, author: any of them.
     """
     keys = None if lineage is None else read_lineage(lineage)
