@@ -28,6 +28,7 @@ from weft.errors import (
     WeightsError,
 )
 from weft.files import check_free, nearest, read_json, replace_folder, resolve, to_json
+from weft.plain import plain
 from weft.tensor_file import read_header
 from weft.types import Site
 
@@ -94,7 +95,7 @@ def describe(folder: str | os.PathLike[str], schema: type[S]) -> tuple[S, Path]:
     values = read_json(found / CONFIG)
     kind = _kind(values)
     if kind not in _kinds(schema):
-        held = f"a {kind}" if isinstance(kind, str) else "something else"
+        held = f"a {plain(kind[:60])}" if isinstance(kind, str) else "something else"
         raise ConfigError(f"{found / CONFIG} describes {held}, not a {schema.sort}")
     return parse_config(schema, {**values, "kind": kind}, str(found / CONFIG)), found
 
