@@ -13,6 +13,7 @@ D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from weft.errors import BaseMismatchError, ShapeError, WeightsError
@@ -268,7 +269,21 @@ class Signal:
     vector_H: Float[Tensor, " H"]
 
 
-Cue = Description | Examples | Document | Signal
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A picture."""
+
+    pixels_HWC: UInt8[Tensor, "H W 3"]
+    """Red, green and blue, 0 to 255."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its size and its pixels."""
+        size = "{} {} ".format(*self.pixels_HWC.shape).encode()
+        return hashlib.sha256(size + self.pixels_HWC.contiguous().cpu().numpy().tobytes()).hexdigest()
+
+
+Cue = Description | Examples | Document | Signal | Image
 
 # ---------------------------------------------------------------------------------------- assignments
 # Which adapters act where, in the form that a kernel can exploit. Index -1 is the base alone. Per-token

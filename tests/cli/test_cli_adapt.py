@@ -5,11 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image as Pillow
 from tiny_cli import DESCRIPTIONS, Tiny
 
 from weft.adapters import load, norm
 from weft.cli import main
-from weft.hyper import HyperNetwork
+from weft.embed import Histograms
+from weft.host import Host
+from weft.hyper import HyperNetwork, T2LConfig, build_t2l
+from weft.tasks.pictures import draw_shape
 
 
 def test_writes_what_the_hypernetwork_makes(
@@ -121,3 +126,55 @@ def test_a_description_that_the_network_knows_nothing_like_is_told(
         assert (told["reach"] >= told["reach_threshold"]) == known
         assert ("knows nothing like this description" in err) != known
         assert ("the nearest it knows: " in err) != known
+
+
+@pytest.fixture
+def pictures(tiny: Tiny, tmp_path: Path) -> str:
+    """A random hypernetwork that reads pictures."""
+    host = Host.from_pretrained(tiny.base)
+    encoder = Histograms()
+    torch.manual_seed(0)
+    network = build_t2l(T2LConfig(rank=2, latent=16, head_in=16, dropout=0.0), host.sites, dim=encoder.dim)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    HyperNetwork(encoder, network, base=host.fingerprint).save_pretrained(tmp_path / "pictures")
+    return str(tmp_path / "pictures")
+
+
+def test_a_picture(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = draw_shape("star", "red", "0")
+    file = tmp_path / "Red star.png"
+    Pillow.fromarray(image.pixels_HWC.numpy()).save(file)
+    out = str(tmp_path / "out")
+    assert main(["adapt", "--image", str(file), "--with", pictures, "-o", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "red-star"
+    saved, made = load(out), HyperNetwork.from_pretrained(pictures).adapt(image)
+    assert all((saved.factors[site].b_OR == made.factors[site].b_OR).all() for site in made.sites)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--image", "notes.txt"], "no picture that is read here"),
+        (["--image", "none.png"], "no such file"),
+        (["--image", "notes.txt", "--paraphrases", "2"], "--paraphrases are of a description"),
+        (["--image", "notes.txt", "--document", "notes.txt"], "give one of"),
+        ([], "give one of"),
+    ],
+)
+def test_what_is_no_picture_is_told_in_a_line(
+    argv: list[str],
+    told: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert main(["adapt", *argv, "--with", tiny.hyper, "-o", "out"]) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,9 @@
 import torch
 
 from weft.evaluate import CONDITIONS, build_conditions, draw_wordings
-from weft.types import Bank, Description
+from weft.tasks import Row, Task
+from weft.tasks.pictures import draw_shape
+from weft.types import AbstractHyperNetwork, Bank, Description, Site
 
 
 def build(planted, tasks=None, seed=0, **makers):
@@ -77,3 +79,49 @@ def test_equal_keys_stand_for_equal_adapters(planted):
                 site = condition.bank.sites[0]
                 assert torch.equal(keys.setdefault(key, condition.bank.b[site][k]), condition.bank.b[site][k])
     assert len(keys) == 1 + 4 + 4 + 4
+
+
+class Noting(AbstractHyperNetwork):
+    """Notes its cues, and gives the k-th of them an adapter that holds k."""
+
+    def __init__(self):
+        super().__init__()
+        self.cues = []
+
+    def generate(self, cues):
+        self.cues = list(cues)
+        site, count = Site("layer", 0, "layer", 1, 1), len(cues)
+        b_KOR = torch.arange(count).view(count, 1, 1).float()
+        return Bank(tuple(map(str, range(count))), {site: torch.ones(count, 1, 1)}, {site: b_KOR})
+
+
+def test_what_has_a_picture_is_made_from_pictures():
+    drawn = [("star", "red"), ("star", "blue"), ("ring", "green"), ("cross", "black")]
+    tasks = [
+        Task(
+            f"{colour}-{shape}",
+            ("name what is drawn",),
+            test=(Row("colour", colour), Row("shape", shape)),
+            image=draw_shape(shape, colour, "0"),
+        )
+        for shape, colour in drawn
+    ]
+    hyper = Noting()
+    wordings = draw_wordings(tasks, 0)
+    found = {c.name: c for c in build_conditions(tasks, wordings, hyper=hyper)}
+    assert found["base+description"].described
+    assert found["generated, unseen wording"].adapter_N == (None,) * 4
+
+    def cues(name):
+        return [hyper.cues[k] for k in found[name].adapter_N]
+
+    assert cues("generated") == [task.image for task in tasks]
+    assert cues("generated, other task's description") == [tasks[j].image for j in wordings.other]
+    for nothing, task in zip(cues("generated, gibberish"), tasks, strict=True):
+        assert nothing.pixels_HWC.shape == task.image.pixels_HWC.shape
+        assert nothing.pixels_HWC.float().std() > 60  # all values alike often
+    assert len(hyper.cues) == 8
+    assert len({key for name in CONDITIONS[4:] for key in found[name].key_N if key}) == 8
+    for seed in range(10):
+        other = draw_wordings(tasks, seed).other
+        assert all(i != j for i, j in enumerate(other))

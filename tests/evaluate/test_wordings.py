@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from weft.evaluate import derangement, draw_wordings, gibberish
 from weft.tasks import Row, Task
+from weft.tasks.pictures import draw_shape
 
 
 def make_task(name, answers, unseen=2, descriptions=4):
@@ -66,3 +67,12 @@ def test_gibberish_keeps_the_shape_of_the_text():
     assert not set(text.split()) & set(got.split())
     assert gibberish(text, "key") == got
     assert gibberish(text, "another key") != got
+
+
+def test_pictures_are_other_ones_by_their_answers():
+    tasks = [
+        Task(f"t{i}", ("name it",), test=(Row("digit", str(i % 3)),), image=draw_shape("ring", "red", str(i)))
+        for i in range(12)
+    ]
+    for seed in range(20):
+        assert all(i % 3 != j % 3 for i, j in enumerate(derangement(tasks, seed)))

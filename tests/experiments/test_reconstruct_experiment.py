@@ -74,6 +74,17 @@ def test_every_network_cue_and_count_once(root: Path, tmp_path: Path) -> None:
     assert checkpoint.read_bytes() == before
 
 
+def test_names_for_some_networks_alone(root: Path, tmp_path: Path) -> None:
+    recipe = ReconstructionRecipe.model_validate(values(root, tmp_path, counts=[2], one_hot=["P"]))
+    assert [(one.network, one.cue) for one in measure_reconstruction(recipe)] == [
+        ("L", "text"),
+        ("P", "text"),
+        ("P", "one-hot"),
+    ]
+    with pytest.raises(ConfigError, match="no network 'Q'"):
+        measure_reconstruction(recipe.model_copy(update={"one_hot": ("Q",)}))
+
+
 def test_more_adapters_than_there_are(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="5 adapters are asked for"):
         measure_reconstruction(ReconstructionRecipe.model_validate(values(root, tmp_path, counts=[5])))

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from tiny_training import source, tiny_host, tokenizer, write_tasks
 
 from weft.cli import main
 from weft.embed import InputEmbedding
 from weft.errors import ConfigError
+from weft.evaluate import CONTROLS
 from weft.experiments.zero_shot.cost import ratios, with_examples
 from weft.experiments.zero_shot.measure import measure_zero_shot
 from weft.experiments.zero_shot.page import zero_shot_page
-from weft.experiments.zero_shot.recipe import Steps, ZeroShotRecipe
+from weft.experiments.zero_shot.recipe import Controls, Steps, ZeroShotRecipe
 from weft.experiments.zero_shot.steps import Curve, choose, summary, train_both
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
@@ -49,6 +51,7 @@ def values(root: Path, output: Path, /, **changes: Any) -> dict[str, Any]:
         "hypernetwork": str(root / "hyper"),
         "data": source(root / "tasks"),
         "accuracy": {"splits": ["train"], "seeds": [0, 1], "max_new_tokens": 4, "bootstrap_samples": 50},
+        "controls": {"mean_of": 3},
         "cost": {"adapters": 3, "repeats": 2, "prompt": 8, "shots": [1, 3], "tasks": 2},
         "steps": {"splits": ["train"], "tasks": 2, "steps": 4, "look": 3, "learning_rate": 0.01},
         "output_dir": str(output / "run"),
@@ -59,7 +62,7 @@ def test_everything_is_measured_once(root: Path, tmp_path: Path) -> None:
     told: list[str] = []
     recipe = ZeroShotRecipe.model_validate(values(root, tmp_path))
     found = measure_zero_shot(recipe, told.append)
-    assert len(told) == 4
+    assert len(told) == 5
     [split] = found.splits
     measured = {result.condition for result in split.results if result.metrics}
     assert measured == {
@@ -69,20 +72,36 @@ def test_everything_is_measured_once(root: Path, tmp_path: Path) -> None:
         "generated, other task's description",
         "generated, gibberish",
     }
+    [controls] = found.controls
+    assert [(one.condition, one.rows) for one in controls.results] == [
+        (name, split.rows) for name in CONTROLS
+    ]
     assert [curve.at for curve in found.curves] == [(0, 3, 4)] * 2
     again = measure_zero_shot(recipe, told.append)
-    assert len(told) == 4
+    assert len(told) == 5
     assert again == found
     page = zero_shot_page(recipe, again, pictures=("a.png", "b.png"), command="weft")
-    for words in ("Seen tasks: 4 tasks", "one adapter, in decode steps", "Steps saved", "steps needed"):
+    for words in (
+        "Seen tasks: 4 tasks",
+        "one adapter, in decode steps",
+        "Steps saved",
+        "steps needed",
+        "mean of those generated for 3",
+    ):
         assert words in page
     other = recipe.model_copy(update={"cost": recipe.cost.model_copy(update={"adapters": 2})})
     measure_zero_shot(other, told.append)
-    assert told[4:] == ["zero-shot: cost"]
+    measure_zero_shot(other.model_copy(update={"controls": Controls(mean_of=2)}), told.append)
+    assert told[5:] == ["zero-shot: cost", "zero-shot: controls-train"]
+
+
+def test_controls_need_rows(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="on the rows of accuracy"):
+        ZeroShotRecipe.model_validate(values(root, tmp_path, accuracy=None))
 
 
 def test_more_examples_in_the_prompt_cost_more(root: Path, tmp_path: Path) -> None:
-    recipe = ZeroShotRecipe.model_validate(values(root, tmp_path, accuracy=None, steps=None))
+    recipe = ZeroShotRecipe.model_validate(values(root, tmp_path, accuracy=None, controls=None, steps=None))
     cost = measure_zero_shot(recipe).cost
     flops = cost["flops"]
     none, one, three = (

@@ -9,7 +9,7 @@ from weft.adapters.fingerprint import fingerprint, stored_as
 from weft.adapters.fold import Folded, delta, fold
 from weft.adapters.gguf_file import save_gguf
 from weft.adapters.hub import push
-from weft.adapters.inner import cosine, inner, norm
+from weft.adapters.inner import cosine, inner, norm, squared_norms
 from weft.adapters.peft_folder import load, load_each, save
 from weft.adapters.provenance import descriptions_of, inherited
 from weft.adapters.site import site_at
@@ -47,6 +47,7 @@ __all__ = [
     "save_gguf",
     "site_at",
     "spectrum",
+    "squared_norms",
     "stored_as",
     "tensor_bytes",
     "truncate",

@@ -9,6 +9,8 @@ Computed in float64, so that nearly equal adapters keep a meaningful distance.
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from weft.errors import BaseMismatchError, ShapeError
 from weft.types import Adapter
@@ -63,3 +65,8 @@ def cosine(x: Adapter, y: Adapter) -> float:
     """
     length = norm(x) * norm(y)
     return inner(x, y) / length if length else 0.0
+
+
+def squared_norms(a_KRI: Float[Tensor, "K R I"], b_KOR: Float[Tensor, "K O R"]) -> Float[Tensor, " K"]:
+    """|| B A ||_F^2 of the deltas of K adapters at one site, in their own precision and differentiable."""
+    return ((b_KOR.mT @ b_KOR) * (a_KRI @ a_KRI.mT)).sum((1, 2))

@@ -1,4 +1,4 @@
-"""`weft adapt`: a description or a document in, an adapter out."""
+"""`weft adapt`: a description, a document or a picture in, an adapter out."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def adapt(
     /,
     *,
     document: Path | None = None,
+    image: Path | None = None,
     output_dir: OutputFolder,
     hypernetwork: Annotated[str, Parameter(name="--with")] = HYPERNETWORK,
     base: str | None = None,
@@ -34,19 +35,21 @@ def adapt(
     name: str | None = None,
     json: Json = False,
 ) -> None:
-    """Make an adapter from a description or a document, and save it as a PEFT folder.
+    """Make an adapter from a description, a document or a picture, and save it as a PEFT folder.
 
     For example:
 
         weft adapt "sort the letters from z to a" -o out/
         weft adapt --document notes.txt --with context/ -o out/
+        weft adapt --image digit.png --with pictures/ -o out/
 
     Args:
         description: What the model should do, in words.
         document: Text file (.txt, .txt.gz) whose content goes into the adapter, of any length.
+        image: Picture (PNG, JPEG, WebP, GIF, BMP) that the adapter tells of.
         output_dir: Folder to write; an adapter that is there is replaced, anything else is refused.
         hypernetwork: The hypernetwork that makes it: a folder, or one that ships with Weft. A document needs
-            a context network (weft train context).
+            a context network (weft train context), a picture one that was trained on pictures.
         base: The base that the adapter is for, where the hypernetwork should be checked against it or names
             none: folder, hub id or embedded name. It is read.
         base_mismatch: What to do where --base is not the hypernetwork's own: refuse it, warn, or allow it.
@@ -56,22 +59,30 @@ def adapt(
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
+    from weft.embed import read_image
     from weft.hyper.slug import slug
     from weft.types import Document
 
-    if (description is None) == (document is None):
-        raise ConfigError("give a description, or a --document, and not both")
+    if sum(given is not None for given in (description, document, image)) != 1:
+        raise ConfigError("give one of a description, a --document and an --image")
+    if description is None and (paraphrases > 1 or (document is not None and levels is not None)):
+        raise ConfigError("--paraphrases are of a description, --levels of a description or a picture")
     check_target(output_dir)
     if description is not None:
         host = None if base is None else open_host(base)
         hyper = open_hypernetwork(hypernetwork, host=host, on_mismatch=base_mismatch)
         start = time.perf_counter()
         adapter, said = adapt_words(hyper, description, paraphrases, name=name, levels=levels)
+    elif image is not None:
+        cue = read_image(image)
+        host = None if base is None else open_host(base)
+        hyper = open_hypernetwork(hypernetwork, host=host, on_mismatch=base_mismatch)
+        start = time.perf_counter()
+        adapter = hyper.adapt(cue, name=name or slug(Document(image.stem)), levels=levels)
+        said = {}
     else:
         assert document is not None
         check_file(document)
-        if levels is not None or paraphrases > 1:
-            raise ConfigError("--levels and --paraphrases belong to a description; a document has none")
         network = _open_context(hypernetwork, base)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))

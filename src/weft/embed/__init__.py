@@ -1,7 +1,9 @@
-"""Cue -> vector: sentences, the base's states and Fisher, adapters, one-hot, learned; joined, cached."""
+"""Cue -> vector: sentences, pictures, the base's states and Fisher, adapters, one-hot, learned; cached."""
 
 from weft.embed.adapters import cosines, inner_products
 from weft.embed.cache import Cached
+from weft.embed.histograms import Histograms
+from weft.embed.image_file import read_image
 from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
@@ -17,6 +19,7 @@ __all__ = [
     "NEAREST",
     "Cached",
     "EncoderConfig",
+    "Histograms",
     "HostStates",
     "InputEmbedding",
     "Joined",
@@ -32,5 +35,6 @@ __all__ = [
     "inner_products",
     "lay_out",
     "plan_to_dict",
+    "read_image",
     "task2vec",
 ]

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weft.adapters import squared_norms
 from weft.errors import BaseMismatchError, ShapeError
 from weft.types import Adapter, Bank, Factors
 
@@ -108,5 +109,5 @@ def _squares(bank: Bank) -> Float[Tensor, " K"]:
     total_K = torch.zeros(len(bank), dtype=torch.float64)
     for site in bank.sites:
         a_KRI, b_KOR = bank.a[site].double().cpu(), bank.b[site].double().cpu()
-        total_K += ((a_KRI @ a_KRI.mT) * (b_KOR.mT @ b_KOR)).sum((1, 2))
+        total_K += squared_norms(a_KRI, b_KOR)
     return total_K

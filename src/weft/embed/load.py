@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from weft.config import Config, parse_config
 from weft.embed.first_token import FirstToken
+from weft.embed.histograms import Histograms
 from weft.embed.inputs import InputEmbedding
 from weft.embed.joined import Joined
 from weft.embed.learned import Learned
@@ -97,6 +98,12 @@ class LearnedConfig(Config):
         return self
 
 
+class HistogramsConfig(Config):
+    """Edges and colours of a picture; no options."""
+
+    kind: Literal["histograms"]
+
+
 class JoinedConfig(Config):
     """Several encoders side by side."""
 
@@ -121,6 +128,7 @@ EncoderConfig = Annotated[
     | Task2VecConfig
     | OneHotConfig
     | LearnedConfig
+    | HistogramsConfig
     | JoinedConfig
     | PartsConfig,
     Field(discriminator="kind"),
@@ -162,6 +170,8 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
             return OneHot(parsed.names)
         case LearnedConfig():
             return Learned(parsed.names, parsed.dim)
+        case HistogramsConfig():
+            return Histograms()
         case PartsConfig():
             return Parts(build_encoder(parsed.encoder, host=host))
         case JoinedConfig():

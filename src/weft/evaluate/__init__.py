@@ -1,8 +1,9 @@
 """Evaluation: metrics, the control conditions, comparisons with confidence intervals, reports."""
 
 from weft.evaluate.answer import Answer, Question, answer_questions, ask
-from weft.evaluate.compare import compare
+from weft.evaluate.compare import compare, compare_controls
 from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
+from weft.evaluate.controls import CONTROLS, build_controls, mean_adapter, random_like
 from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
 from weft.evaluate.metrics import METRICS, exact_match, loss, rouge_l
@@ -24,6 +25,7 @@ from weft.evaluate.wordings import Wordings, derangement, draw_wordings, gibberi
 
 __all__ = [
     "CONDITIONS",
+    "CONTROLS",
     "METRICS",
     "Answer",
     "Comparison",
@@ -41,7 +43,9 @@ __all__ = [
     "ask",
     "bootstrap",
     "build_conditions",
+    "build_controls",
     "compare",
+    "compare_controls",
     "derangement",
     "draw_wordings",
     "evaluate",
@@ -50,8 +54,10 @@ __all__ = [
     "gibberish",
     "interval",
     "loss",
+    "mean_adapter",
     "mean_cosine",
     "p_value",
+    "random_like",
     "ranks",
     "retrieval",
     "rouge_l",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,17 +20,23 @@ from rich.progress import (
 from weft.engine import Engine
 from weft.errors import ConfigError
 from weft.evaluate.conditions import CONDITIONS, GENERATED, Condition, build_conditions
+from weft.evaluate.controls import CONTROLS, build_controls
 from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.options import Options
 from weft.evaluate.report import SplitReport
 from weft.evaluate.scorer import Scorer
 from weft.evaluate.summary import by_task, summarise
-from weft.evaluate.wordings import draw_wordings
+from weft.evaluate.wordings import Wordings, draw_wordings
 from weft.rows import AbstractHost
 from weft.tasks import Task, hash_tasks, shuffled
 from weft.types import AbstractHyperNetwork, Adapter
 
 _MOST_COSINES = 128  # adapters whose pairs are compared; memory grows with their square
+_PICTURES = "adapters are made from pictures: the other task's is another one, gibberish is noise"
+
+
+Build = Callable[[Sequence[Task], Wordings, int], tuple[Condition, ...]]
+"""The conditions over some tasks with their wordings, under the seed at a place among all seeds."""
 
 
 def compare(
@@ -51,47 +57,14 @@ def compare(
     hypernetworks, seeds that repeat or lack, a split without test rows, or rows of plain text.
     """
     options = options or Options()
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise ConfigError(f"seeds should be one or more, all different; got {list(options.seeds)}")
     if len(hypernetworks) not in (0, 1, len(options.seeds)):
         raise ConfigError(
             f"give one hypernetwork, or one per seed ({len(options.seeds)}); got {len(hypernetworks)}"
         )
-    chosen = {name: _choose(name, tasks, oracles or {}, options.max_tasks) for name, tasks in splits.items()}
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
-    with bar:
-        return tuple(
-            _compare_split(
-                name, tasks, Engine(host), hypernetworks, multitask, oracles, options, shortcut, bar
-            )
-            for name, tasks in chosen.items()
-        )
 
-
-def _compare_split(
-    name: str,
-    tasks: Sequence[Task],
-    engine: Engine,
-    hypernetworks: Sequence[AbstractHyperNetwork],
-    multitask: Adapter | None,
-    oracles: Mapping[str, Adapter] | None,
-    options: Options,
-    shortcut: bool,
-    bar: Progress,
-) -> SplitReport:
-    rows_SN, tasks, notes = _draw_rows(engine, tasks, options)
-    scorer = Scorer(engine, tasks, options, shortcut=shortcut)
-    total = len(CONDITIONS) * sum(len(rows) for rows_N in rows_SN for rows in rows_N)
-    shown = bar.add_task(name, total=total)
-    scores: dict[str, list[np.ndarray]] = {condition: [] for condition in CONDITIONS}
-    reasons, cosine = {}, []
-    for place, (seed, rows_N) in enumerate(zip(options.seeds, rows_SN, strict=True)):
-        wordings = draw_wordings(tasks, seed)
+    def build(tasks: Sequence[Task], wordings: Wordings, place: int) -> tuple[Condition, ...]:
         which = min(place, len(hypernetworks) - 1)
-        conditions = build_conditions(
+        return build_conditions(
             tasks,
             wordings,
             hyper=hypernetworks[which] if hypernetworks else None,
@@ -99,16 +72,83 @@ def _compare_split(
             multitask=multitask,
             oracles=oracles,
         )
-        for condition in conditions:
+
+    chosen = {name: _choose(name, tasks, oracles or {}, options.max_tasks) for name, tasks in splits.items()}
+    return _compare(host, chosen, build, CONDITIONS, options, shortcut)
+
+
+def compare_controls(
+    host: AbstractHost,
+    splits: Mapping[str, Sequence[Task]],
+    *,
+    hypernetwork: AbstractHyperNetwork,
+    fixed: Adapter,
+    options: Options | None = None,
+) -> tuple[SplitReport, ...]:
+    """Evaluate generated adapters beside random ones of their size and one fixed adapter.
+
+    Tasks, rows and wordings are those that `compare` draws without oracles. Raises what it raises.
+    """
+    options = options or Options()
+
+    def build(tasks: Sequence[Task], wordings: Wordings, place: int) -> tuple[Condition, ...]:
+        return build_controls(tasks, wordings, hyper=hypernetwork, fixed=fixed, seed=options.seeds[place])
+
+    chosen = {name: _choose(name, tasks, {}, options.max_tasks) for name, tasks in splits.items()}
+    return _compare(host, chosen, build, CONTROLS, options, True)
+
+
+def _compare(
+    host: AbstractHost,
+    splits: Mapping[str, Sequence[Task]],
+    build: Build,
+    names: Sequence[str],
+    options: Options,
+    shortcut: bool,
+) -> tuple[SplitReport, ...]:
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(f"seeds should be one or more, all different; got {list(options.seeds)}")
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+    with bar:
+        return tuple(
+            _compare_split(split, tasks, Engine(host), build, names, options, shortcut, bar)
+            for split, tasks in splits.items()
+        )
+
+
+def _compare_split(
+    split: str,
+    tasks: Sequence[Task],
+    engine: Engine,
+    build: Build,
+    names: Sequence[str],
+    options: Options,
+    shortcut: bool,
+    bar: Progress,
+) -> SplitReport:
+    rows_SN, tasks, notes = _draw_rows(engine, tasks, options)
+    scorer = Scorer(engine, tasks, options, shortcut=shortcut)
+    total = len(names) * sum(len(rows) for rows_N in rows_SN for rows in rows_N)
+    shown = bar.add_task(split, total=total)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    reasons, cosine = {}, []
+    for place, (seed, rows_N) in enumerate(zip(options.seeds, rows_SN, strict=True)):
+        wordings = draw_wordings(tasks, seed)
+        for condition in build(tasks, wordings, place):
             found = scorer.score(condition, rows_N, wordings.seen, lambda rows: bar.advance(shown, rows))
             scores[condition.name].append(found)
             reasons[condition.name] = condition.reason
             if condition.name == GENERATED:
                 cosine += _cosine(condition)
-    stacked = {condition: np.stack(found) for condition, found in scores.items()}
+    stacked = {name: np.stack(found) for name, found in scores.items()}
     results, comparisons = summarise(stacked, reasons, samples=options.bootstrap_samples)
+    if any(task.image is not None for task in tasks):
+        notes = (*notes, _PICTURES)
     return SplitReport(
-        name=name,
+        name=split,
         tasks=len(tasks),
         rows=results[0].rows,
         data_hash=hash_tasks(tasks),

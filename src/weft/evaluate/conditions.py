@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from weft.evaluate.wordings import Wordings
+from weft.hyper.slug import cue_text
 from weft.tasks import Task
-from weft.types import AbstractHyperNetwork, Adapter, Bank, Description
+from weft.types import AbstractHyperNetwork, Adapter, Bank, Cue
 
 BASE = "base"
 DESCRIBED = "base+description"
@@ -65,7 +67,7 @@ def build_conditions(
         Condition(DESCRIBED, True, None, *alone),
         _multitask(count, multitask),
         _oracle(tasks, oracles),
-        *_generated(wordings, hyper, hyper_key),
+        *_generated(tasks, wordings, hyper, hyper_key),
     )
 
 
@@ -94,38 +96,54 @@ def _oracle(tasks: Sequence[Task], oracles: Mapping[str, Adapter] | None) -> Con
     )
 
 
+class Made(NamedTuple):
+    """Adapters made from cues, each different one once."""
+
+    bank: Bank
+    place_N: tuple[int, ...]
+    """Of each cue's adapter in the bank."""
+    key_N: tuple[str, ...]
+    """What each was made from, in words."""
+
+
+def generate_for(hyper: AbstractHyperNetwork, cues: Sequence[Cue]) -> Made:
+    """The adapter of every cue, without gradient."""
+    keys = tuple(cue_text(cue) for cue in cues)
+    known = dict(zip(keys, cues, strict=True))
+    place = {key: k for k, key in enumerate(known)}
+    with torch.no_grad():
+        bank = hyper.generate(list(known.values()))
+    return Made(bank, tuple(place[key] for key in keys), keys)
+
+
 def _generated(
-    wordings: Wordings, hyper: AbstractHyperNetwork | None, hyper_key: str
+    tasks: Sequence[Task], wordings: Wordings, hyper: AbstractHyperNetwork | None, hyper_key: str
 ) -> tuple[Condition, ...]:
     """The four conditions of a hypernetwork; all its adapters, of every kind, are one bank."""
-    count = len(wordings.seen)
+    count = len(tasks)
     if hyper is None:
         return tuple(
             _unavailable(name, count, "no hypernetwork was given")
             for name in (GENERATED, UNSEEN, OTHER, GIBBERISH)
         )
-    texts = dict.fromkeys((*wordings.seen, *filter(None, wordings.unseen), *wordings.gibberish))
-    place = {text: k for k, text in enumerate(texts)}
-    with torch.no_grad():
-        bank = hyper.generate([Description(text) for text in texts])
+    seen = [task.cue(text) for task, text in zip(tasks, wordings.seen, strict=True)]
+    unseen = {n: tasks[n].cue(text) for n, text in enumerate(wordings.unseen) if text is not None}
+    meaningless = [task.meaningless(text) for task, text in zip(tasks, wordings.gibberish, strict=True)]
+    made = generate_for(hyper, [*seen, *unseen.values(), *meaningless])
 
-    def condition(name: str, text_N: Sequence[str | None], reason: str = "") -> Condition:
-        adapter_N = tuple(None if text is None else place[text] for text in text_N)
-        return Condition(
-            name, False, bank, adapter_N, tuple(f"{hyper_key} {text}" for text in text_N), reason
-        )
+    def condition(name: str, at_N: Sequence[int | None], reason: str = "") -> Condition:
+        adapter_N = tuple(None if at is None else made.place_N[at] for at in at_N)
+        keys_N = tuple("" if at is None else f"{hyper_key} {made.key_N[at]}" for at in at_N)
+        return Condition(name, False, made.bank, adapter_N, keys_N, reason)
 
-    with_unseen = sum(text is not None for text in wordings.unseen)
-    unseen = "" if with_unseen == count else f"{with_unseen} of {count} tasks keep wordings for evaluation"
-    if wordings.other is None:
-        other = _unavailable(OTHER, count, "there is only one task")
-    else:
-        other = condition(OTHER, [wordings.seen[j] for j in wordings.other])
+    at_unseen = {n: count + i for i, n in enumerate(unseen)}
+    few = "" if len(unseen) == count else f"{len(unseen)} of {count} tasks keep wordings for evaluation"
+    other = wordings.other
     return (
-        condition(GENERATED, wordings.seen),
-        condition(UNSEEN, wordings.unseen, unseen),
-        other,
-        condition(GIBBERISH, wordings.gibberish),
+        condition(GENERATED, range(count)),
+        condition(UNSEEN, [at_unseen.get(n) for n in range(count)], few),
+        _unavailable(OTHER, count, "there is only one task") if other is None else condition(OTHER, other),
+        condition(GIBBERISH, range(count + len(unseen), 2 * count + len(unseen))),
     )
 
 

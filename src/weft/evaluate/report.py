@@ -106,11 +106,11 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def split_parts(split: SplitReport) -> list[str]:
-    """The paragraphs of a page about one split."""
+def split_parts(split: SplitReport, *, level: int = 2) -> list[str]:
+    """The paragraphs of a page about one split, under a heading of this level."""
     title = _heading(split)
     tables = (_result_cells(split), _comparison_cells(split, METRICS))
-    return [f"## {title[0].upper()}{title[1:]}", *map(markdown_table, tables), *_remarks(split)]
+    return [f"{'#' * level} {title[0].upper()}{title[1:]}", *map(markdown_table, tables), *_remarks(split)]
 
 
 def to_dict(report: Report) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from weft.evaluate.conditions import (
     BASE,
-    CONDITIONS,
     DESCRIBED,
     GENERATED,
     GIBBERISH,
@@ -18,6 +17,7 @@ from weft.evaluate.conditions import (
     OTHER,
     UNSEEN,
 )
+from weft.evaluate.controls import FIXED, RANDOM
 from weft.evaluate.intervals import bootstrap, interval, p_value, task_means
 from weft.evaluate.metrics import METRICS
 from weft.evaluate.report import Comparison, Result
@@ -31,6 +31,8 @@ COMPARISONS = (
     ("unseen wording - base+description", UNSEEN, DESCRIBED),
     ("generated - multitask", GENERATED, MULTITASK),
     ("generated - oracle", GENERATED, ORACLE),
+    ("generated - random", GENERATED, RANDOM),
+    ("generated - fixed", GENERATED, FIXED),
     ("unseen wording - generated", UNSEEN, GENERATED),
 )
 """(name, first, second): the first condition minus the second."""
@@ -65,24 +67,23 @@ class _Replicates:
 def summarise(
     scores: Scores, reasons: Mapping[str, str], *, samples: int
 ) -> tuple[tuple[Result, ...], tuple[Comparison, ...]]:
-    """Results of every condition and all comparisons that can be made.
+    """Results of every condition, in their order, and all comparisons that can be made.
 
     A row counts once, with its mean over the seeds that drew it. Task wordings vary with the seed, and what
     that does to a task is part of the spread between tasks.
     """
     values = {name: _mean_over_seeds(scores_SNMX) for name, scores_SNMX in scores.items()}
     replicates = _Replicates(values, samples)
-    results = tuple(
-        _result(name, scores[name], values[name], replicates, reasons[name]) for name in CONDITIONS
-    )
-    comparisons = (_comparison(*names, values, replicates) for names in COMPARISONS)
+    results = tuple(_result(name, scores[name], values[name], replicates, reasons[name]) for name in scores)
+    both = [names for names in COMPARISONS if names[1] in values and names[2] in values]
+    comparisons = (_comparison(*names, values, replicates) for names in both)
     return results, tuple(found for found in comparisons if found is not None)
 
 
 def by_task(scores: Scores, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """Task -> condition -> exact match, over all seeds."""
     found: dict[str, dict[str, float]] = {task: {} for task in tasks}
-    for name in CONDITIONS:
+    for name in scores:
         values_NMX = _mean_over_seeds(scores[name])
         for n in np.flatnonzero(_available(values_NMX)).tolist():
             found[tasks[n]][name] = round(float(np.nanmean(values_NMX[n, :, 0])), 4)

@@ -47,13 +47,13 @@ def derangement(tasks: Sequence[Task], seed: int) -> tuple[int, ...]:
 
     A round through the tasks in random order, improved by swaps: where possible the other task has neither
     a description in common nor much the same answers (the same labels, say), so that its description is
-    wrong for these rows.
+    wrong for these rows. What has a picture is told apart by its answers alone.
     """
     assert len(tasks) > 1
     order = shuffled(len(tasks), f"{seed}/derangement")
     other = dict(zip(order, [*order[1:], order[0]], strict=True))
     answers = [{answer for row in task.test for answer in row.answers} for task in tasks]
-    texts = [{*task.descriptions, *task.unseen_descriptions} for task in tasks]
+    texts = [set() if task.image else {*task.descriptions, *task.unseen_descriptions} for task in tasks]
 
     def alike(i: int, j: int) -> bool:
         shared = len(answers[i] & answers[j])

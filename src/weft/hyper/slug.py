@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from weft.types import Cue, Description, Document, Examples, Signal
+from weft.types import Cue, Description, Document, Examples, Image, Signal
 
 
 def cue_text(cue: Cue) -> str:
@@ -15,6 +15,8 @@ def cue_text(cue: Cue) -> str:
             return description or "; ".join(f"{prompt} -> {completion}" for prompt, completion in pairs)
         case Signal(token_id):
             return f"token {token_id}"
+        case Image(pixels_HWC):
+            return f"picture {cue.sha256[:16]} of {pixels_HWC.shape[1]} x {pixels_HWC.shape[0]}"
 
 
 def slug(cue: Cue) -> str:

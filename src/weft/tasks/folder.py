@@ -51,7 +51,8 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
 def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
     """Write a task folder, in place of the one that was there.
 
-    Raises SaveError when the disk refuses, or when the folder holds something other than a task.
+    Raises SaveError when the disk refuses, for a task with a picture, or when the folder holds something
+    other than a task.
 
     Args:
         task: What is written.
@@ -64,6 +65,8 @@ def save_task(task: Task, folder: str | os.PathLike[str]) -> None:
         >>> [task.name for task in load_tasks("tasks")]
         ['sort']
     """
+    if task.image is not None:
+        raise SaveError(f"task {task.name} has a picture, which a task folder does not hold")
     folder = Path(folder)
     if folder.exists() and not (folder / _ABOUT).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise SaveError(f"{folder} exists and is not a task folder; choose another")

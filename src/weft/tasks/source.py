@@ -24,6 +24,7 @@ from weft.tasks.letters.recalls import document_task as words_task
 from weft.tasks.letters.tokenizer import build_tokenizer
 from weft.tasks.letters.world import World
 from weft.tasks.natural_instructions import load_natural_instructions
+from weft.tasks.pictures import picture_splits
 from weft.tasks.task import Task
 
 _BPE_TEMPLATE = (
@@ -169,6 +170,16 @@ class WordsSource(Config):
     """Of each size."""
 
 
+class PicturesSource(Config):
+    """Digits and drawn shapes to be named; splits train, validation, digits, shapes, unseen_pairs."""
+
+    kind: Literal["pictures"]
+    seed: int = 0
+    """Of the drawings, and of the colour that each shape never has in training."""
+    shapes: int = Field(default=40, gt=0, le=10_000)
+    """Training pictures of each shape in each colour."""
+
+
 Source = (
     LettersSource
     | FunctionsSource
@@ -177,6 +188,7 @@ Source = (
     | FileSource
     | FactsSource
     | WordsSource
+    | PicturesSource
 )
 
 
@@ -238,6 +250,8 @@ def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
         return {"train": (load_file_task(**options),)}
     if isinstance(source, FunctionsSource):
         return _functions(source)
+    if isinstance(source, PicturesSource):
+        return picture_splits(seed=source.seed, shapes=source.shapes)
     if isinstance(source, FactsSource):
         return {
             "train": _documents(source, "train", source.documents),
@@ -324,7 +338,7 @@ def load_texts(source: Source) -> Iterator[str]:
 
 def build_source_tokenizer(source: Source, tasks: Sequence[Task]) -> PreTrainedTokenizerBase:
     """The tokenizer for a base trained on a source: words and letters, or byte-level BPE of its own texts."""
-    if isinstance(source, LettersSource | WordsSource):
+    if isinstance(source, LettersSource | WordsSource | PicturesSource):
         return build_tokenizer(text for task in tasks for text in task.descriptions)
     if isinstance(source, FactsSource):
         return build_tokenizer([VOCABULARY], template=TEMPLATE)

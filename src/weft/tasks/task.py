@@ -11,6 +11,8 @@ from functools import cached_property
 from weft.errors import ConfigError
 from weft.files import is_name
 from weft.reading import shown
+from weft.tasks.gibberish import noise
+from weft.types import Cue, Description, Image
 
 ROLES = ("system", "user", "assistant", "tool")
 """The roles that a turn of a chat may have."""
@@ -108,6 +110,8 @@ class Task:
     category: str = ""
     labels: tuple[str, ...] = ()
     licence: str = ""
+    image: Image | None = None
+    """A picture that its rows ask about; adapters are then made from it, not from a description."""
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -126,6 +130,14 @@ class Task:
         if not (self.train or self.test):
             raise ConfigError(f"task {self.name} has no rows, neither train nor test")
 
+    def cue(self, description: str) -> Cue:
+        """What an adapter is made from: the picture where there is one, else this wording."""
+        return Description(description) if self.image is None else self.image
+
+    def meaningless(self, text: str) -> Cue:
+        """A cue of the same kind that says nothing: this text, or for a picture noise that the text draws."""
+        return Description(text) if self.image is None else noise(self.image, text)
+
     @cached_property
     def data_hash(self) -> str:
         """SHA-256 of all that it holds, the same in every process."""
@@ -139,6 +151,8 @@ class Task:
             "train": [_content(row) for row in self.train],
             "test": [_content(row) for row in self.test],
         }
+        if self.image is not None:  # left out elsewhere, so that tasks without one keep their hashes
+            content["image"] = self.image.sha256
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -32,7 +32,9 @@ class CueConfig(Config):
 
 
 def make_cue(config: CueConfig, task: Task, description: str, rows: Sequence[Row], *, key: str) -> Cue:
-    """The cue of one task for answering `rows`; the same for the same key."""
+    """The cue of one task for answering `rows`; the same for the same key. A picture is all of its cue."""
+    if task.image is not None:
+        return task.image
     if config.own_prompt:
         pairs = tuple((row.prompt, "") for row in rows)
     else:

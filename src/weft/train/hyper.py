@@ -261,6 +261,8 @@ def _remembering(recipe: HyperRecipe, host: AbstractHost) -> AbstractEncoder:
     if recipe.encoder.kind == "parts":
         inner = build_encoder(recipe.encoder.encoder, host=local)
         return Parts(Cached(inner, recipe.encoder_cache))
+    if recipe.encoder.kind == "histograms":
+        return build_encoder(recipe.encoder)  # costs less than its memory would
     return Cached(build_encoder(recipe.encoder, host=local), recipe.encoder_cache)
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from weft.adapters import load, spectrum
+from weft.adapters import load, spectrum, squared_norms
 from weft.config import Size
 from weft.embed import Cached, build_encoder
 from weft.errors import ConfigError, MissingFileError
@@ -101,13 +101,9 @@ def relative_error(made: Bank, wanted: Bank) -> Float[Tensor, ""]:
     for site in wanted.a:
         a_KRI = torch.cat([made.a[site], wanted.a[site]], 1)
         b_KOR = torch.cat([made.b[site], -wanted.b[site]], 2)
-        lost.append(_squared(a_KRI, b_KOR))
-        total.append(_squared(wanted.a[site], wanted.b[site]))
+        lost.append(squared_norms(a_KRI, b_KOR))
+        total.append(squared_norms(wanted.a[site], wanted.b[site]))
     return (torch.stack(lost).sum(0) / torch.stack(total).sum(0).clamp_min(1e-12)).mean()
-
-
-def _squared(a_KRI: Tensor, b_KOR: Tensor) -> Float[Tensor, " K"]:
-    return ((b_KOR.mT @ b_KOR) * (a_KRI @ a_KRI.mT)).sum((1, 2))
 
 
 def _factor_error(made: Bank, wanted: Bank, everything: Bank) -> Float[Tensor, ""]:

@@ -13,6 +13,7 @@ from weft.engine import Engine
 from weft.errors import ConfigError
 from weft.evaluate.specialists import Specialists, load_specialists, score_rows
 from weft.experiments.reconstruct.recipe import Cue, ReconstructionRecipe
+from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.reading import read_json_lines
@@ -49,9 +50,12 @@ class Written:
 def measure_reconstruction(
     recipe: ReconstructionRecipe, tell: Callable[[str], None] = lambda _: None
 ) -> list[Written]:
-    """Train and score every network. Raises ConfigError for more adapters than there are."""
+    """Train and score every network. Raises ConfigError for unknown networks or too few adapters."""
     host = Host.from_pretrained(recipe.base, dtype="float32")
     library = load_specialists(recipe.library, recipe.data, host)
+    for name in recipe.one_hot or ():
+        if name not in recipe.networks:
+            raise ConfigError(f"one_hot: no network {name!r}{nearest(name, recipe.networks)}")
     if max(recipe.counts) > len(library):
         raise ConfigError(f"{max(recipe.counts)} adapters are asked for, {recipe.library} has {len(library)}")
     engine = Engine(host)
@@ -61,6 +65,8 @@ def measure_reconstruction(
         oracle = _right(recipe, engine, part, part.stack())
         for name in recipe.networks:
             for cue in recipe.cues:
+                if cue == "one-hot" and recipe.one_hot is not None and name not in recipe.one_hot:
+                    continue
                 tell(f"{count} adapters, {name}, {cue}")
                 folder = _train(recipe, host, part, name, cue)
                 found.append(_score(recipe, host, engine, part, name, cue, folder, oracle))

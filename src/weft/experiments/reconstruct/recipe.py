@@ -24,6 +24,8 @@ class ReconstructionRecipe(AbstractExperiment):
     """The name shown -> a network; its rank is at least that of the library."""
     cues: Annotated[tuple[Cue, ...], Field(min_length=1)] = ("text", "one-hot")
     """What a network is told of an adapter: its description, or its name."""
+    one_hot: tuple[str, ...] | None = None
+    """Networks that the cue one-hot is measured with; all unless given."""
     counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """How many adapters of the library a network writes down."""
     steps: Size = 1000

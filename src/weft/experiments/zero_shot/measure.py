@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from weft.errors import ConfigError, MissingFileError
-from weft.evaluate import Options, compare
+from weft.evaluate import Options, compare, compare_controls, mean_adapter
 from weft.evaluate.report import SplitReport
 from weft.evaluate.specialists import load_by_task, load_for
 from weft.experiments.zero_shot.cost import measure_cost
-from weft.experiments.zero_shot.recipe import ZeroShotRecipe
+from weft.experiments.zero_shot.recipe import Accuracy, ZeroShotRecipe
 from weft.experiments.zero_shot.steps import Curve, choose, train_both
 from weft.files import nearest, read_json, replace_file, resolve, to_json
 from weft.host import Host
@@ -31,6 +32,8 @@ class ZeroShot:
     """All parts; one that was not asked for is empty."""
 
     splits: tuple[SplitReport, ...]
+    controls: tuple[SplitReport, ...]
+    """Generated, random and fixed adapters, on the same splits."""
     cost: Mapping[str, Any]
     curves: tuple[Curve, ...]
     hypernetwork: Mapping[str, Any]
@@ -50,7 +53,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
         Path(recipe.output_dir),
         {"base": host.fingerprint, "dtype": recipe.dtype, "hypernetwork": about["sha256"]},
     )
-    reports, cost, curves = [], {}, []
+    reports, controls, cost, curves = [], [], {}, []
     if recipe.accuracy is not None:
         for name in recipe.accuracy.splits:
             tasks = _split(splits, name)
@@ -62,6 +65,9 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
                 tell,
             )
             reports.append(TypeAdapter(SplitReport).validate_python(made))
+    if recipe.accuracy is not None and recipe.controls is not None:
+        mean_of = recipe.controls.mean_of
+        controls = _measure_controls(recipe.accuracy, mean_of, host, hyper, splits, done, tell)
     if recipe.cost is not None:
         asked, tasks = recipe.cost, _split(splits, "train")
         settings = asked.model_dump(mode="json") | {"data": hash_tasks(tasks)}
@@ -77,7 +83,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
                 tell,
             )
             curves.append(TypeAdapter(Curve).validate_python(made))
-    return ZeroShot(tuple(reports), cost, tuple(curves), about)
+    return ZeroShot(tuple(reports), tuple(controls), cost, tuple(curves), about)
 
 
 def _accuracy(
@@ -94,6 +100,37 @@ def _accuracy(
         options=Options(**options),
     )
     return report
+
+
+def _measure_controls(
+    accuracy: Accuracy,
+    mean_of: int,
+    host: Host,
+    hyper: HyperNetwork,
+    splits: Mapping[str, tuple[Task, ...]],
+    done: _Done,
+    tell: Callable[[str], None],
+) -> list[SplitReport]:
+    """One report per split; the fixed adapter is made where one of them is not there yet."""
+    train = _split(splits, "train")
+    fixed = cache(lambda: mean_adapter(hyper, train, mean_of))
+
+    def measure(name: str) -> SplitReport:
+        options = Options(**accuracy.model_dump(exclude={"splits"}))
+        tasks = {name: splits[name]}
+        [report] = compare_controls(host, tasks, hypernetwork=hyper, fixed=fixed(), options=options)
+        return report
+
+    found = []
+    for name in accuracy.splits:
+        settings = accuracy.model_dump(mode="json", exclude={"splits"}) | {
+            "mean_of": mean_of,
+            "train": hash_tasks(train),
+            "tasks": hash_tasks(_split(splits, name)),
+        }
+        made = done.part(f"controls-{name}", settings, lambda name=name: asdict(measure(name)), tell)
+        found.append(TypeAdapter(SplitReport).validate_python(made))
+    return found
 
 
 def _split(splits: Mapping[str, tuple[Task, ...]], name: str) -> tuple[Task, ...]:

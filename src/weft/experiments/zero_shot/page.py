@@ -14,6 +14,10 @@ from weft.experiments.zero_shot.measure import ZeroShot
 from weft.experiments.zero_shot.recipe import ZeroShotRecipe
 from weft.experiments.zero_shot.steps import Curve, summary
 
+_CONTROLS = (
+    "Beside the generated adapter: a random one whose delta has the same norm at every site, drawn anew by "
+    "each seed, and a fixed one, the exact mean of those generated for {count} training tasks."
+)
 _COST = (
     "Seconds are medians on {threads} thread{s}. FLOPs are counted operation by operation; an answer is its "
     "prompt and its tokens, each read once. An adapter is made once and then serves every answer."
@@ -36,6 +40,10 @@ def zero_shot_page(
     if found.splits:
         parts += [READING, f"![exact match of every condition]({pictures[0]})"]
         parts += [part for split in found.splits for part in split_parts(split)]
+    if recipe.controls is not None and found.controls:
+        told = _CONTROLS.format(count=recipe.controls.mean_of)
+        parts += ["## Adapters that know nothing of the task", told]
+        parts += [part for split in found.controls for part in split_parts(split, level=3)]
     if recipe.cost is not None and found.cost:
         threads = found.cost["threads"]
         parts += ["## Cost", _COST.format(threads=threads, s="s" * (threads > 1))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from weft.config import Config, Size
 from weft.tasks.source import Data
@@ -27,6 +27,13 @@ class Accuracy(Config):
     """Rows in a forward."""
     bootstrap_samples: PositiveInt = 2000
     """Replicates behind the intervals."""
+
+
+class Controls(Config):
+    """Adapters that know nothing of the task, on the rows of `accuracy`: random ones, and one fixed."""
+
+    mean_of: Size = 64
+    """The fixed adapter is the exact mean of those generated for so many training tasks, evenly spread."""
 
 
 class Cost(Config):
@@ -82,6 +89,8 @@ class ZeroShotRecipe(Config):
     """Where the tasks come from."""
     accuracy: Accuracy | None = None
     """Every control condition, split by split."""
+    controls: Controls | None = None
+    """Random and fixed adapters beside the generated ones; needs `accuracy`."""
     cost: Cost | None = None
     """Seconds and FLOPs."""
     steps: Steps | None = None
@@ -92,6 +101,12 @@ class ZeroShotRecipe(Config):
     """Where every part goes when it is done; a run that was stopped goes on from them."""
     output: str | None = None
     """The Markdown page; JSON and pictures go beside it."""
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> ZeroShotRecipe:
+        if self.controls is not None and self.accuracy is None:
+            raise ValueError("controls are measured on the rows of accuracy; give both")
+        return self
 
     def quick(self) -> ZeroShotRecipe:
         """The same questions in minutes: one seed, few tasks, few steps."""
