@@ -102,10 +102,10 @@ def _digits() -> tuple[tuple[Task, ...], tuple[Task, ...], tuple[Task, ...]]:
     """Tasks for training, for choosing, and of other hands."""
     from sklearn.datasets import load_digits  # here: it takes a second
 
-    found = load_digits()
-    pixels_NHW = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)
+    values_NP, labels_N = load_digits(return_X_y=True)
+    pixels_NHW = torch.as_tensor(values_NP * (255 / 16)).round().to(torch.uint8).view(-1, 8, 8)
     tasks = []
-    for number, (pixels_HW, label) in enumerate(zip(pixels_NHW, found.target.tolist(), strict=True)):
+    for number, (pixels_HW, label) in enumerate(zip(pixels_NHW, labels_N.tolist(), strict=True)):
         rows = (Row("digit", str(label)),)
         image = Image(pixels_HW[:, :, None].repeat(1, 1, 3))
         name, told = f"digit-{label}-{number}", ("name the digit",)
