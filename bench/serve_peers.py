@@ -118,13 +118,13 @@ def vllm(adapters: Sequence[Adapter], names: Sequence[str], rows: int) -> Iterat
 
 
 @contextmanager
-def vllm_server(base: str, flags: Sequence[str], told: dict[str, str]) -> Iterator[str]:
+def vllm_server(base: str, flags: Sequence[str], environment: dict[str, str]) -> Iterator[str]:
     """vLLM's server once it answers; ends with the block. Ends the program where it does not answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     usual = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     words = [str(VLLM), "serve", base, "--host", "127.0.0.1", "--port", str(port), *flags]
-    server = subprocess.Popen(words, env={**os.environ, **usual, **told})
+    server = subprocess.Popen(words, env={**os.environ, **usual, **environment})
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(PATIENCE):

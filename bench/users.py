@@ -15,7 +15,8 @@ def users_of(url: str, pipe: Any) -> None:
     """Answer lists of (model, prompt, new tokens, how many others have to speak first) with their times."""
     address = urlsplit(url)
 
-    async def one(model: str, ids: list[int], new: int, after: int, spoken: set[str]) -> Any:
+    async def one(model: str, ids: list[int], new: int, after: int, spoken: set[object]) -> Any:
+        me = object()
         while len(spoken) < after:
             await asyncio.sleep(0.0005)
         body = {"model": model, "prompt": ids, "max_tokens": new, "temperature": 0, "stream": True}
@@ -34,7 +35,7 @@ def users_of(url: str, pipe: Any) -> None:
             if line.startswith(b"data: {"):
                 last = time.perf_counter() - begun
                 first = first or last
-                spoken.add(f"{model} {ids}")
+                spoken.add(me)
                 usage = line if b'"completion_tokens"' in line else usage
             elif line.startswith(b"data: [DONE]"):
                 break
@@ -42,7 +43,7 @@ def users_of(url: str, pipe: Any) -> None:
         return first, last, json.loads(usage[6:])["usage"]["completion_tokens"]
 
     async def all_of(wanted: Any) -> Any:
-        spoken: set[str] = set()
+        spoken: set[object] = set()
         return await asyncio.gather(*(one(*words, spoken) for words in wanted))
 
     while (wanted := pipe.recv()) is not None:

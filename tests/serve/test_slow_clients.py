@@ -33,8 +33,8 @@ def address(host):
         yield "127.0.0.1", int(url.rpartition(":")[2])
 
 
-def dripping(connection, piece, least=0.0):
-    """Send a piece again and again until the other end has spoken or closed; what it said, and when."""
+def dripping(connection, piece):
+    """Send a piece until the other end has spoken or closed; what it said, and after how many seconds."""
     begun = time.monotonic()
     connection.settimeout(0.05)
     while time.monotonic() - begun < 20:

@@ -133,16 +133,16 @@ def compile_function(
             "data_hash": task.data_hash,
             "seed": seed,
         }
-        steps = {"learning_rate": learning_rate, "rows_per_step": rows_per_step}
+        settings = {"learning_rate": learning_rate, "rows_per_step": rows_per_step}
         refined = _train(
-            host, start, task, max_steps, **steps, r=r, seed=seed, name=task.name, provenance=provenance
+            host, start, task, max_steps, **settings, r=r, seed=seed, name=task.name, provenance=provenance
         )
         rows = _measure(host, description, start, refined.adapter, task.test)
         facts = _facts(task, refined)
         shown |= facts
         kept = {
             **refined.adapter.provenance,
-            "compile": {"max_steps": max_steps, **steps, **facts},
+            "compile": {"max_steps": max_steps, **settings, **facts},
             "scores": rows,
         }
         made = replace(refined.adapter, provenance=kept)

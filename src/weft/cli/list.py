@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from weft.cli.shared.checkout import checkout_folder
 from weft.cli.shared.flags import Flag, Json
@@ -11,9 +11,6 @@ from weft.cli.shared.screen import print_json, print_rows
 from weft.errors import ConfigError, MissingFileError
 from weft.files import embedded_folder, folders_with, resolve
 from weft.registry import NAMED, kept_in
-
-if TYPE_CHECKING:
-    pass
 
 What = Literal["models", "adapters", "recipes", "tasks", "encoders"]
 Rows = list[dict[str, Any]]

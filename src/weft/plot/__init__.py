@@ -1,1 +1,1 @@
-"""Pictures of libraries, runs and results; each is imported where it is drawn, as few need a network."""
+"""Pictures of libraries, runs and results, imported file by file: that of a run loads no torch."""

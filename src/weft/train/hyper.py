@@ -39,14 +39,14 @@ from weft.train.forecast import forecast
 from weft.train.learner import Learner
 from weft.train.packing import Packed
 from weft.train.reach import reach_of
-from weft.train.recipe import NetworkRecipe, load_base, provenance
+from weft.train.recipe import AbstractNetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.steering import loss, pack_draws, steering
 from weft.train.targets import names_of, sites_for
 from weft.types import AbstractEncoder, Cue
 
 
-class HyperRecipe(NetworkRecipe):
+class HyperRecipe(AbstractNetworkRecipe):
     """`weft train hyper RECIPE`."""
 
     data: Data

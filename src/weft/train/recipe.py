@@ -31,7 +31,7 @@ class AbstractRecipe(BaseConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
-class NetworkRecipe(AbstractRecipe):
+class AbstractNetworkRecipe(AbstractRecipe):
     """An encoder of descriptions, the network behind it, and how that is saved."""
 
     encoder: EncoderConfig

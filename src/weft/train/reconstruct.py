@@ -32,12 +32,12 @@ from weft.hyper import HyperNetwork, build_t2l
 from weft.tasks import Task, TaskSampler, hash_tasks
 from weft.tasks.source import Data, load_splits
 from weft.train.learner import Learner
-from weft.train.recipe import NetworkRecipe, load_base, provenance
+from weft.train.recipe import AbstractNetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Adapter, Bank, Description, Site
 
 
-class ReconstructRecipe(NetworkRecipe):
+class ReconstructRecipe(AbstractNetworkRecipe):
     """`weft train reconstruct RECIPE`; the base is what the adapters are for, and an encoder may read it.
 
     An encoder of kind `onehot` or `learned` is given the tasks' names, any other their descriptions.
