@@ -99,3 +99,14 @@ def test_a_sparse_file_is_not_read(tmp_path: Path) -> None:
         read_tensors(file)
     with pytest.raises(WeightsError, match=r"x is \[10737418240\]|has 42949672960 bytes"):
         read_tensors(file, {"x": (3,)})
+
+
+def test_a_file_of_holes_is_not_read(tmp_path: Path) -> None:
+    """1 GB that takes no place on the disk, in tensors of a size that may be read."""
+    file, size = tmp_path / "big.safetensors", 1 << 30
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with file.open("wb") as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        handle.truncate(8 + len(header) + size)
+    with pytest.raises(WeightsError, match="mostly holes"):
+        read_tensors(file)

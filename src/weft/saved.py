@@ -56,6 +56,9 @@ class Saved(Config):
     provenance: dict[str, Any]
 
 
+_LARGE = 64 << 20
+"""Bytes from which on a file is not read before it is known to lie on the disk, and not just to say so."""
+
 S = TypeVar("S", bound=Saved)
 M = TypeVar("M", bound=nn.Module)
 
@@ -121,6 +124,9 @@ def read_tensors(file: Path, shapes: Shapes | Callable[[Found], Shapes] | None =
     if shapes is not None:
         found = {spec.name: spec.shape for spec in header.specs}
         _check_shapes(file, found, shapes(found) if callable(shapes) else shapes)
+    on_disk = file.stat()
+    if on_disk.st_size > _LARGE and on_disk.st_blocks * 512 < on_disk.st_size // 4:
+        raise WeightsError(f"{file} says {on_disk.st_size} bytes and is mostly holes; copy it again")
     try:
         tensors = load(file.read_bytes())
     except SafetensorError as error:

@@ -16,6 +16,7 @@ from weft import saved
 from weft.config import Config, parse_config
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
+from weft.reading import shown
 from weft.saved import CONFIG, WEIGHTS, Saved, Shapes, check_base, read_tensors
 from weft.types import AbstractGate, Bank
 
@@ -158,7 +159,7 @@ def check_known(router: SavedRouter, folder: Path, names: Sequence[str]) -> None
     for name in router.names:
         if name not in names:
             raise UnknownNameError(
-                f"the {router.kind} at {folder} weighs adapter {name!r}, which this library lacks"
+                f"the {router.kind} at {folder} weighs adapter {shown(name)}, which this library lacks"
                 f"{nearest(name, names)}"
             )
 
@@ -166,5 +167,5 @@ def check_known(router: SavedRouter, folder: Path, names: Sequence[str]) -> None
 def _check_names(names: Sequence[str], where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        wrong = f"the adapter {twice[0]!r} twice" if twice else "no adapter"
+        wrong = f"the adapter {shown(twice[0])} twice" if twice else "no adapter"
         raise ConfigError(f"{where} names {wrong}; a router needs one or more, all different")
