@@ -109,6 +109,8 @@ def test_a_maker_may_make_so_many_a_minute_and_replace_nothing(served):
     with httpx.Client(base_url=served.url, headers=headers, timeout=30) as eva:
         told = {"description": "sort the letters"}
         assert eva.post("/v1/adapters", json={"name": "sort", **told}).status_code == 409
+        for wrong in ("base", "gen:x", "größe", ""):  # costs nothing
+            assert eva.post("/v1/adapters", json={"name": wrong, **told}).status_code == 400
         codes = [eva.post("/v1/adapters", json={"name": f"m{i}", **told}).status_code for i in range(3)]
         assert codes == [201, 201, 429]
         assert eva.delete("/v1/adapters/m0").status_code == 403

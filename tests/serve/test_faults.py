@@ -176,3 +176,5 @@ def test_chat_bodies_are_checked_before_anything_is_made(client):
         client.chat.completions.create(model="base", messages=[])
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="base", messages=asked("a"), temperature=-1)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="base", messages=asked("a"), max_tokens=0)

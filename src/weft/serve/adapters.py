@@ -25,7 +25,7 @@ from weft.serve.body import is_form
 from weft.serve.keys import Account
 from weft.serve.schema import LoadRequest, MakeRequest
 from weft.serve.service import Refused, Service, account_of, service_of
-from weft.serve.shelf import Shelf
+from weft.serve.shelf import Shelf, check_adapter_name
 from weft.types import Adapter, Description, Examples
 
 router = APIRouter()
@@ -68,6 +68,7 @@ async def make(request: Request) -> dict[str, Any]:
 
 
 def _check_free(service: Service, account: Account, name: str) -> None:
+    check_adapter_name(name)
     if not account.may_use(name):
         raise Refused(403, f"this key may not use {name}", "forbidden")
     if name in service.shelf.names and not account.may("admin"):

@@ -22,7 +22,7 @@ _HELD = 1 << 18
 
 
 class Connection(asyncio.Protocol):
-    """uvicorn's HTTP/1.1 within bounds of time; headers have at most the 64 KB that h11 takes.
+    """uvicorn's HTTP/1.1 within bounds of time; of headers that come in pieces h11 takes some 64 KB.
 
     It is closed where the headers of a request take more than `seconds`, and where in as long nothing of a
     full buffer was read.

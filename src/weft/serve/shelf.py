@@ -98,8 +98,7 @@ class Shelf:
 
         Raises ConfigError for what is no name and where the shelf is full, and what `fitted` raises.
         """
-        if not is_name(name) or name == "base":
-            raise ConfigError(f"{name!r:.80} cannot name an adapter; use letters, digits and . _ - +")
+        check_adapter_name(name)
         adapter = replace(fitted(adapter, self.host), name=name)
         with self._lock:
             if name not in self._adapters and len(self._adapters) >= self.room:
@@ -201,6 +200,12 @@ class Shelf:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return adapter
+
+
+def check_adapter_name(name: str) -> None:
+    """Raise ConfigError for what cannot name an adapter on the shelf."""
+    if not is_name(name) or name == "base":
+        raise ConfigError(f"{name!r:.80} cannot name an adapter; use letters, digits and . _ - +")
 
 
 def _known(kind: str, name: str, there: Mapping[str, V]) -> V:
