@@ -137,6 +137,7 @@ def test_a_slider_takes_effect_while_the_text_streams(visit, host, monkeypatch):
     assert "--thread-1" in bands[0]
     assert "--thread-1" not in bands[-1]
     assert page.locator("#weave rect").count() >= 3
+    assert "<end>" not in page.locator("#cloth").inner_text()
 
 
 def test_the_library_is_a_map_that_leads_on(visit, library):

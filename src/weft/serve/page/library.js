@@ -139,6 +139,7 @@ function show(name) {
 /** Fetch the map, and show the adapter that is most like others. */
 export async function load(known) {
   cards = new Map(known.map((card) => [card.name, card]));
+  if (!laid) $("library-lead").textContent = "The map is being drawn; the first time that takes a moment.";
   try {
     laid = await (await ask("/v1/map")).json();
   } catch (error) {

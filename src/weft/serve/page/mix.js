@@ -164,7 +164,8 @@ async function write(event) {
         running.id = piece.id;
         changed(); // what was moved before the first token
       }
-      piece.traced.forEach((one) => show({ text: one.token, acting: one.acting }));
+      const end = piece.reason === "stop" ? piece.traced.at(-1) : null; // acted on like all others, and is no text
+      piece.traced.forEach((one) => show({ text: one === end ? "" : one.token, acting: one.acting }));
       tell();
     }
   } catch (error) {
