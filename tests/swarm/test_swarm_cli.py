@@ -98,7 +98,7 @@ def state_of(folder, worker):
     return folder.state["workers"][worker]["state"]
 
 
-def until(true, seconds=60.0):
+def until(true, seconds=240.0):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come about"
