@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.screen import print_json, print_rows
 from weft.plain import plain
 
@@ -17,7 +17,7 @@ _MEGA = 1 << 20
 
 
 def status(
-    *, name: Annotated[str | None, Parameter(name=("--name", "-n"))] = None, json: Flag = False
+    *, name: Annotated[str | None, Parameter(name=("--name", "-n"))] = None, json: Json = False
 ) -> None:
     """Show the workers of a swarm: stages, layers, memory, latency, sessions.
 
@@ -27,7 +27,6 @@ def status(
 
     Args:
         name: Name of the swarm.
-        json: Print JSON.
     """
     from weft.swarm.folder import SwarmFolder, names
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from weft.cli.shared.flags import Flag
+from weft.cli.shared.flags import Json
 from weft.cli.shared.model import Dtype
 from weft.cli.swarm.status import print_status
 from weft.errors import ConfigError, MissingExtraError, WorkerError
@@ -42,7 +42,7 @@ def up(
     launcher: Literal["auto", "ray", "processes"] = "auto",
     address: str | None = None,
     timeout: float = 600.0,
-    json: Flag = False,
+    json: Json = False,
 ) -> None:
     """Start a swarm, and return when every stage is ready.
 
@@ -65,7 +65,6 @@ def up(
         launcher: Who starts the workers; auto is Ray where it is installed.
         address: Of a Ray cluster that runs; Ray is started on this machine unless given.
         timeout: Most seconds to wait; then the swarm is ended again.
-        json: Print JSON.
     """
     from weft.swarm.folder import FRESH, LOG, PLAN, Plan, SwarmFolder
 
