@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -17,13 +17,15 @@ from weft.engine import Engine
 from weft.engine.mixer import Mixer
 from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
+from weft.host.pool import Pool
 from weft.rows import Request
 from weft.tasks.letters.recalls import SIGNS, Recall
 from weft.train.mix import MixRecipe, MixSources, draw, train_mix
 from weft.train.recipe import inside, load_base
 from weft.types import Adapter, Bank
 
-WAYS: Mapping[str, Mapping[str, Any]] = {
+Way = Literal["mix", "equal weights", "context alone", "stack and library alone"]
+WAYS: Mapping[Way, Mapping[str, Any]] = {
     "mix": {},
     "equal weights": {"fixed": True},
     "context alone": {"sources": ("context",), "fixed": True},
@@ -31,7 +33,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-_ROWS = 20
+_ROWS = 8
 """Questions that are asked at a time: each holds three adapters of its own, and three more at an event."""
 
 
@@ -42,6 +44,8 @@ class MixComparison(Config):
     """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
     seeds: tuple[int, ...] = (0,)
     """What is trained is trained once with each."""
+    ways: tuple[Way, ...] = get_args(Way)
+    """What is compared."""
     questions: Size = 200
     """Questions that are asked."""
 
@@ -52,16 +56,18 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
     questions = draw(comparison.recipe, "test", comparison.questions)
     for seed in comparison.seeds:
         host: Host | None = None
-        for way, changes in WAYS.items():
+        for way in comparison.ways:
             tell(f"seed {seed}: {way}")
-            recipe = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed, **changes)
+            recipe = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed, **WAYS[way])
             host = host or load_base(
                 recipe,
                 "cuda" if torch.cuda.is_available() else "cpu",
                 target_modules=["all-linear", "lm_head"],
             )
             mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
-            rights.setdefault(way, []).append(answers(host, mixer, recipe, questions))
+            right = answers(host, mixer, recipe, questions)
+            tell(f"seed {seed}: {way} has {share(right):.3f} right")
+            rights.setdefault(way, []).append(right)
     lines = [
         line_of("questions right", way, [share(some) for some in seeds]) for way, seeds in rights.items()
     ]
@@ -79,10 +85,10 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
         line_of(
             "p of a sign test against the mix",
             way,
-            [sign_test(*two) for two in zip(rights["mix"], seeds, strict=True)],
+            [sign_test(*two) for two in zip(rights.get("mix", ()), seeds, strict=True)],
         )
         for way, seeds in rights.items()
-        if way != "mix"
+        if way != "mix" and "mix" in rights
     ]
     return lines
 
@@ -92,6 +98,7 @@ def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Rec
     made, engine = MixSources.load(recipe, host), Engine(host)
     found = []
     for start in range(0, len(questions), _ROWS):
+        host.pool = _pool(host)  # what acted on the questions before is not asked for again
         some = questions[start : start + _ROWS]
         banks = made.banks(some)
 
@@ -105,7 +112,12 @@ def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Rec
             max_new_tokens=20,
         )
         found += [text.strip() == one.text for text, one in zip(texts, some, strict=True)]
+    host.pool = _pool(host)
     return found
+
+
+def _pool(host: Host) -> Pool:
+    return Pool(host.sites, slots=4, r=8, base=host.fingerprint, device=host.device, grow=True)
 
 
 def sign_test(better: Sequence[bool], worse: Sequence[bool]) -> float:
