@@ -9,9 +9,8 @@ from store_kit import commit_tree, contents, file_bytes, git, header_text, key, 
 
 from weft import tensor_file
 from weft.errors import AdapterFormatError, MissingFileError, WeftError
-from weft.store import Store, layout, stored
+from weft.store import Store, stored
 from weft.store import folder as folders
-from weft.store import git as gits
 from weft.store.git import Git
 from weft.store.layout import file_of
 from weft.store.objects import FILE, TREE, Entry, Objects
@@ -254,10 +253,3 @@ def test_a_store_of_another_base_does_not_verify(root: Path, tmp_path: Path) -> 
         commit_tree(root, {("weft-store.json",): b'{"format": 1, "base": "weft1-2"}'})
         commit_tree(root, {(*A, "README.md"): b"seen anew"})
         assert any("weft1-1, this store to weft1-2" in problem for problem in store.verify().problems)
-
-
-def test_constants_are_what_the_text_says() -> None:
-    from weft import checks
-
-    assert layout.MAX_RANK == checks.MAX_RANK
-    assert gits.Git is Git

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from store_kit import commit_tree, contents, git, is_clean, key, lora, tensor, write_folder
 
+from weft.checks import MAX_TENSOR
 from weft.cli import app
 from weft.errors import AdapterFormatError, ConfigError, SaveError, WeftError
 from weft.store import Store
-from weft.store.layout import MAX_TENSOR, file_of
+from weft.store.layout import file_of
 from weft.store.pointer import get, parse_pointer, pointer_bytes, pointer_to, put
 
 VERSION = "version https://git-lfs.github.com/spec/v1\n"

@@ -4,12 +4,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from weft.checks import check_target
+from weft.checks import WEIGHTS, check_target
 from weft.errors import SaveError
 from weft.files import replace_folder
 from weft.store.folder import put_together
 from weft.store.git import Git
-from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_TEXT, TENSORS, WEIGHTS
+from weft.store.layout import ADAPTERS, CONFIG, MANIFEST, MAX_TEXT, TENSORS
 from weft.store.manifest import parse_manifest
 from weft.store.pointer import read_tensors
 from weft.store.stored import Stored, stored_at

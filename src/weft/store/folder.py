@@ -5,19 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.checks import weights_file
+from weft.checks import MAX_ADAPTER, MAX_TENSOR, weights_file
 from weft.errors import AdapterFormatError, MissingFileError
 from weft.files import resolve
-from weft.store.layout import (
-    CARD,
-    CONFIG,
-    MAX_ADAPTER,
-    MAX_TENSOR,
-    MAX_TEXT,
-    check_portable,
-    check_tensor,
-    file_of,
-)
+from weft.store.layout import CARD, CONFIG, MAX_TEXT, check_portable, check_tensor, file_of
 from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
 from weft.tensor_file import (
     Header,

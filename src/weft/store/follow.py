@@ -7,9 +7,10 @@ a killed process has left: then the repository holds its content, or it is the b
 import os
 from pathlib import Path
 
+from weft.checks import MAX_TENSOR
 from weft.errors import AdapterFormatError, ConfigError
 from weft.store.git import Git, GitError
-from weft.store.layout import MAX_TENSOR, SUFFIX, file_of
+from weft.store.layout import SUFFIX, file_of
 from weft.store.objects import object_id
 from weft.store.pieces import split_file
 from weft.store.turn import LastingError

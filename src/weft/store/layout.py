@@ -17,9 +17,6 @@ import re
 from collections.abc import Iterable
 
 from weft.checks import CARD, CONFIG, MAX_RANK
-from weft.checks import MAX_ADAPTER as MAX_ADAPTER
-from weft.checks import MAX_TENSOR as MAX_TENSOR
-from weft.checks import WEIGHTS as WEIGHTS
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import is_name
 

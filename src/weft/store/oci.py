@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from weft.checks import WEIGHTS
 from weft.files import check_free, replace_folder
 from weft.store.export import upload
 from weft.store.git import Git
-from weft.store.layout import CARD, CONFIG, WEIGHTS
+from weft.store.layout import CARD, CONFIG
 
 _MODEL = "application/vnd.cncf.model"
 _LAYERS = {

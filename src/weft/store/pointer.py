@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from weft.checks import MAX_ADAPTER, MAX_TENSOR
 from weft.errors import AdapterFormatError, ConfigError
 from weft.files import replace_file
 from weft.store.git import Git
-from weft.store.layout import MAX_ADAPTER, MAX_TENSOR, tensor_of
+from weft.store.layout import tensor_of
 
 SETTING = "weft.blobs"
 """Key of git's configuration that names the folder."""

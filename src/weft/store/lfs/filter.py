@@ -14,10 +14,10 @@ from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 
+from weft.checks import MAX_ADAPTER
 from weft.errors import AdapterFormatError, ConfigError, WeftError
 from weft.plain import one_line
 from weft.store.git import Git
-from weft.store.layout import MAX_ADAPTER
 from weft.store.lfs.listing import file_of_listing, listing_bytes, listing_of, parse_listing
 from weft.store.pointer import blob_folder, get, put
 

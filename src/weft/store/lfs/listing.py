@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from weft.checks import MAX_ADAPTER, MAX_TENSOR
 from weft.errors import AdapterFormatError
 from weft.store.folder import exact_header
-from weft.store.layout import MAX_ADAPTER, MAX_TENSOR
 from weft.store.pointer import Pointer, pointer_to
 from weft.tensor_file import (
     BITS,

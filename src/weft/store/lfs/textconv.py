@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from weft.checks import MAX_ADAPTER
 from weft.errors import AdapterFormatError, MissingFileError
-from weft.store.layout import MAX_ADAPTER
 from weft.store.lfs.listing import Listing, listing_of, parse_listing
 from weft.store.pointer import parse_pointer
 
