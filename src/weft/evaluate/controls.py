@@ -17,7 +17,7 @@ from weft.adapters import concat, squared_norms
 from weft.errors import ShapeError
 from weft.evaluate.conditions import GENERATED, Condition, generate_for
 from weft.evaluate.wordings import Wordings
-from weft.tasks import Task
+from weft.tasks import Task, evenly
 from weft.types import AbstractHyperNetwork, Adapter, Bank
 
 RANDOM = "random adapter of the same norm"
@@ -65,8 +65,7 @@ def mean_adapter(hyper: AbstractHyperNetwork, tasks: Sequence[Task], count: int)
     """
     if not tasks:
         raise ShapeError("there are no tasks to take a mean over")
-    count = min(count, len(tasks))
-    chosen = [tasks[i * len(tasks) // count] for i in range(count)]
+    chosen = evenly(tasks, count)
     with torch.no_grad():
         bank = hyper.generate([task.cue(task.descriptions[0]) for task in chosen])
-    return concat([bank[k] for k in range(count)], [1 / count] * count)
+    return concat([bank[k] for k in range(len(bank))], [1 / len(bank)] * len(bank))
