@@ -27,6 +27,7 @@ def recipe(tmp_path):
         "shift.recipe.adapters=[reverse, double]",
         "shift.recipe.data.tasks=[reverse, double, first_two]",
         "shift.streams=4",
+        "shift.seeds=[0]",
         "shift.rival_steps=1",
         "shift.lengths=[2]",
     ]
