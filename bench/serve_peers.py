@@ -30,7 +30,7 @@ from weft.registry import NAMED, brought_to, kept_in
 from weft.types import Adapter
 
 MODEL = NAMED["weft/smollm2"]
-VLLM = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "vllm"
+VLLM = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
 CONTEXT, PATIENCE = 128, 900
 
 
@@ -123,7 +123,9 @@ def vllm_server(base: str, flags: Sequence[str], environment: dict[str, str]) ->
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     usual = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    words = [str(VLLM), "serve", base, "--host", "127.0.0.1", "--port", str(port), *flags]
+    # Not by `vllm serve`, which asks for a package named vllm where it is vllm-cpu that is installed.
+    words = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", "--model", base]
+    words += ["--host", "127.0.0.1", "--port", str(port), *flags]
     server = subprocess.Popen(words, env={**os.environ, **usual, **environment})
     url = f"http://127.0.0.1:{port}"
     try:
