@@ -125,7 +125,7 @@ def test_what_a_stranger_does_to_a_swarm(base, capsys):
         got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
         assert got == want
         told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", "0")
-        assert "worker 0 of swarm S was killed: it held layers 0-" in told
+        assert "worker 0 of swarm S was killed: it held layers " in told
         got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
         assert got == want
         pids = [one["pid"] for one in folder.state["workers"] if one["pid"]]
