@@ -98,6 +98,10 @@ def state_of(folder, worker):
     return folder.state["workers"][worker]["state"]
 
 
+def states(folder):
+    return [worker["state"] for worker in folder.state["workers"]]
+
+
 def until(true, seconds=240.0):
     end = time.monotonic() + seconds
     while not true():
@@ -119,13 +123,16 @@ def test_what_a_stranger_does_to_a_swarm(base, capsys):
     assert "swarm S is up already, or starts" in refused
     folder = SwarmFolder("S")
     try:
-        until(lambda: state_of(folder, 2) == "spare")
-        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", "2")
-        assert "worker 2 of swarm S was killed: a spare one that held no layers; workers 0, 1 do" in told
+        until(lambda: "spare" in states(folder))
+        spare = states(folder).index("spare")
+        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(spare))
+        holders = ", ".join(str(worker) for worker in range(3) if worker != spare)
+        assert f"was killed: a spare one that held no layers; workers {holders} do" in told
         got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
         assert got == want
-        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", "0")
-        assert "worker 0 of swarm S was killed: it held layers " in told
+        holder = states(folder).index("ready")
+        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(holder))
+        assert f"worker {holder} of swarm S was killed: it held layers " in told
         got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
         assert got == want
         pids = [one["pid"] for one in folder.state["workers"] if one["pid"]]
