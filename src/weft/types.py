@@ -13,7 +13,6 @@ D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -133,14 +132,11 @@ class Bank:
         if self.a.keys() != self.b.keys():
             raise ShapeError("a bank needs the same sites in a and b")
         for site, a in self.a.items():
-            b = self.b[site]
-            want_a = (len(self.names), a.shape[1], site.in_features)
-            want_b = (len(self.names), site.out_features, a.shape[1])
-            if tuple(a.shape) != want_a or tuple(b.shape) != want_b:
-                raise ShapeError(
-                    f"{site.path}: a is {tuple(a.shape)} and b is {tuple(b.shape)}, "
-                    f"expected {want_a} and {want_b}"
-                )
+            count, rank = len(self.names), a.shape[1]
+            shapes = (tuple(a.shape), tuple(self.b[site].shape))
+            wanted = ((count, rank, site.in_features), (count, site.out_features, rank))
+            if shapes != wanted:
+                raise ShapeError(f"{site.path}: a and b are {shapes}, expected {wanted}")
 
     def __len__(self) -> int:
         """K, the number of adapters."""
@@ -189,18 +185,13 @@ class Bank:
 
     def select(self, index_K: Int[Tensor, " K"]) -> Bank:
         """The bank of the adapters at `index_K`, in that order, repeats allowed."""
-        return Bank(
-            names=tuple(self.names[i] for i in index_K.tolist()),
-            a={s: a.index_select(0, index_K) for s, a in self.a.items()},
-            b={s: b.index_select(0, index_K) for s, b in self.b.items()},
-            base=self.base,
-        )
+        names = tuple(self.names[i] for i in index_K.tolist())
+        a = {s: a.index_select(0, index_K) for s, a in self.a.items()}
+        b = {s: b.index_select(0, index_K) for s, b in self.b.items()}
+        return Bank(names=names, a=a, b=b, base=self.base)
 
     def to(self, *args: Any, **kwargs: Any) -> Bank:
-        """Every tensor through `Tensor.to` (device, dtype).
-
-        Raises WeightsError where a dtype of smaller range makes a number infinite.
-        """
+        """Every tensor through `Tensor.to`. Raises WeightsError where a smaller dtype gives infinity."""
         a = {s: a.to(*args, **kwargs) for s, a in self.a.items()}
         b = {s: b.to(*args, **kwargs) for s, b in self.b.items()}
         if any(torch.finfo(b[s].dtype).max < torch.finfo(self.b[s].dtype).max for s in b):
@@ -275,12 +266,6 @@ class Image:
 
     pixels_HWC: UInt8[Tensor, "H W 3"]
     """Red, green and blue, 0 to 255."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its size and its pixels."""
-        size = "{} {} ".format(*self.pixels_HWC.shape).encode()
-        return hashlib.sha256(size + self.pixels_HWC.contiguous().cpu().numpy().tobytes()).hexdigest()
 
 
 Cue = Description | Examples | Document | Signal | Image
@@ -401,8 +386,7 @@ class Mixture:
         bank = Bank.stack([adapter]) if isinstance(adapter, Adapter) else adapter
         if len(bank) != 1:
             raise ShapeError(f"Mixture.of takes one adapter, this bank holds {len(bank)}; use rows or dense")
-        device = next(iter(bank.a.values())).device if bank.a else None
-        return cls((Term(bank, Rows(torch.zeros(1, dtype=torch.long, device=device))),))
+        return cls.rows(bank, [0])
 
     @classmethod
     def rows(cls, bank: Bank, index: Sequence[int | None] | Int[Tensor, " B"]) -> Mixture:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 
+from weft.tasks.task import image_hash
 from weft.types import Cue, Description, Document, Examples, Image, Signal
 
 
@@ -16,7 +17,7 @@ def cue_text(cue: Cue) -> str:
         case Signal(token_id):
             return f"token {token_id}"
         case Image(pixels_HWC):
-            return f"picture {cue.sha256[:16]} of {pixels_HWC.shape[1]} x {pixels_HWC.shape[0]}"
+            return f"picture {image_hash(cue)[:16]} of {pixels_HWC.shape[1]} x {pixels_HWC.shape[0]}"
 
 
 def slug(cue: Cue) -> str:

@@ -152,9 +152,15 @@ class Task:
             "test": [_content(row) for row in self.test],
         }
         if self.image is not None:  # left out elsewhere, so that tasks without one keep their hashes
-            content["image"] = self.image.sha256
+            content["image"] = image_hash(self.image)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def image_hash(image: Image) -> str:
+    """Of its size and its pixels."""
+    size = "{} {} ".format(*image.pixels_HWC.shape).encode()
+    return hashlib.sha256(size + image.pixels_HWC.contiguous().cpu().numpy().tobytes()).hexdigest()
 
 
 def _content(row: Row) -> tuple[object, ...]:
