@@ -48,16 +48,17 @@ def tree(host: Host) -> Tree:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of one adapter, `mine`: tag `first` reverses, the head sorts."""
     folder = tmp_path_factory.mktemp("stores") / "team"
-    with pytest.MonkeyPatch.context() as patch, Store.init(folder) as store:
+    with pytest.MonkeyPatch.context() as patch:
         for role in ("AUTHOR", "COMMITTER"):
             patch.setenv(f"GIT_{role}_NAME", "Ada")
             patch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
-        for number, name in enumerate(("reverse", "sort")):
-            out = tmp_path_factory.mktemp("adapters") / str(number)
-            weft.save(weft.load(f"weft/letters-adapters/{name}"), out)
-            store.add(out, name="mine", message=name)
-            if not number:
-                subprocess.run(["git", "-C", str(folder), "tag", "first"], check=True)
+        with Store.init(folder) as store:
+            for number, name in enumerate(("reverse", "sort")):
+                out = tmp_path_factory.mktemp("adapters") / str(number)
+                weft.save(weft.load(f"weft/letters-adapters/{name}"), out)
+                store.add(out, name="mine", message=name)
+                if not number:
+                    subprocess.run(["git", "-C", str(folder), "tag", "first"], check=True)
     return folder
 
 
