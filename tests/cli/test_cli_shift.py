@@ -127,5 +127,5 @@ def test_a_trace_becomes_a_picture(run, fails, shift, tmp_path):
 def test_the_embedded_shift_answers_three_lines(run):
     lines = "5Hozy\n6Isvk\n7Jnwe\n5-7"
     out = run("generate", lines, "--shift", "weft/letters-shift", "--dtype", "float32")
-    assert out == "5Hozy >zyo\n6Isvk >sv\n7Jnwe >wne\n\n"
+    assert out == "5Hozy >zyo\n6Isvk >sv\n7Jnwe >wne\n"
     assert json.loads(run("show", "weft/letters-shift", "--json"))["control token"] == 300

@@ -84,7 +84,7 @@ def test_a_shift_that_finds_no_slot_fails_alone(host):
     from weft.host import Pool
 
     before = host.pool
-    host.pool = Pool(host.sites, slots=2, r=16, base=host.fingerprint)
+    host.pool = Pool(host.sites, slots=1, r=16, base=host.fingerprint)  # the speaker's own
     try:
         refused = {}
         loop = Loop(host, refused=lambda id, error: refused.update({id: str(error)}))

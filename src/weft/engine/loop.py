@@ -181,7 +181,10 @@ class Loop:
 
     @torch.no_grad()
     def change_all(self, ids: Sequence[str], share: Share) -> list[int | None]:
-        """`change` of several requests: all of them, or where it raises none."""
+        """`change` of several requests: all of them, or none where it raises what `change` raises.
+
+        Raises ConfigError, PoolFullError.
+        """
         held = [*self.rows, *(row for group in self._reading for row in group.rows)]
         known = {row.request.id: row for row in [*held, *self.waiting]}
         rows = [known.get(id) for id in ids]

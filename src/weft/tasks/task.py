@@ -96,6 +96,7 @@ class Task:
         category: What it is counted with.
         labels: The closed set of answers of a classification task.
         licence: Of its rows.
+        image: A picture that stands in the place of the description.
 
     Example:
         >>> from weft.tasks import Row, Task
