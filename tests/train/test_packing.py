@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,9 +23,10 @@ GROUPS = [
 
 @pytest.fixture
 def model(pico_llama: LlamaForCausalLM) -> LlamaForCausalLM:
-    copy = LlamaForCausalLM._from_config(pico_llama.config, attn_implementation="eager")
-    copy.load_state_dict(pico_llama.state_dict())
-    return copy.eval()
+    config = deepcopy(pico_llama.config)  # the attention is kept in it
+    twin = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    twin.load_state_dict(pico_llama.state_dict())
+    return twin.eval()
 
 
 def run(model: LlamaForCausalLM, packed: Packed) -> Tensor:
