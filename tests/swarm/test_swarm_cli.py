@@ -72,7 +72,8 @@ def test_a_swarm_of_three_loses_a_worker_and_no_token(base, capsys, launcher):
     finally:
         weft(capsys, "swarm", "down", "--name", "S")
     assert "swarm S is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:S", code=1)
-    assert [event["event"] for event in SwarmFolder("S").events()].count("lost") == 1
+    lost = [event["worker"] for event in SwarmFolder("S").events() if event["event"] == "lost"]
+    assert lost.count(holder["worker"]) == 1  # a busy machine may lose others too: slow ones count as hung
 
 
 def test_names_that_are_not_there(base, capsys):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ class Tape:
         except OSError as error:
             self._file.close()
             raise ConfigError(f"another run writes the journal {self.path}; give each its own") from error
+        weakref.finalize(self, self._file.close)  # a run that ends without `close` leaves no open file
         self._file.seek(0)
         self._size = os.fstat(self._file.fileno()).st_size
         self.heard = 0
