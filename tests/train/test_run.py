@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -331,6 +332,18 @@ def test_seconds_go_on_after_a_resume(
     assert last["step"] == 7
     assert last["seconds"] > 1000
     assert "resumed after step 6" in capsys.readouterr().err
+
+
+def test_the_bar_has_step_time_left_and_loss_in_80_columns(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    train("lora", tasks, tmp_path)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).replace("\r", "\n")
+    bars = [line.strip() for line in shown.splitlines() if re.match(r"\s*\d+/6 ", line)]
+    assert max(map(len, bars)) <= 80
+    assert re.match(r"6/6 \S+ +\d+:\d\d train.loss \d", bars[-1]), bars[-1]
 
 
 def test_the_first_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
