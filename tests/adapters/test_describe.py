@@ -84,6 +84,7 @@ def test_what_could_not_be_saved_again_is_not_loaded(tmp_path: Path) -> None:
         ('{"a": "\\ud83d"}', "surrogates not allowed"),
         ('{"a": 1, "a": 2}', "appears twice"),
         ('{"a": ' + deep + "}", "nested more than 32 deep"),
+        ('{"a": ' + "[" * 900 + "]" * 900 + "}", "nested more than 32 deep"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         (json.dumps({"a": "x" * (2 << 20)}), "at most 1048576 are kept"),
     ):

@@ -77,11 +77,14 @@ def provenance_text(values: Mapping[str, Any], source: object) -> str:
         raise AdapterFormatError(f"{source} is not valid JSON: {why}") from error
     if size > MAX_PROVENANCE:
         raise AdapterFormatError(f"{source} has {size} bytes, at most {MAX_PROVENANCE} are kept")
-    if _depth(values) > _DEEPEST:
+    if _deeper(values, _DEEPEST):
         raise AdapterFormatError(f"{source} is nested more than {_DEEPEST} deep")
     return text
 
 
-def _depth(value: Any) -> int:
-    inside = value.values() if isinstance(value, Mapping) else value
-    return 1 + max(map(_depth, inside), default=0) if isinstance(value, Mapping | list | tuple) else 1
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a value is nested more than so many levels; it is followed no further than that."""
+    if levels < 1 or not isinstance(value, Mapping | list | tuple):
+        return levels < 1
+    parts = value.values() if isinstance(value, Mapping) else value
+    return any(_deeper(part, levels - 1) for part in parts)
