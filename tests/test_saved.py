@@ -88,13 +88,18 @@ def test_only_floating_point_is_read(what: str, dtype: torch.dtype, hyper: Path,
         load(folder)
 
 
-def test_a_sparse_file_is_not_read(tmp_path: Path) -> None:
-    """40 GB that take no place on the disk."""
-    file, size = tmp_path / "big.safetensors", 40 << 30
+def write_holes(file: Path, size: int) -> None:
+    """A file of one tensor of so many bytes, none of which takes a place on the disk."""
     header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
     with file.open("wb") as handle:
         handle.write(len(header).to_bytes(8, "little") + header)
         handle.truncate(8 + len(header) + size)
+
+
+def test_a_sparse_file_is_not_read(tmp_path: Path) -> None:
+    """40 GB that take no place on the disk."""
+    file, size = tmp_path / "big.safetensors", 40 << 30
+    write_holes(file, size)
     with pytest.raises(WeightsError, match="has 42949672960 bytes"):
         read_tensors(file)
     with pytest.raises(WeightsError, match=r"x is \[10737418240\]|has 42949672960 bytes"):
@@ -104,9 +109,6 @@ def test_a_sparse_file_is_not_read(tmp_path: Path) -> None:
 def test_a_file_of_holes_is_not_read(tmp_path: Path) -> None:
     """1 GB that takes no place on the disk, in tensors of a size that may be read."""
     file, size = tmp_path / "big.safetensors", 1 << 30
-    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
-    with file.open("wb") as handle:
-        handle.write(len(header).to_bytes(8, "little") + header)
-        handle.truncate(8 + len(header) + size)
+    write_holes(file, size)
     with pytest.raises(WeightsError, match="mostly holes"):
         read_tensors(file)
