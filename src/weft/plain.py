@@ -23,6 +23,12 @@ def one_line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error of another library says, as one line of at most 300 characters; else its kind."""
+    line = plain(" ".join(str(error).split())) or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:297]}..."
+
+
 def json_text(value: Any) -> str:
     """One JSON document, indented; characters that can steer a terminal are JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from weft.checks import CARD, CONFIG, WEIGHTS, weights_file
 from weft.errors import MissingFileError, SaveError, UnsupportedAdapterError
 from weft.files import read_json, resolve
-from weft.plain import one_line
+from weft.plain import reason_of
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _FILES = (CONFIG, WEIGHTS, CARD, "adapters.safetensors")
@@ -35,7 +35,7 @@ def folder_of(path: str | os.PathLike[str], *, revision: str | None = None) -> t
         found = snapshot_download(name, revision=revision, allow_patterns=list(_FILES))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise MissingFileError(
-            f"no adapter {name}: no folder, nor within reach on the Hub ({one_line(str(error))[:200]})"
+            f"no adapter {name}: no folder, nor within reach on the Hub ({reason_of(error)})"
         ) from error
     if not (Path(found) / CONFIG).is_file():
         raise MissingFileError(f"{name} on the Hub is no adapter: it has no {CONFIG}")
@@ -75,5 +75,5 @@ def push(
             commit_message=message or f"Adapter {adapter.name}",
         )
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise SaveError(f"could not push to {repository}: {one_line(str(error))[:300]}") from error
+        raise SaveError(f"could not push to {repository}: {reason_of(error)}") from error
     return address

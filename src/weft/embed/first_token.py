@@ -21,6 +21,7 @@ from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
+from weft.plain import reason_of
 from weft.types import AbstractEncoder, Cue
 
 _WINDOW = 8192
@@ -86,9 +87,8 @@ def _load(name: str) -> tuple[Any, Any]:
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise MissingFileError(
-            f"no text encoder {name!r} that transformers reads by itself ({reason}); "
+            f"no text encoder {name!r} that transformers reads by itself ({reason_of(error)}); "
             "code that comes with a model is never run, so name a copy in a format that transformers knows"
         ) from error
     return model.eval().requires_grad_(False), tokenizer

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from weft.errors import CueError, MissingExtraError
+from weft.plain import reason_of
 from weft.reading import read_bytes, shown_path
 from weft.types import Image
 
@@ -49,6 +50,5 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     except UnidentifiedImageError as error:
         raise CueError(f"{where} is no picture that is read here: {', '.join(_FORMATS)}") from error
     except Exception as error:  # a plug-in raises whatever its first wrong byte leads to
-        told = " ".join(str(error).split())[:120]
-        raise CueError(f"{where} is a damaged picture ({told or type(error).__name__})") from error
+        raise CueError(f"{where} is a damaged picture ({reason_of(error)})") from error
     return Image(torch.from_numpy(pixels))

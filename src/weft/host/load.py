@@ -16,6 +16,7 @@ from weft.adapters import fingerprint, stored_as
 from weft.errors import ConfigError, MissingExtraError, MissingFileError, WeftError
 from weft.files import nearest, resolve
 from weft.host.fetch import fetch_model
+from weft.plain import reason_of
 from weft.reading import POINTER, decode, parse_json, read_bytes, refuse_pointer, shown
 from weft.registry import NAMED
 
@@ -73,16 +74,16 @@ def load_model(
     except WeftError:
         raise
     except ImportError as error:
-        raise MissingExtraError(f"{source} needs a package that is not here: {_one_line(error)}") from error
+        raise MissingExtraError(f"{source} needs a package that is not here: {reason_of(error)}") from error
     except SafetensorError as error:
         raise MissingFileError(f"the weights of {source} are damaged: {error}; fetch them again") from error
     except OSError as error:
         where = "in that folder" if folder is not None else "there: no folder, nor within reach on the Hub"
-        raise MissingFileError(f"no model {source} {where} ({_one_line(error)})") from error
+        raise MissingFileError(f"no model {source} {where} ({reason_of(error)})") from error
     except ValueError as error:
-        raise ConfigError(f"{source} is no causal language model: {_one_line(error)}") from error
+        raise ConfigError(f"{source} is no causal language model: {reason_of(error)}") from error
     except _RAISED as error:
-        told = f"{type(error).__name__}: {_one_line(error)}"
+        told = f"{type(error).__name__}: {reason_of(error)}"
         raise ConfigError(f"{source} cannot be loaded, see whether its config is right ({told})") from error
     return model.eval(), tokenizer
 
@@ -93,7 +94,7 @@ def _read_tokenizer(source: str, remote: dict[str, Any]) -> Any:
     except ImportError:
         raise
     except Exception as error:  # the library raises no kind of its own
-        raise ConfigError(f"the tokenizer of {source} cannot be read: {_one_line(error)}") from error
+        raise ConfigError(f"the tokenizer of {source} cannot be read: {reason_of(error)}") from error
 
 
 def _read(
@@ -183,7 +184,3 @@ def _check_device(device: str | torch.device) -> None:
     except (RuntimeError, AssertionError) as error:
         # Without CUDA, torch says so by an assertion.
         raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

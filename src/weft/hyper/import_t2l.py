@@ -30,6 +30,7 @@ from weft.hyper.head_published import Size
 from weft.hyper.hypernetwork import HyperNetwork
 from weft.hyper.read_pickled import read_pickled
 from weft.hyper.t2l import HeadPublishedConfig, T2LConfig, build_t2l
+from weft.plain import reason_of
 from weft.reading import read_json, read_yaml, shown
 from weft.types import AbstractEncoder
 
@@ -137,9 +138,8 @@ def import_t2l(
         network = build_t2l(config, [site for group in groups for site in group.sites], dim=reader.dim)
         network.load_state_dict(_renamed(tensors, args, modules, groups, reader.dim))
     except (KeyError, IndexError, RuntimeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise WeightsError(
-            f"the tensors of {place / WEIGHTS} do not fit {ARGS} and {LORA}: {reason}"
+            f"the tensors of {place / WEIGHTS} do not fit {ARGS} and {LORA}: {reason_of(error)}"
         ) from error
     provenance = {
         "base_model": args.model_dir,

@@ -15,7 +15,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from weft.errors import ConfigError
-from weft.plain import plain
+from weft.plain import reason_of
 from weft.reading import shown
 
 _SYSTEM, _QUESTION, _ANSWER = "weft system probe", "weft question probe", "weft answer probe"
@@ -94,7 +94,7 @@ def write(
     try:
         text = _apply(tokenizer, template, messages, ask=ask, in_parts=dialect.in_parts)
     except _RAISED as error:
-        raise ConfigError(f"the chat template refuses these turns: {_said(error)}") from error
+        raise ConfigError(f"the chat template refuses these turns: {reason_of(error)}") from error
     return text + dialect.before_answer if ask else text
 
 
@@ -112,7 +112,7 @@ def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Dialect:
             raised = raised or error
     else:
         if raised is not None:
-            raise ConfigError(f"the chat template refuses a question and an answer: {_said(raised)}")
+            raise ConfigError(f"the chat template refuses a question and an answer: {reason_of(raised)}")
         raise ConfigError("the chat template leaves the question or the answer out; check the template")
     bare = _apply(tokenizer, template, question, ask=False, in_parts=in_parts)
     asked = _apply(tokenizer, template, question, ask=True, in_parts=in_parts)
@@ -168,8 +168,3 @@ def _apply(
         messages, tokenize=False, add_generation_prompt=ask, chat_template=template
     )
     return text
-
-
-def _said(error: BaseException) -> str:
-    text = plain(" ".join(str(error).split()) or type(error).__name__)
-    return text if len(text) <= 200 else f"{text[:197]}..."
