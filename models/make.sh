@@ -23,6 +23,10 @@ $weft train lora recipes/letters/multitask.yaml
 place runs/letters-multitask/adapters/multitask letters-multitask
 $weft train shift recipes/letters/shift.yaml
 place runs/letters-shift/shift letters-shift
+$weft train context recipes/letters/words.yaml
+place runs/letters-words/context letters-words
+$weft train mix recipes/letters/mix.yaml
+place runs/letters-mix/mix letters-mix
 $weft train hyper recipes/functions/t2l.yaml
 place runs/functions-t2l/hypernetwork smollm2-t2l
 $weft experiment zero-shot recipes/functions/zero_shot.yaml

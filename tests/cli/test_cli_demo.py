@@ -199,4 +199,4 @@ def test_shift_shows_a_stream_and_what_acted(capsys: pytest.CaptureFixture[str])
     assert len(told["lines"]) == told["prompt"].count("\n") == 3
     assert all(line["right"] == (line["answer"] == line["expected"]) for line in told["lines"])
     assert main(["demo", "--shift", "--input", "cab"]) == 1
-    assert "--shift shows a stream of its own" in capsys.readouterr().err
+    assert "--shift shows questions of its own" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,8 @@ class ContextRecipe(AbstractRecipe):
     """Weight of the loss on the answers themselves."""
     reconstruction: float = Field(default=0.0, ge=0)
     """Weight of the loss of writing the document down again."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved file; a network runs in float32."""
     name: str = "context"
     """What the network is called in its folder's config."""
 
@@ -147,7 +149,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
                 if metrics["margin"] > best:
                     best = metrics["margin"]
                     network.provenance |= {"metrics": metrics, "step": done}
-                    network.save_pretrained(folder)
+                    network.save_pretrained(folder, dtype=getattr(torch, recipe.save_dtype))
             learner.save(done)
     return folder
 

@@ -9,8 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.demo.act import Act, Ask, play
+from weft.cli.demo.context import show_context
 from weft.cli.demo.functions import FUNCTIONS, function_answer
 from weft.cli.demo.letters import INPUTS, LETTERS, letters_answer
+from weft.cli.demo.mix import show_mix
 from weft.cli.demo.page import print_act, print_foot, print_head
 from weft.cli.demo.shift import show_shift
 from weft.cli.shared.flags import Flag, Json
@@ -32,6 +34,8 @@ def demo(
     input: tuple[str, ...] = (),
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
     shift: Flag = False,
+    context: Flag = False,
+    mix: Flag = False,
     json: Json = False,
 ) -> None:
     """Make adapters from sentences; show answers before and after.
@@ -46,17 +50,25 @@ def demo(
         weft demo --describe "Give me the surname." --input "Anna Keller"
         weft demo --with weft/letters-t2l --describe "double every letter" --input weft
         weft demo --shift
+        weft demo --context
 
     Args:
         describe: What to do with each input, in words; several make several adapters.
         input: Texts; several are answered under every description.
         hypernetwork: The hypernetwork that makes the adapters: a folder, or one that ships with Weft.
         shift: Show adapters that change while the model answers instead, weft/letters-shift.
+        context: Show texts that went into the weights instead, weft/letters-words.
+        mix: Show a text in the weights and an operation on it instead, weft/letters-mix.
     """
-    if shift:
-        if describe or input or hypernetwork is not None:
-            raise ConfigError("--shift shows a stream of its own; leave out --describe, --input and --with")
-        show_shift(json=json)
+    shows = {"--shift": (shift, show_shift), "--context": (context, show_context), "--mix": (mix, show_mix)}
+    chosen = [name for name, (wanted, _) in shows.items() if wanted]
+    if chosen:
+        if len(chosen) > 1 or describe or input or hypernetwork is not None:
+            raise ConfigError(
+                f"{chosen[0]} shows questions of its own; leave out --describe, --input, --with "
+                "and the other shows"
+            )
+        shows[chosen[0]][1](json=json)
         return
     if not all(text.strip() for text in describe):
         raise CueError("a description is empty; say in words what to do with the input")

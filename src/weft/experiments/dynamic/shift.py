@@ -3,7 +3,9 @@
     oracle      each input alone, under the adapter of its task, those that the library lacks included
     told        each input alone, under the library's adapter of its task; the base where it lacks the task
     shift       one generation; the model says when, its vector says what
+    refused     the same model, none of whose shifts is done (max_shifts 0): what its speaker does alone
     tokens      one generation; one control token per library adapter (and one for none), no vector
+    tokens from nothing   the same, trained from nothing for as many steps as the shift
     multi-task  one generation under one LoRA of as many parameters as speaker and shift network
     phatgoose   one generation; gates choose of the library for every token, beside a LoRA of the same size
     arrow       the same with Arrow's gates, which learn nothing
@@ -42,10 +44,24 @@ from weft.train.shift import ShiftRecipe, drawing, fit, load_with_head, split_he
 from weft.train.streams import read_streams
 from weft.types import Adapter, Bank, Mixture
 
-Way = Literal["oracle", "told", "shift", "tokens", "multi-task", "phatgoose", "arrow", "retrieval", "static"]
+Way = Literal[
+    "oracle",
+    "told",
+    "shift",
+    "refused",
+    "tokens",
+    "tokens from nothing",
+    "multi-task",
+    "phatgoose",
+    "arrow",
+    "retrieval",
+    "static",
+]
 WAYS: tuple[Way, ...] = get_args(Way)
-TRAINED: tuple[Way, ...] = ("tokens", "multi-task", "phatgoose", "arrow")
+TRAINED: tuple[Way, ...] = ("tokens", "tokens from nothing", "multi-task", "phatgoose", "arrow")
 """What learns beside the shift."""
+FIXED: tuple[Way, ...] = ("oracle", "told", "retrieval", "static")
+"""What no seed changes: measured once."""
 
 
 class ShiftComparison(Config):
@@ -68,11 +84,11 @@ class ShiftComparison(Config):
     """Those of the seeds with which what else is trained is trained; all unless given."""
     rival_steps: int = Field(default=0, ge=0)
     """Steps of what else is trained, going on from the speaker of the trained shift; 0: from nothing, as many
-    as the shift has."""
+    as the shift has, which is what `tokens from nothing` always does."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ShiftComparison:
-        if self.recipe.network.mode == "generate" and "tokens" in self.ways:
+        if self.recipe.network.mode == "generate" and {"tokens", "tokens from nothing"} & {*self.ways}:
             raise ValueError("tokens switch between the adapters of a library; mode generate has none")
         return self
 
@@ -139,16 +155,17 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
     found = []
     rivals = seed in (comparison.rival_seeds or comparison.seeds)
     for way in comparison.ways:
-        if way in TRAINED and not rivals:
+        if (way in TRAINED and not rivals) or (way in FIXED and seed != comparison.seeds[0]):
             continue
         tell(f"seed {seed}: {way}")
         size = 0
         answer: Callable[[Sequence[Stream]], list[_Text]]
-        if way == "shift":
-            made = shifter()
+        if way in ("shift", "refused"):
+            made, most = shifter(), 0 if way == "refused" else None
             size = _size(made.speaker) + _size(made.network)
-            answer = _speaking(host, made.controller(list(library.values()), audible=True))
-        elif way == "tokens":
+            heard = made.controller(list(library.values()), max_shifts=most, audible=True)
+            answer = _speaking(host, heard)
+        elif way in ("tokens", "tokens from nothing"):
             speaker = _trained(comparison, seed, way, host, library, mine.speaker_rank, shifter)
             size = _size(speaker)
             answer = _speaking(host, TokenSwitch(speaker, list(library.values()), host.fingerprint))
@@ -322,12 +339,12 @@ def _trained(
     beside: Mixture | None = None,
 ) -> Speaker:
     """A speaker alone, trained on the same streams: with a control token per adapter, or without any."""
-    told = inside(comparison.recipe, f"{way}-{seed}", seed=seed)
+    told = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed)
     sites, head = split_head(host)
     controls = [told.control + k for k in range(len(library) + 1)] if library else []
     torch.manual_seed(seed)
     speaker = Speaker(sites, head, controls, rank=rank, scaling=told.speaker_scaling).to(host.device)
-    if comparison.rival_steps:
+    if comparison.rival_steps and way != "tokens from nothing":
         told = told.model_copy(
             update={"run": told.run.model_copy(update={"max_steps": comparison.rival_steps})}
         )

@@ -55,8 +55,9 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
     """All lines of the section, each with one value per seed."""
     host = Host.from_pretrained(recipe.base, dtype="float32")
     every = load_splits(recipe.data)
-    tasks = [task for split in recipe.splits for task in every[split][: recipe.tasks]]
-    groups = sorted({task.category for task in tasks})
+    of_split = [(split, task) for split in recipe.splits for task in every[split][: recipe.tasks]]
+    tasks = [task for _, task in of_split]
+    group_of = [f"{task.category}, {split}" for split, task in of_split]
     found: dict[str, list[list[Said]]] = {}
     sizes: dict[str, list[float]] = {}
     for folder in recipe.stacks:
@@ -74,8 +75,8 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
         found.setdefault("one flat network", []).append(_answers(host, hyper, tasks, None, recipe.rows))
     lines = []
     for name, seeds in found.items():
-        for group in groups:
-            places = [place for place, task in enumerate(tasks) if task.category == group]
+        for group in dict.fromkeys(group_of):
+            places = [place for place, of_task in enumerate(group_of) if of_task == group]
             rights = [_mean(said[place].right for place in places) for said in seeds]
             lines.append(line_of(f"exact match, {group}", name, rights))
         lines.append(line_of("exact match, all", name, [_mean(one.right for one in said) for said in seeds]))
