@@ -17,6 +17,7 @@ from weft.tasks.functions.world import World as Functions
 from weft.tasks.letters.operation import UNSEEN_PHRASES
 from weft.tasks.letters.operations import OPERATIONS
 from weft.tasks.letters.world import World
+from weft.tasks.source import WordsSource, load_splits
 
 LETTERS_NAME, REAL_NAME = "weft/letters-t2l", "weft/smollm2-t2l"
 
@@ -200,3 +201,31 @@ def test_shift_shows_a_stream_and_what_acted(capsys: pytest.CaptureFixture[str])
     assert all(line["right"] == (line["answer"] == line["expected"]) for line in told["lines"])
     assert main(["demo", "--shift", "--input", "cab"]) == 1
     assert "--shift shows questions of its own" in capsys.readouterr().err
+
+
+@ships("letters-words")
+def test_context_shows_texts_that_no_training_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--context", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["text"].startswith(row["asked"]) for row in rows)
+    assert sum(row["right"] == "yes" for row in rows) >= len(rows) / 2
+    assert all(row["text"].endswith(row["from its weights"]) for row in rows if row["right"] == "yes")
+    assert not any(row["text"].endswith(f">{row['base alone']}") for row in rows)
+    trained = load_splits(WordsSource(kind="words", words=(1,), documents=8000))["train"]
+    assert not {row["text"] for row in rows} & {task.descriptions[0].strip() for task in trained}
+    assert main(["demo", "--context"]) == 0
+    assert "Texts to adapters" in capsys.readouterr().out
+    assert main(["demo", "--context", "--mix"]) == 1
+    assert "--context shows questions of its own" in capsys.readouterr().err
+
+
+@ships("letters-words", "letters-mix")
+def test_mix_shows_questions_that_need_a_text_and_an_operation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--mix", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert any(row["right"] == "yes" for row in rows)
+    assert all((row["right"] == "yes") == (row["answer"] == row["expected"]) for row in rows)
+    assert main(["demo", "--mix"]) == 0
+    out = capsys.readouterr().out
+    assert "speaker:1" in out
+    assert "-> mix" in out

@@ -110,3 +110,12 @@ def test_control_tokens_count_at_their_place_alone():
     assert heard.answers == [part.answer for part in stream.parts]
     assert heard.shifts == [True, True, False]
     assert heard.spurious == 3
+
+
+def test_what_no_seed_changes_is_measured_once_and_refused_shifts_leave_the_speaker(recipe):
+    ways = ("oracle", "shift", "refused")
+    lines = measure_shift(recipe.shift.model_copy(update={"ways": ways, "seeds": (0, 1)}))
+    right = {line.who: line for line in lines if line.what == "answers right, streams of 2"}
+    assert {who: len(line.values) for who, line in right.items()} == {"oracle": 1, "shift": 2, "refused": 2}
+    (share,) = (line for line in lines if line.what.startswith("right, as a share of the oracle's"))
+    assert share.values == tuple(value / right["oracle"].mean for value in right["shift"].values)

@@ -130,9 +130,14 @@ def measure_shift(comparison: ShiftComparison, tell: Callable[[str], None] = lam
                     made.append(line_of(what.format(length), way, told))
         return made
 
+    def of_oracle(one: Answered) -> float | None:
+        best = next((o.right for o in found if (o.way, o.length) == ("oracle", one.length)), 0.0)
+        return one.right / best if one.way == "shift" and best else None
+
     longest = max(comparison.lengths)
     return [
         *lines("answers right, streams of {}", lambda one: one.right, comparison.lengths),
+        *lines("right, as a share of the oracle's, streams of {}", of_oracle, comparison.lengths),
         *lines("of tasks in the library, streams of {}", lambda one: one.right_held, [longest]),
         *lines("of tasks that it lacks, streams of {}", lambda one: one.right_lacking, [longest]),
         *lines("whole streams of {} right", lambda one: one.whole, [longest]),
