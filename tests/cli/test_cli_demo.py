@@ -228,4 +228,4 @@ def test_mix_shows_questions_that_need_a_text_and_an_operation(capsys: pytest.Ca
     assert main(["demo", "--mix"]) == 0
     out = capsys.readouterr().out
     assert "speaker:1" in out
-    assert "-> shift" in out
+    assert "-> mix: context " in out

@@ -2,7 +2,7 @@
 
 An event is a token that the mix listens to (`tokens`), or, with a window, a chunk that leaves it: that chunk
 is pressed into the row's context adapter, and what all sources count then is decided with the vector of the
-last event. The cache is kept.
+last event. The cache is kept. A trace names the mean weight of each source over its sites.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MixController(AbstractController):
             pressed = self.window.start(request)[1]
             sources = (pressed.known, *sources[1:])
         state = Mixed(sources, self.mix.before(1).detach(), pressed)
-        return self._shares([state])[0], state
+        return self._shares([state])[0][0], state
 
     def skips(self, request: Request) -> int:
         """What the window takes in of a long prompt."""
@@ -114,14 +114,17 @@ class MixController(AbstractController):
                 now[i] = replace(now[i], sources=sources, pressed=known)
                 evict[i] = 0 if change is None else change.evict
         changed = sorted({*heard, *full})
-        shares = dict(zip(changed, self._shares([now[i] for i in changed]), strict=True))
+        found = dict(zip(changed, self._shares([now[i] for i in changed]), strict=True))
+        shares = {i: share for i, (share, _) in found.items()}
+        note = [note[i] or found.get(i, (None, ""))[1] for i in range(len(states))]
         return [(now[i], Change(shares.get(i), evict=evict[i], note=note[i])) for i in range(len(states))]
 
     def _full(self, event: Event) -> bool:
         return self.window is not None and self.window.fires(event.token_id, event.cached)
 
     @torch.no_grad()
-    def _shares(self, states: Sequence[Mixed]) -> list[Share]:
+    def _shares(self, states: Sequence[Mixed]) -> list[tuple[Share, str]]:
+        """What acts on each row, and what a trace says of it."""
         if not states:
             return []
         sites = self.mix.sites
@@ -133,14 +136,17 @@ class MixController(AbstractController):
         weight_BJS = self.mix(torch.cat([state.vector_1D for state in states]), size_BJS)
         return [self._share(state, weight_JS) for state, weight_JS in zip(states, weight_BJS, strict=True)]
 
-    def _share(self, state: Mixed, weight_JS: Tensor) -> Share:
-        parts = [
-            weighed(adapter, weight_S, self.mix.sites)
-            for adapter, weight_S in zip(state.sources, weight_JS, strict=True)
-            if adapter is not None
-        ]
-        always = [] if self.speaker is None else [self.speaker]
-        return Share.of(*always, *(part for part in parts if part is not None))
+    def _share(self, state: Mixed, weight_JS: Tensor) -> tuple[Share, str]:
+        parts, told = [] if self.speaker is None else [self.speaker], []
+        place = {site: k for k, site in enumerate(self.mix.sites)}
+        for adapter, weight_S in zip(state.sources, weight_JS, strict=True):
+            if adapter is None:
+                continue
+            part = weighed(adapter, weight_S, self.mix.sites)
+            parts += [] if part is None else [part]
+            mean = float(weight_S[[place[site] for site in adapter.factors]].mean())
+            told.append(f"{adapter.name} {mean:.2f}")
+        return Share.of(*parts), f"mix: {', '.join(told)}"
 
 
 def _hidden(event: Event) -> Tensor:

@@ -8,8 +8,9 @@ from weft.cli.shared.screen import print_json, print_rows, stdout
 
 CONTEXT = "weft/letters-words"
 _HEAD = (
-    f"{CONTEXT}: a network reads a text once and writes it into an adapter. The base is then asked for\n"
-    "what stood there, and the text is in no prompt. No training text is among these.\n"
+    f"{CONTEXT}: a network reads a text once and writes it into an adapter.\n"
+    "The base is then asked for what stood there, and the text is in no prompt. None\n"
+    "of these texts is of the training.\n"
 )
 _TEXTS = 8
 

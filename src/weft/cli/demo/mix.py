@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 MIX = "weft/letters-mix"
 _HEAD = (
-    f"{MIX}: a text that is in the weights alone ({CONTEXT}), an adapter made from a description (asked\n"
-    "for by +) and one of a library (asked for by -). Where the answer begins, a mix weighs the three anew,\n"
-    "site by site. The first question as a trace, then all of them:\n"
+    f"{MIX}: a text that is in the weights alone, an adapter made from a\n"
+    "description (asked for by +) and one of a library (asked for by -). Where the\n"
+    "answer begins, a mix weighs the three anew, site by site. As a trace, and all:\n"
 )
 _QUESTIONS = 8
 
