@@ -135,7 +135,6 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         folder = run.folder / "context"
         best = run.best("margin")
         for done in learner.left():
-            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             at = done / recipe.run.max_steps
             samplers = next((made for until, made in stages if at <= until), stages[-1][1])
             lessons = _lessons(recipe, network, samplers, text, done)

@@ -124,7 +124,6 @@ def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume
         folder, last = run.folder / "hypernetwork", run.folder / "last"
         best = run.best("steering")
         for done in learner.left():
-            torch.manual_seed(recipe.run.seed * 1_000_003 + done)  # dropout, the same after a resume
             mean = 0.0
             for part in range(recipe.gradient_accumulation_steps):
                 number = (done - 1) * recipe.gradient_accumulation_steps + part

@@ -1,8 +1,9 @@
 """What every training does in a step: clip the gradient, move the weights, go on with the schedule, log."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -36,9 +37,14 @@ class Learner:
         self.start = run.restore(module, self.optimizers, self.schedulers)
         """How many steps were done before."""
 
-    def left(self) -> range:
-        """The steps that are still to be done, counted from 1."""
-        return range(self.start + 1, self.run.config.max_steps + 1)
+    def left(self) -> Iterator[int]:
+        """The steps that are still to be done, counted from 1; each draws by a seed of its own.
+
+        So a run that was resumed draws the same dropout as one that was not.
+        """
+        for done in range(self.start + 1, self.run.config.max_steps + 1):
+            torch.manual_seed(self.run.config.seed * 1_000_003 + done)
+            yield done
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
         """Move the weights by the gradient that was added up, and log `metrics` where it is due.

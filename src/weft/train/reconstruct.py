@@ -77,7 +77,6 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
         learner = Learner(run, recipe.optimizer, network)
         by_name = _takes_names(recipe)
         for done in learner.left():
-            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             draws = sampler.draw(done - 1)
             bank = hyper.generate([Description(d.task.name if by_name else d.description) for d in draws])
             target = wanted.select(torch.tensor([d.task_index for d in draws], device=run.accelerator.device))

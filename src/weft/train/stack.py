@@ -89,7 +89,6 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
         )
         learner = Learner(run, recipe.optimizer, stack)
         for done in learner.left():
-            torch.manual_seed(recipe.run.seed * 1_000_003 + done)
             phase = next(p for until, p in phases if done <= until)
             draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]
             packed = pack_draws(host, draws, described=False)
