@@ -69,10 +69,10 @@ def measure(
     peft = _peft(host.module, adapters[:FEW], TARGETS)
     encoder = SentenceEncoder()
     hyper = HyperNetwork(encoder, build_t2l(T2LConfig(), host.sites, dim=encoder.dim), base=host.fingerprint)
-    told: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
 
     def note(what: str, value: float) -> None:
-        told.setdefault(what, []).append(value)
+        measured.setdefault(what, []).append(value)
 
     shelf = Shelf(host, hypernetwork=hyper.eval())
     for k, adapter in enumerate(adapters):
@@ -103,12 +103,12 @@ def measure(
             begun = time.perf_counter()
             hyper.adapt(f"count down from {repeat}")
             note("adapt", time.perf_counter() - begun)
-    for values in told.values():
+    for values in measured.values():
         values.pop(0)
-    return _lines(told, repeats, list(peers))
+    return _lines(measured, repeats, list(peers))
 
 
-def _lines(told: dict[str, list[float]], repeats: int, peers: Sequence[str]) -> list[dict[str, Any]]:
+def _lines(measured: dict[str, list[float]], repeats: int, peers: Sequence[str]) -> list[dict[str, Any]]:
     def line(
         what: str, unit: str, ours: list[float], peer: str, theirs: list[float], goal: str
     ) -> dict[str, Any]:
@@ -127,14 +127,21 @@ def _lines(told: dict[str, list[float]], repeats: int, peers: Sequence[str]) -> 
         }
 
     sixteen = f"{ROWS} users, {FEW} adapters"
-    waits = [late - idle for late, idle in zip(told["late first"], told["idle first"], strict=True)]
-    sums = [sum(parts) for parts in zip(told["adapt"], told["idle first"], told["step"], strict=True)]
-    seconds = {key: [value * 1000 for value in values] for key, values in told.items()}
+    waits = [late - idle for late, idle in zip(measured["late first"], measured["idle first"], strict=True)]
+    sums = [
+        sum(parts) for parts in zip(measured["adapt"], measured["idle first"], measured["step"], strict=True)
+    ]
+    seconds = {key: [value * 1000 for value in values] for key, values in measured.items()}
     return [
-        line(sixteen, "tokens/s", told["few"], "PEFT per arrival", told["PEFT"], ">= 3"),
-        line(sixteen, "tokens/s", told["few"], "our loop, all rows at once", told["loop"], ">= 0.95"),
+        line(sixteen, "tokens/s", measured["few"], "PEFT per arrival", measured["PEFT"], ">= 3"),
+        line(sixteen, "tokens/s", measured["few"], "our loop, all rows at once", measured["loop"], ">= 0.95"),
         line(
-            f"{MANY} adapters, 16 slots", "tokens/s", told["many"], f"{FEW} adapters", told["few"], ">= 0.85"
+            f"{MANY} adapters, 16 slots",
+            "tokens/s",
+            measured["many"],
+            f"{FEW} adapters",
+            measured["few"],
+            ">= 0.85",
         ),
         line("a step of 16 rows", "ms", seconds["served step"], "our loop", seconds["step"], "<= 1.03"),
         line(
@@ -153,7 +160,7 @@ def _lines(told: dict[str, list[float]], repeats: int, peers: Sequence[str]) -> 
             [value * 1000 for value in sums],
             "<= 1",
         ),
-        *(line(sixteen, "tokens/s", told["few"], peer, told[peer], "none") for peer in peers),
+        *(line(sixteen, "tokens/s", measured["few"], peer, measured[peer], "none") for peer in peers),
     ]
 
 

@@ -50,8 +50,8 @@ def filled(folder: Path, adapters: list[Adapter]) -> Path:
     return folder / "store"
 
 
-def told(store: Path, folder: Path) -> dict[str, str]:
-    """What the plug-in is told."""
+def environment(store: Path, folder: Path) -> dict[str, str]:
+    """What tells the plug-in its part."""
     return {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": "weft",
@@ -73,7 +73,7 @@ def main() -> int:
     flags += ["--enforce-eager", "--max-model-len", "256"]
     with TemporaryDirectory(prefix="weft-vllm-check-") as name:
         folder = Path(name)
-        with vllm_server(base, flags, told(filled(folder, adapters), folder)) as url:
+        with vllm_server(base, flags, environment(filled(folder, adapters), folder)) as url:
             for model, adapter in wanted.items():
                 for prompt in PROMPTS:
                     ids = engine.prompt_ids(prompt, raw=True)

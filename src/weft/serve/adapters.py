@@ -164,19 +164,19 @@ def _inside(path: str, root: Path | None) -> Path:
 
 def _card(shelf: Shelf, name: str, adapter: Adapter) -> dict[str, Any]:
     known = adapter.provenance
-    told = {key: str(value) for key, value in known.items() if key in _TOLD}
+    shown = {key: str(value) for key, value in known.items() if key in _SHOWN}
     lineage = {key: known[key] for key in _LINEAGE if key in known}
     return {
         "name": name,
         "rank": adapter.rank,
         "sites": len(adapter.sites),
         "sha256": shelf.sha256(adapter),
-        **told,
+        **shown,
         **({"lineage": lineage} if lineage else {}),
     }
 
 
-_TOLD = ("description", "hypernetwork", "base_model", "seed")
+_SHOWN = ("description", "hypernetwork", "base_model", "seed")
 _LINEAGE = ("method", "parents", "weights", "options", "truncated_to_rank")
 
 

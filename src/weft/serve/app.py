@@ -12,17 +12,18 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from weft.engine import Engine
-from weft.errors import WeftError
+from weft.errors import ConfigError, WeftError
 from weft.serve import adapters, completions, embeddings, models, plan, running, web
 from weft.serve.body import Limits, WholeBody
 from weft.serve.keys import Keys, TooMuchError
 from weft.serve.replies import error_reply
 from weft.serve.scheduler import BusyError, Scheduler, StoppedError
+from weft.serve.schema import DetokenizeRequest, TokenizeRequest
 from weft.serve.service import Service, account_of, refusal, service_of
 from weft.serve.shelf import Shelf
 from weft.serve.watched import Watched
@@ -73,19 +74,6 @@ def build_app(
     return app
 
 
-class TokenizeRequest(BaseModel):
-    """POST /tokenize."""
-
-    prompt: str
-    add_special_tokens: bool = True
-
-
-class DetokenizeRequest(BaseModel):
-    """POST /detokenize."""
-
-    tokens: list[int] = Field(max_length=1 << 17)
-
-
 @router.get("/health")
 async def health(request: Request) -> Response:
     """200 while texts are written, 503 after the scheduler has failed."""
@@ -112,11 +100,17 @@ async def metrics(request: Request) -> Response:
 
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
-    """Text to token ids."""
+    """A text, or a chat as the model reads it, to token ids."""
     account_of(request)
     service = service_of(request)
-    encode = partial(service.engine.tokenizer.encode, add_special_tokens=body.add_special_tokens)
-    tokens = await asyncio.to_thread(encode, body.prompt)
+    engine = service.engine
+    if (body.prompt is None) == (not body.messages):
+        raise ConfigError("give a prompt or messages")
+    if body.prompt is None:
+        encode = partial(engine.prompt_ids, [message.turn() for message in body.messages])
+    else:
+        encode = partial(engine.tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens)
+    tokens = await asyncio.to_thread(encode)
     return {"tokens": tokens, "count": len(tokens), "max_model_len": service.shelf.host.window}
 
 
@@ -127,9 +121,9 @@ async def tokenizer_info(request: Request) -> dict[str, Any]:
     service = service_of(request)
     tokenizer = service.engine.tokenizer
     names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
-    told = {name: getattr(tokenizer, name, None) for name in names}
+    named = {name: getattr(tokenizer, name, None) for name in names}
     return {
-        **told,
+        **named,
         "tokenizer_class": type(tokenizer).__name__,
         "vocab_size": len(tokenizer),
         "model_max_length": service.shelf.host.window,
@@ -153,9 +147,9 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    told = error_reply(error.status_code, str(error.detail), getattr(error, "code", None))
-    told.headers.update(error.headers or {})
-    return told
+    reply = error_reply(error.status_code, str(error.detail), getattr(error, "code", None))
+    reply.headers.update(error.headers or {})
+    return reply
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

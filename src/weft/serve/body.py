@@ -64,9 +64,9 @@ class WholeBody:
             async with asyncio.timeout(self.limits.seconds):
                 await self._turns.acquire()
         except TimeoutError:
-            told = f"{self.limits.uploads} uploads come already; send it again later"
+            message = f"{self.limits.uploads} uploads come already; send it again later"
             await _read(receive, -1, self.limits.seconds, None)
-            await _refuse(send, 429, told, [(b"retry-after", b"%d" % max(1, round(self.limits.seconds)))])
+            await _refuse(send, 429, message, [(b"retry-after", b"%d" % max(1, round(self.limits.seconds)))])
             return
         try:
             await self._serve(scope, receive, send, self.limits.upload, self.limits.rate)

@@ -19,7 +19,7 @@ from weft.errors import ConfigError, PromptTooLongError
 from weft.serve.keys import Account
 from weft.serve.replies import Choice, chat_reply, chunk, text_reply, usage
 from weft.serve.schema import ChatRequest, Drawn, TextRequest
-from weft.serve.service import Refused, Service, Text, account_of, acting, headers, service_of, written
+from weft.serve.service import Refused, Service, Text, account_of, headers, resolve, service_of, written
 from weft.serve.shelf import Acting
 
 router = APIRouter()
@@ -31,7 +31,7 @@ class _Work(NamedTuple):
 
     service: Service
     account: Account
-    told: Acting
+    acting: Acting
     prompts: Sequence[Sequence[int]]
     texts: Sequence[Text]
     choices: Sequence[Choice]
@@ -50,13 +50,14 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     """Answer a chat."""
     service, account = service_of(request), account_of(request)
     turns = [message.turn() for message in body.messages]
-    asked = next((text for role, text in reversed(turns) if role == "user"), turns[-1][1])
-    messages = [{"role": role, "content": text} for role, text in turns]
-    ids = await asyncio.to_thread(service.engine.prompt_ids, messages)
-    top = (body.top_logprobs or 0) if body.logprobs else None
+    last = next((turn for turn in reversed(turns) if turn["role"] == "user"), turns[-1])
+    ids = await asyncio.to_thread(service.engine.prompt_ids, turns)
+    if body.top_logprobs and not body.logprobs:
+        raise ConfigError("top_logprobs needs logprobs: true")
+    top = body.top_logprobs if body.logprobs else None
     new = body.max_completion_tokens or body.max_tokens or _room(service, account, ids)
-    told = await acting(service, account, body.model, asked)
-    work = await _work(service, account, told, body, [ids], new, top=top, chat=True)
+    acting = await resolve(service, account, body.model, last["content"])
+    work = await _work(service, account, acting, body, [ids], new, top=top, chat=True)
     return await _answer(work, body, request)
 
 
@@ -71,10 +72,10 @@ async def complete(body: TextRequest, request: Request) -> Response:
     new = 16 if body.max_tokens is None else body.max_tokens
     if not new and not body.echo:
         raise ConfigError("max_tokens 0 is for echo alone")
-    told = await acting(service, account, body.model, asked)
-    if told.controller is not None and body.echo and body.logprobs is not None:
+    acting = await resolve(service, account, body.model, asked)
+    if acting.controller is not None and body.echo and body.logprobs is not None:
         raise ConfigError("a prompt under shift: has no log-probabilities; leave out echo or logprobs")
-    work = await _work(service, account, told, body, ids, new, top=body.logprobs, echo=body.echo)
+    work = await _work(service, account, acting, body, ids, new, top=body.logprobs, echo=body.echo)
     return await _answer(work, body, request)
 
 
@@ -109,7 +110,7 @@ def _room(service: Service, account: Account, ids: Sequence[int]) -> int:
 async def _work(
     service: Service,
     account: Account,
-    told: Acting,
+    acting: Acting,
     body: Drawn,
     prompts: Sequence[Sequence[int]],
     new: int,
@@ -123,13 +124,15 @@ async def _work(
     Raises PromptTooLongError for one that no text can follow, and what `Drawn.sampling` raises.
     """
     window = service.shelf.host.window
-    if told.controller is None and window is not None and max(map(len, prompts)) > window:
+    if acting.controller is None and window is not None and max(map(len, prompts)) > window:
         raise PromptTooLongError(f"{max(map(len, prompts))} tokens exceed the model's window of {window}")
     sampling = body.sampling(new, service.shelf.host.vocab_size)
+    stop_ids = body.stop_ids(service.engine.stop_ids)
     texts = [
         Text(
             ids,
             replace(sampling, seed=(sampling.seed + place * body.n + k) % (1 << 63)),
+            stop_ids,
             top,
             top if echo else None,
             echo and not new,
@@ -147,22 +150,23 @@ async def _work(
     head = {"id": id, "created": int(time.time()), "model": body.model}
     acted = {}
     if body.weft:
-        acted = {"weft": {"adapters": await asyncio.to_thread(told.usage, service.shelf.sha256)}}
-    return _Work(service, account, told, prompts, texts, choices, head, acted)
+        acted = {"weft": {"adapters": await asyncio.to_thread(acting.usage, service.shelf.sha256)}}
+    return _Work(service, account, acting, prompts, texts, choices, head, acted)
 
 
 async def _answer(work: _Work, body: Drawn, request: Request) -> Response:
     """A stream of events, or once all is written one answer."""
     work.service.metrics.prompt_tokens.inc(sum(map(len, work.prompts)))
     if body.stream:
-        events = _events(work, body.stream_options is not None and body.stream_options.include_usage)
+        events = _events(work, body.stream_options.include_usage)
         # What is wrong before the first token is an answer of its own.
         first = await _unless_gone(_first(events), request)
-        told = headers(work.told)
-        return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=told)
+        named = headers(work.acting)
+        return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=named)
     await _unless_gone(_collect(work), request)
     reply = chat_reply if isinstance(body, ChatRequest) else text_reply
-    return JSONResponse({**reply(work.head, work.choices), "usage": work.used()}, headers=headers(work.told))
+    whole = {**reply(work.head, work.choices), "usage": work.used()}
+    return JSONResponse(whole, headers=headers(work.acting))
 
 
 async def _first(events: AsyncIterator[str]) -> str:
@@ -190,7 +194,7 @@ async def _gone(request: Request) -> None:
 
 async def _collect(work: _Work) -> None:
     begun = time.perf_counter()
-    async with written(work.service, work.account, work.texts, work.told, work.head["id"]) as pieces:
+    async with written(work.service, work.account, work.texts, work.acting, work.head["id"]) as pieces:
         async for index, piece in pieces:
             if work.choices[index].take(piece):
                 begun = _count(work.service, begun)
@@ -207,7 +211,7 @@ async def _events(work: _Work, include_usage: bool) -> AsyncIterator[str]:
     begun = time.perf_counter()
     started, chat = False, work.choices[0].chat
     try:
-        async with written(work.service, work.account, work.texts, work.told, work.head["id"]) as pieces:
+        async with written(work.service, work.account, work.texts, work.acting, work.head["id"]) as pieces:
             async for index, piece in pieces:
                 if work.choices[index].take(piece):
                     begun = _count(work.service, begun)

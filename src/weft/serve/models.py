@@ -13,7 +13,7 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The base and all adapters that this key may use, in OpenAI's form, with vLLM's `root` and `parent`."""
+    """The base and all adapters that this key may use, in the form of OpenAI and vLLM."""
     return {"object": "list", "data": list(_models(request).values())}
 
 
@@ -28,7 +28,8 @@ async def model(name: str, request: Request) -> dict[str, Any]:
 
 def _models(request: Request) -> dict[str, dict[str, Any]]:
     service, account = service_of(request), account_of(request)
-    common = {"object": "model", "created": 0, "owned_by": "weft"}
+    window = service.shelf.host.window
+    common = {"object": "model", "created": 0, "owned_by": "weft", "max_model_len": window}
     listed = {service.base: {"id": service.base, **common, "root": service.base}}
     for name in service.shelf.names:
         if account.may_use(name):

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from weft.engine.trace import Traced, trace_values
 from weft.plain import one_line
-from weft.serve.scheduler import Told
+from weft.serve.scheduler import Update
 from weft.serve.writing import Likely
 
 
@@ -34,59 +34,59 @@ class Choice:
         self.reason: str | None = None
         self.likely: list[Likely] = []
         self.traced: list[Traced] | None = [] if trace else None
-        self._shown = self._told = self._traced = 0
+        self._shown = self._listed = self._traced = 0
         self._opened = self._closed = False
 
-    def take(self, told: Told) -> bool:
+    def take(self, update: Update) -> bool:
         """Take in what the scheduler tells; whether it was a token."""
-        if isinstance(told, list):
-            self.likely += told
+        if isinstance(update, list):
+            self.likely += update
             return False
-        assert not isinstance(told, Exception)
-        self.text += told.text
-        self.reason = told.reason
-        if told.likely is not None:
-            self.likely.append(told.likely)
+        assert not isinstance(update, Exception)
+        self.text += update.text
+        self.reason = update.reason
+        if update.likely is not None:
+            self.likely.append(update.likely)
         if self.traced is not None:
-            self.traced += told.traced
-        self.tokens += told.token_id is not None
-        return told.token_id is not None
+            self.traced += update.traced
+        self.tokens += update.token_id is not None
+        return update.token_id is not None
 
     def news(self) -> dict[str, Any] | None:
         """What a stream has not told yet; None for nothing."""
-        text, likely = self.text[self._shown :], self.likely[self._told :]
+        text, likely = self.text[self._shown :], self.likely[self._listed :]
         trace = (self.traced or [])[self._traced :]
         ends = self.reason is not None and not self._closed
         if not (text or likely or trace or ends):
             return None
         offset = self._shown
-        self._shown, self._told, self._closed = len(self.text), len(self.likely), ends
-        told: dict[str, Any] = {"index": self.index, "finish_reason": self.reason}
+        self._shown, self._listed, self._closed = len(self.text), len(self.likely), ends
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.reason}
         if self.logprobs is not None:
-            told["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
+            choice["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
         else:
-            told["logprobs"] = None
+            choice["logprobs"] = None
         if self.traced is not None:
-            told["trace"] = trace_values(self._tokenizer, trace)
+            choice["trace"] = trace_values(self._tokenizer, trace)
             self._traced = len(self.traced)
         if self.chat:
             role = {} if self._opened else {"role": "assistant"}
             self._opened = True
-            return {**told, "delta": {**role, "content": text}}
-        return {**told, "text": text}
+            return {**choice, "delta": {**role, "content": text}}
+        return {**choice, "text": text}
 
     def whole(self) -> dict[str, Any]:
         """The finished choice."""
-        told: dict[str, Any] = {"index": self.index, "finish_reason": self.reason, "logprobs": None}
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.reason, "logprobs": None}
         if self.logprobs is not None:
-            told["logprobs"] = (
+            choice["logprobs"] = (
                 self._chat_likely(self.likely) if self.chat else self._text_likely(self.likely, 0)
             )
         if self.traced is not None:
-            told["trace"] = trace_values(self._tokenizer, self.traced)
+            choice["trace"] = trace_values(self._tokenizer, self.traced)
         if self.chat:
-            return {**told, "message": {"role": "assistant", "content": self.text, "refusal": None}}
-        return {**told, "text": self.text}
+            return {**choice, "message": {"role": "assistant", "content": self.text, "refusal": None}}
+        return {**choice, "text": self.text}
 
     def _token(self, token_id: int) -> str:
         return self._tokenizer.decode([token_id])
@@ -111,12 +111,12 @@ class Choice:
         }
 
     def _chat_likely(self, likely: Sequence[Likely]) -> dict[str, Any]:
-        def told(token_id: int, logprob: float | None) -> dict[str, Any]:
+        def token(token_id: int, logprob: float | None) -> dict[str, Any]:
             text = self._token(token_id)
             return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
         content = [
-            {**told(one.token_id, one.logprob), "top_logprobs": [told(*pair) for pair in one.top]}
+            {**token(one.token_id, one.logprob), "top_logprobs": [token(*pair) for pair in one.top]}
             for one in likely
         ]
         return {"content": content, "refusal": None}
@@ -150,5 +150,5 @@ def chunk(
 def error_reply(status: int, message: str, code: str | None) -> JSONResponse:
     """Why there is no answer."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    told = {"message": one_line(message), "type": kind, "param": None, "code": code}
-    return JSONResponse({"error": told}, status_code=status)
+    error = {"message": one_line(message), "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": error}, status_code=status)

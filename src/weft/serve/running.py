@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 from weft.errors import ConfigError
-from weft.serve.service import Refused, account_of, acting, headers, refusal, service_of
+from weft.serve.service import Refused, account_of, headers, refusal, resolve, service_of
 
 router = APIRouter()
 
@@ -37,16 +37,16 @@ async def go_on(id: str, body: GoOn, request: Request) -> Response:
     running = service.running.get(id)
     if running is None or running.account is not account:
         raise Refused(404, f"no request {id!r:.80} is being written", "not_running")
-    told = await acting(service, account, body.model, body.text)
-    if told.controller is not None:
+    acting = await resolve(service, account, body.model, body.text)
+    if acting.controller is not None:
         raise ConfigError(f"{body.model:.80} changes a text by itself, and must do so from its first token")
     rows = {int(row.rpartition("-")[2]): row for row in sorted(running.rows)}
     try:
-        at = await asyncio.wrap_future(service.scheduler.change(list(rows.values()), told.share))
+        at = await asyncio.wrap_future(service.scheduler.change(list(rows.values()), acting.share))
     except Exception as error:
         raise refusal(error) from error
     began = {index: count for index, count in zip(rows, at, strict=True) if count is not None}
     if not began:
         raise Refused(404, f"request {id!r:.80} has ended", "not_running")
-    answer: dict[str, Any] = {"id": id, "model": body.model, "from": began, "adapters": list(told.adapters)}
-    return JSONResponse(answer, headers=headers(told))
+    answer: dict[str, Any] = {"id": id, "model": body.model, "from": began, "adapters": list(acting.adapters)}
+    return JSONResponse(answer, headers=headers(acting))

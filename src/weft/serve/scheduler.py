@@ -19,7 +19,7 @@ from weft.host.pool import content
 from weft.rows import AbstractController, AbstractHost, Request, Share
 from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 
-Told = Piece | list[Likely] | Exception
+Update = Piece | list[Likely] | Exception
 """A piece, the likelihoods of the prompt before the first one, or why nothing follows."""
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Job:
     request: Request
     sampling: Sampling
     writing: Writing
-    tell: Callable[[Told], None]
+    tell: Callable[[Update], None]
     """Called by the scheduler's thread."""
     stop_ids: frozenset[int]
     prompt_top: int | None = None

@@ -5,48 +5,71 @@ from __future__ import annotations
 import secrets
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.engine import Sampling
 from weft.errors import ConfigError
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
-    "audio": (None,),
-    "modalities": (None, ["text"]),
+    **dict.fromkeys(("tools", "functions", "bad_words", "logits_processors"), ([],)),
+    **dict.fromkeys(("include_stop_str_in_output", "use_beam_search", "return_token_ids"), (False,)),
+    **dict.fromkeys(("audio", "web_search_options", "prompt_logprobs", "truncate_prompt_tokens"), ()),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
+    **dict.fromkeys(("structured_outputs", "allowed_token_ids", "prompt_embeds", "chat_template"), ()),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "suffix": ("",),
+    "best_of": (1,),
+    "min_tokens": (0,),
+    "skip_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template_kwargs": ({},),
+    "documents": ([],),
+    "echo": (False,),
 }
-"""Fields that would change the answer and are not served, with the values that change nothing."""
+"""Fields that would change the answer and are not served (vLLM's too), with what changes nothing."""
 
 
-class StreamOptions(BaseModel):
+class Body(BaseModel):
+    """What a client sends; null is the same as a field that is left out, as OpenAI and vLLM have it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def leave_out_nulls(cls, fields: Any) -> Any:
+        """The fields that say something."""
+        given = isinstance(fields, dict)
+        return {name: value for name, value in fields.items() if value is not None} if given else fields
+
+
+class StreamOptions(Body):
     """Whether the last event of a stream tells the usage."""
 
     include_usage: bool = False
 
 
-class Drawn(BaseModel):
+class Drawn(Body):
     """What both kinds of completion have in common."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
     n: int = Field(1, ge=1, le=64)
-    temperature: float | None = None
-    top_p: float | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = Field(None, max_length=300)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = Field(default_factory=dict, max_length=300)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | list[str] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=1000)
+    ignore_eos: bool = False
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=0)
     trace: bool = False
     """Tell of every token what acted on it; ours."""
@@ -58,28 +81,32 @@ class Drawn(BaseModel):
 
         Raises ConfigError for a value out of range, or a field that is not served.
         """
-        for name, neutral in _NEUTRAL.items():
-            if (self.model_extra or {}).get(name) not in neutral:
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value not in _NEUTRAL[name]:
                 raise ConfigError(f"{name} is not served here; leave it out")
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
         if len(stop) > 16 or any(len(text) > 500 for text in stop):
             raise ConfigError("stop takes at most 16 strings of 500 characters")
-        bias = tuple(sorted((self.logit_bias or {}).items()))
-        if any(not 0 <= token < vocab_size for token, _ in bias):
-            raise ConfigError(f"logit_bias names a token outside the vocabulary of {vocab_size}")
+        for name, tokens in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+            if any(not 0 <= token < vocab_size for token in tokens):
+                raise ConfigError(f"{name} names a token outside the vocabulary of {vocab_size}")
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=self.temperature,
+            top_p=self.top_p,
             top_k=max(self.top_k, 0),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias=bias,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple(sorted(self.logit_bias.items())),
             seed=secrets.randbits(31) if self.seed is None else self.seed % (1 << 63),
             max_new_tokens=max(new, 1),
             stop=tuple(stop),
         )
+
+    def stop_ids(self, own: frozenset[int]) -> frozenset[int]:
+        """What ends a text, where `own` are the model's ends."""
+        return (frozenset() if self.ignore_eos else own) | frozenset(self.stop_token_ids)
 
 
 class TextRequest(Drawn):
@@ -88,24 +115,28 @@ class TextRequest(Drawn):
     prompt: str | list[int] | list[str] | list[list[int]]
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=20)
+    add_special_tokens: Literal[True] = True
 
 
-class Message(BaseModel):
+class Message(Body):
     """One turn of a chat."""
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[dict[str, Any]] = ""
+    tool_calls: list[Any] = Field(default_factory=list, max_length=0)
+    """Not served, as `tools` are not."""
 
-    def turn(self) -> tuple[str, str]:
-        """Role and text. Raises ConfigError for a role or content that is not served."""
+    def turn(self) -> dict[str, str]:
+        """Role and text, for a chat template. Raises ConfigError for a role or content that is not served."""
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant"):
             raise ConfigError(f"no role {self.role!r:.40}; there are system, user and assistant")
         if isinstance(self.content, list):
             if any(part.get("type") != "text" for part in self.content):
                 raise ConfigError("only text is served as content")
-            return role, "".join(str(part.get("text", "")) for part in self.content)
-        return role, self.content or ""
+            text = "".join(str(part.get("text", "")) for part in self.content)
+            return {"role": role, "content": text}
+        return {"role": role, "content": self.content}
 
 
 class ChatRequest(Drawn):
@@ -114,18 +145,33 @@ class ChatRequest(Drawn):
     messages: list[Message] = Field(min_length=1, max_length=1000)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    add_special_tokens: Literal[False] = False
 
 
-class LoadRequest(BaseModel):
+class TokenizeRequest(Body):
+    """POST /tokenize: a text, or a chat as the model reads it."""
+
+    prompt: str | None = None
+    messages: list[Message] = Field(default_factory=list, max_length=1000)
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    tokens: list[int] = Field(max_length=1 << 17)
+
+
+class LoadRequest(Body):
     """POST /v1/load_lora_adapter, and with the name alone /v1/unload_lora_adapter; as vLLM has them."""
 
     lora_name: str
     lora_path: str = ""
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
 
     model: str
@@ -135,7 +181,7 @@ class EmbeddingRequest(BaseModel):
     """Not served: a vector is as long as its encoder makes it."""
 
 
-class MakeRequest(BaseModel):
+class MakeRequest(Body):
     """POST /v1/adapters: an adapter from a description, from examples of prompt and completion, or a text."""
 
     model_config = ConfigDict(extra="forbid")

@@ -20,7 +20,7 @@ from weft.serve.keys import Account, Keys, Role, TooMuchError
 from weft.serve.metrics import Metrics
 from weft.serve.names import Base, Blend, Made, Named, Planted, Routed, Shifted, Spec, Stored, parse
 from weft.serve.post import Post
-from weft.serve.scheduler import BusyError, Job, Scheduler, StoppedError, Told
+from weft.serve.scheduler import BusyError, Job, Scheduler, StoppedError, Update
 from weft.serve.shelf import Acting, Shelf
 from weft.serve.writing import Writing
 
@@ -88,6 +88,8 @@ class Text(NamedTuple):
 
     ids: Sequence[int]
     sampling: Sampling
+    stop_ids: frozenset[int]
+    """What ends it."""
     top: int | None = None
     prompt_top: int | None = None
     only_prompt: bool = False
@@ -109,7 +111,7 @@ def account_of(request: Request, role: Role = "user") -> Account:
     return account
 
 
-async def acting(service: Service, account: Account, model: str, request: str) -> Acting:
+async def resolve(service: Service, account: Account, model: str, request: str) -> Acting:
     """What acts under a name, for one who may use it. Raises Refused, and what `Shelf.acting` raises."""
     spec = Base() if model == service.base else parse(model)
     for name in _names(spec):
@@ -142,18 +144,18 @@ def _names(spec: Spec) -> list[str]:
             return [f"shift:{shift}"]
 
 
-def headers(told: Acting) -> dict[str, str]:
+def headers(acting: Acting) -> dict[str, str]:
     """The header that names what acted; names are percent-encoded."""
     return {
-        "x-weft-adapters": ",".join(f"{w:g}*{quote(name, safe='+@:/')}" for name, w in told.adapters)[:4000]
+        "x-weft-adapters": ",".join(f"{w:g}*{quote(name, safe='+@:/')}" for name, w in acting.adapters)[:4000]
     }
 
 
 @asynccontextmanager
 async def written(
-    service: Service, account: Account, texts: Sequence[Text], told: Acting, name: str
-) -> AsyncIterator[AsyncIterator[tuple[int, Told]]]:
-    """Have texts written under what was told; gives (index of the text, what is told of it) as it comes.
+    service: Service, account: Account, texts: Sequence[Text], acting: Acting, name: str
+) -> AsyncIterator[AsyncIterator[tuple[int, Update]]]:
+    """Have texts written under what acts; gives (index of the text, what is new of it) as it comes.
 
     `name` is the id of the request, under which it is running meanwhile.
 
@@ -164,10 +166,10 @@ async def written(
     open_ids: set[str] = set()
     service.running[name] = Running(account, open_ids)
 
-    def teller(index: int) -> Callable[[Told], None]:
+    def teller(index: int) -> Callable[[Update], None]:
         return lambda piece: tell(partial(queue.put_nowait, (index, piece)))
 
-    async def pieces() -> AsyncIterator[tuple[int, Told]]:
+    async def pieces() -> AsyncIterator[tuple[int, Update]]:
         while open_ids:
             index, piece = await queue.get()
             if isinstance(piece, Exception):
@@ -178,18 +180,17 @@ async def written(
             yield index, piece
 
     try:
-        stop_ids = service.engine.stop_ids
         for index, text in enumerate(texts):
             decode = lambda ids: service.engine.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
             job = Job(
-                RowRequest(f"{name}-{index}", tuple(text.ids), told.share, account.key.name),
+                RowRequest(f"{name}-{index}", tuple(text.ids), acting.share, account.key.name),
                 text.sampling,
-                Writing(decode, text.sampling.stop, stop_ids, text.top, trace=text.trace),
+                Writing(decode, text.sampling.stop, text.stop_ids, text.top, trace=text.trace),
                 teller(index),
-                stop_ids,
+                text.stop_ids,
                 text.prompt_top,
                 text.only_prompt,
-                told.controller,
+                acting.controller,
             )
             service.scheduler.submit(job)
             open_ids.add(job.request.id)

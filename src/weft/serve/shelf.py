@@ -43,10 +43,10 @@ class Acting(NamedTuple):
 
     def usage(self, sha256: Callable[[Adapter], str]) -> list[dict[str, Any]]:
         """What acted, with the SHA-256 of each adapter's content."""
-        told = [{"name": name, "weight": weight} for name, weight in self.adapters if weight]
-        if len(self.share.adapters) != len(told):
-            return told
-        pairs = zip(told, self.share.adapters, strict=True)
+        named = [{"name": name, "weight": weight} for name, weight in self.adapters if weight]
+        if len(self.share.adapters) != len(named):
+            return named
+        pairs = zip(named, self.share.adapters, strict=True)
         return [{**one, "sha256": sha256(adapter)} for one, (adapter, _) in pairs]
 
 

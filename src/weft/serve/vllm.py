@@ -95,16 +95,16 @@ class Layout:
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Layout:
         """As the variables say. Raises ConfigError for a number that is none."""
-        told = {name: environment.get(f"WEFT_VLLM_{name}", "") for name in _VARIABLES}
+        given = {name: environment.get(f"WEFT_VLLM_{name}", "") for name in _VARIABLES}
         try:
-            rank, most = int(told["MAX_LORA_RANK"] or 16), int(told["NAMES"] or 1000)
+            rank, most = int(given["MAX_LORA_RANK"] or 16), int(given["NAMES"] or 1000)
         except ValueError:
             raise ConfigError("WEFT_VLLM_MAX_LORA_RANK and WEFT_VLLM_NAMES are whole numbers") from None
         return cls(
-            Path(told["FOLDER"]) if told["FOLDER"] else cache_folder() / "vllm",
-            stores=[Path(part) for part in told["STORES"].split(os.pathsep) if part],
-            hypernetwork=told["HYPERNETWORK"] or None,
-            base=told["BASE"],
+            Path(given["FOLDER"]) if given["FOLDER"] else cache_folder() / "vllm",
+            stores=[Path(part) for part in given["STORES"].split(os.pathsep) if part],
+            hypernetwork=given["HYPERNETWORK"] or None,
+            base=given["BASE"],
             max_lora_rank=rank,
             most=most,
         )

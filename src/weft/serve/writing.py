@@ -72,8 +72,8 @@ class Writing:
         if not self._trace:
             return ()
         before, self._before = self._before, spoken._replace(logits_V=spoken.logits_V[:0])
-        told = () if before is None else (traced(before, spoken),)
-        return told if spoken.reason is None else (*told, traced(spoken, None))
+        news = () if before is None else (traced(before, spoken),)
+        return news if spoken.reason is None else (*news, traced(spoken, None))
 
 
 def likely_of(logits_V: Tensor, token_id: int, top: int) -> Likely:
