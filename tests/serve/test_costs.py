@@ -111,6 +111,32 @@ def test_a_first_token_comes_within_a_step_while_fifteen_are_written(crowd, coun
     assert sum(count < 15 for count in wrote) <= 1  # the step that read its prompt
 
 
+def test_who_comes_at_once_is_read_at_once(crowd, monkeypatch):
+    client, service, _ = crowd
+    monkeypatch.setattr("weft.serve.scheduler._TOGETHER", 2.0)
+    deadline = time.monotonic() + 20
+    while service.scheduler.open and time.monotonic() < deadline:  # texts of the tests before
+        time.sleep(0.02)
+    host, read = service.shelf.host, []
+    forward = host.step
+
+    def passed(ids_BT, *args, **kwargs):
+        read.append(len(ids_BT))
+        return forward(ids_BT, *args, **kwargs)
+
+    monkeypatch.setattr(host, "step", passed)
+    common = {"prompt": "decaf", "max_tokens": 1, "temperature": 0}
+    threads = [
+        threading.Thread(target=client.completions.create, kwargs={"model": f"a{k}", **common})
+        for k in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read == [16]  # as many as there are rows: nobody waits on
+
+
 def test_a_name_never_seen_costs_an_encoding_a_step_and_its_prefill(crowd, counted, decoding, monkeypatch):
     client, service, _ = crowd
     made, adapt = [], service.shelf.hypernetwork.adapt

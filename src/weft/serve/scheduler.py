@@ -22,6 +22,9 @@ from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 Update = Piece | list[Likely] | Exception
 """A piece, the likelihoods of the prompt before the first one, or why nothing follows."""
 
+_TOGETHER = 0.002
+"""Seconds that an idle server waits for another job: those that come at once are read in one step."""
+
 T = TypeVar("T")
 log = logging.getLogger("weft.serve")
 
@@ -206,13 +209,15 @@ class Scheduler:
 
     def _hear(self) -> bool:
         """Take in what has come, waiting where there is nothing else to do; whether to go on."""
-        wait = not self._loop.busy
+        idle = not self._loop.busy
+        seconds = None if idle else 0
         while True:
             try:
-                heard = self._inbox.get(block=wait)
+                heard = self._inbox.get(timeout=seconds)
             except Empty:
                 return True
-            wait = False
+            gathers = idle and isinstance(heard, Job) and len(self._loop.waiting) < self.max_rows
+            seconds = _TOGETHER if gathers else 0
             if heard is None:
                 return False
             if isinstance(heard, str):
