@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,15 +11,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from forked import start_weft
 from weft.cli import main
 from weft.swarm import open_swarm
 from weft.swarm.folder import SwarmFolder
 from weft.tasks.letters.tokenizer import build_tokenizer
 
 
-@pytest.fixture
-def base(tmp_path, monkeypatch):
-    monkeypatch.setenv("WEFT_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
     tokenizer = build_tokenizer(["sort the letters"])
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -36,9 +35,34 @@ def base(tmp_path, monkeypatch):
         bos_token_id=None,
     )
     config.initializer_range = 0.2
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return str(tmp_path / "base")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Where swarms have their folders; the one of all tests is ended with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+        if SwarmFolder("S").supervisor is not None:
+            main(["swarm", "down", "--name", "S"])
+
+
+def up(base):
+    return ("swarm", "up", "--base", base, "--workers", "3", "--name", "S", "--threads", "1", "--json")
+
+
+@pytest.fixture
+def swarm(base, capsys):
+    """The folder of swarm S, all of whose four workers are there; it stays up for the next test."""
+    folder = SwarmFolder("S")
+    if folder.supervisor is None:
+        told = json.loads(weft(capsys, *up(base), "--launcher", "processes"))
+        assert [told["launcher"], told["state"], len(told["workers"])] == ["processes", "up", 4]
+    until(lambda: sorted(states(folder)) == ["ready", "ready", "ready", "spare"])
+    return folder
 
 
 def weft(capsys, *arguments, code=0):
@@ -48,55 +72,10 @@ def weft(capsys, *arguments, code=0):
     return said.out if code == 0 else said.err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["processes", "ray"])
-def test_a_swarm_of_three_loses_a_worker_and_no_token(base, capsys, launcher):
-    if launcher == "ray":
-        pytest.importorskip("ray")
+def written(capsys, *where):
+    """What is written for two prompts."""
     options = ("--max-new-tokens", "12", "--json")
-    want = json.loads(weft(capsys, "generate", "cab", "abc", "--base", base, *options))["results"]
-    up = ("swarm", "up", "--base", base, "--workers", "3", "--name", "S", "--threads", "1")
-    told = json.loads(weft(capsys, *up, "--launcher", launcher, "--json"))
-    assert [told["launcher"], told["state"], len(told["workers"])] == [launcher, "up", 4]
-    assert "is up already, or starts" in weft(capsys, *up, code=1)
-    try:
-        got = json.loads(weft(capsys, "generate", "cab", "abc", "--host", "swarm:S", *options))["results"]
-        assert got == want
-        holder = next(worker for worker in told["workers"] if worker["stage"] == 1)
-        weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(holder["worker"]))
-        got = json.loads(weft(capsys, "generate", "cab", "abc", "--host", "swarm:S", *options))["results"]
-        assert got == want
-        after = json.loads(weft(capsys, "swarm", "status", "--name", "S", "--json"))["workers"]
-        assert after[holder["worker"]]["restarts"] == 1
-        assert "there is no number 9" in weft(capsys, "swarm", "kill", "--name", "S", "--worker", "9", code=1)
-    finally:
-        weft(capsys, "swarm", "down", "--name", "S")
-    assert "swarm S is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:S", code=1)
-    lost = [event["worker"] for event in SwarmFolder("S").events() if event["event"] == "lost"]
-    assert lost.count(holder["worker"]) == 1  # a busy machine may lose others too: slow ones count as hung
-
-
-def test_names_that_are_not_there(base, capsys):
-    assert "no swarm 'nobody'; start one" in weft(capsys, "swarm", "status", "--name", "nobody", code=1)
-    assert "cannot name a swarm" in weft(capsys, "swarm", "down", "--name", "../up", code=1)
-    assert "a host is written swarm:NAME" in weft(capsys, "generate", "cab", "--host", "there", code=1)
-    assert "memory lots is no size" in weft(
-        capsys, "swarm", "up", "--base", base, "--name", "S", "--memory", "lots", code=1
-    )
-
-
-@pytest.mark.slow
-def test_a_base_that_does_not_fit_is_told_in_one_line(base, capsys):
-    up = ("swarm", "up", "--base", base, "--name", "S", "--launcher", "processes", "--spares", "0")
-    assert "bytes of weights, the workers take" in weft(
-        capsys, *up, "--workers", "2", "--memory", "20K", code=1
-    )
-    with pytest.raises(ConnectionError, match="is down"):
-        open_swarm("S")
-
-
-def state_of(folder, worker):
-    return folder.state["workers"][worker]["state"]
+    return json.loads(weft(capsys, "generate", "cab", "abc", *where, *options))["results"]
 
 
 def states(folder):
@@ -111,75 +90,117 @@ def until(true, seconds=240.0):
 
 
 @pytest.mark.slow
-def test_what_a_stranger_does_to_a_swarm(base, capsys):
-    """Two starts of one name, a killed spare, a killed supervisor, down twice, and up again."""
-    options = ("--max-new-tokens", "6", "--json")
-    want = json.loads(weft(capsys, "generate", "cab", "--base", base, *options))["results"]
-    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
-    command = [sys.executable, "-m", "weft.cli", *up, "--launcher", "processes", "--json"]
-    both = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True) for _ in range(2)]
-    said = [process.communicate() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], said
-    (refused,) = [error for process, (_, error) in zip(both, said, strict=True) if process.returncode]
-    assert "swarm S is up already, or starts" in refused
-    folder = SwarmFolder("S")
+def test_it_loses_a_holder_and_a_spare_and_no_token(base, swarm, capsys):
+    want = written(capsys, "--base", base)
+    assert "is up already, or starts" in weft(capsys, *up(base), code=1)
+    assert written(capsys, "--host", "swarm:S") == want
+    spare = states(swarm).index("spare")
+    told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(spare))
+    holders = ", ".join(str(worker) for worker in range(4) if worker != spare)
+    assert f"was killed: a spare one that held no layers; workers {holders} do" in told
+    assert written(capsys, "--host", "swarm:S") == want
+    holder = next(worker for worker in swarm.state["workers"] if worker["stage"] == 1)
+    told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(holder["worker"]))
+    assert f"worker {holder['worker']} of swarm S was killed: it held layers " in told
+    assert written(capsys, "--host", "swarm:S") == want
+    after = json.loads(weft(capsys, "swarm", "status", "--name", "S", "--json"))["workers"]
+    assert after[holder["worker"]]["restarts"] > holder["restarts"]
+    assert "there is no number 9" in weft(capsys, "swarm", "kill", "--name", "S", "--worker", "9", code=1)
+    lost = [event["worker"] for event in swarm.events() if event["event"] == "lost"]
+    assert {spare, holder["worker"]} <= set(lost)
+
+
+@pytest.mark.slow
+def test_ray_starts_a_lost_worker_again(base, capsys):
+    pytest.importorskip("ray")
+    want = written(capsys, "--base", base)
+    start = ("swarm", "up", "--base", base, "--workers", "2", "--spares", "0", "--threads", "1", "--json")
+    told = json.loads(weft(capsys, *start, "--name", "R", "--launcher", "ray"))
+    assert [told["launcher"], told["state"], len(told["workers"])] == ["ray", "up", 2]
     try:
-        until(lambda: "spare" in states(folder))
-        spare = states(folder).index("spare")
-        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(spare))
-        holders = ", ".join(str(worker) for worker in range(3) if worker != spare)
-        assert f"was killed: a spare one that held no layers; workers {holders} do" in told
-        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
-        assert got == want
-        holder = states(folder).index("ready")
-        told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(holder))
-        assert f"worker {holder} of swarm S was killed: it held layers " in told
-        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
-        assert got == want
-        pids = [one["pid"] for one in folder.state["workers"] if one["pid"]]
-        folder.supervisor.kill()
-        until(lambda: folder.supervisor is None)
-        until(lambda: not any(psutil.pid_exists(pid) for pid in pids))  # they do not outlive it
-        assert "swarm S is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:S", code=1)
-        assert "swarm S is down" in weft(capsys, "swarm", "status", "--name", "S")
-        weft(capsys, *up, "--launcher", "processes")
-        got = json.loads(weft(capsys, "generate", "cab", "--host", "swarm:S", *options))["results"]
-        assert got == want
+        assert written(capsys, "--host", "swarm:R") == want
+        holder = next(worker["worker"] for worker in told["workers"] if worker["stage"] == 1)
+        weft(capsys, "swarm", "kill", "--name", "R", "--worker", str(holder))
+        assert written(capsys, "--host", "swarm:R") == want
+        after = json.loads(weft(capsys, "swarm", "status", "--name", "R", "--json"))["workers"]
+        assert after[holder]["restarts"] == 1
     finally:
-        assert "is down" in weft(capsys, "swarm", "down", "--name", "S")
+        assert "is down" in weft(capsys, "swarm", "down", "--name", "R")
+    assert "is down" in weft(capsys, "swarm", "down", "--name", "R")
+    assert "swarm R is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:R", code=1)
+    lost = [event["worker"] for event in SwarmFolder("R").events() if event["event"] == "lost"]
+    assert lost.count(holder) == 1  # a busy machine may lose others too: slow ones count as hung
+
+
+def test_names_that_are_not_there(base, capsys):
+    assert "no swarm 'nobody'; start one" in weft(capsys, "swarm", "status", "--name", "nobody", code=1)
+    assert "cannot name a swarm" in weft(capsys, "swarm", "down", "--name", "../up", code=1)
+    assert "a host is written swarm:NAME" in weft(capsys, "generate", "cab", "--host", "there", code=1)
+    assert "memory lots is no size" in weft(
+        capsys, "swarm", "up", "--base", base, "--name", "M", "--memory", "lots", code=1
+    )
+
+
+@pytest.mark.slow
+def test_a_base_that_does_not_fit_is_told_in_one_line(base, capsys):
+    start = ("swarm", "up", "--base", base, "--name", "F", "--launcher", "processes", "--spares", "0")
+    assert "bytes of weights, the workers take" in weft(
+        capsys, *start, "--workers", "2", "--memory", "20K", code=1
+    )
+    with pytest.raises(ConnectionError, match="is down"):
+        open_swarm("F")
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_killed_takes_its_workers_along_and_one_of_two_starts_wins(
+    base, swarm, capsys, tmp_path
+):
+    want = written(capsys, "--base", base)
+    pids = [one["pid"] for one in swarm.state["workers"] if one["pid"]]
+    assert len(pids) == 4
+    swarm.supervisor.kill()
+    until(lambda: swarm.supervisor is None)
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids))  # they do not outlive it
+    assert "swarm S is down; start it" in weft(capsys, "generate", "cab", "--host", "swarm:S", code=1)
+    assert "swarm S is down" in weft(capsys, "swarm", "status", "--name", "S")
     assert "is down" in weft(capsys, "swarm", "down", "--name", "S")
+    command = (*up(base), "--launcher", "processes")
+    files = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    both = [start_weft(*command, said=file) for file in files]
+    for process in both:
+        process.join()
+    said = [file.read_text() for file in files]
+    assert sorted(process.exitcode for process in both) == [0, 1], said
+    (refused,) = [text for process, text in zip(both, said, strict=True) if process.exitcode]
+    assert "swarm S is up already, or starts" in refused
+    assert written(capsys, "--host", "swarm:S") == want
 
 
 @pytest.mark.slow
 def test_a_start_that_does_not_come_to_its_end_is_told_with_its_log(base, capsys, tmp_path):
-    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--launcher", "processes")
-    told = weft(capsys, *up, "--timeout", "0.5", code=1)
-    assert "swarm S is not ready after 0.5 s" in told
+    start = ("swarm", "up", "--base", base, "--workers", "2", "--name", "L", "--launcher", "processes")
+    told = weft(capsys, *start, "--timeout", "0.5", code=1)
+    assert "swarm L is not ready after 0.5 s" in told
     assert "log" in told.splitlines()[-1]
-    assert SwarmFolder("S").supervisor is None
-    told = weft(capsys, *up, "--device", "cuda:7", code=1)  # every worker refuses to be measured
+    assert SwarmFolder("L").supervisor is None
+    told = weft(capsys, *start, "--device", "cuda:7", code=1)  # every worker refuses to be measured
     assert "worker-0.log" in told
     assert "no model" in weft(capsys, "swarm", "up", "--base", str(tmp_path / "none"), "--name", "N", code=1)
 
 
 @pytest.mark.slow
-def test_a_coordinator_that_is_killed_goes_on_from_its_journal(base, capsys, tmp_path):
+def test_a_coordinator_that_is_killed_goes_on_from_its_journal(base, swarm, capsys, tmp_path):
     options = ("--max-new-tokens", "40", "--temperature", "1", "--seed", "3", "--json")
     want = json.loads(weft(capsys, "generate", "cab", "--base", base, *options))["results"]
-    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
-    weft(capsys, *up, "--launcher", "processes")
     journal = tmp_path / "run.journal"
     arguments = ("generate", "cab", "--host", "swarm:S", "--journal", str(journal), *options)
-    try:
-        process = subprocess.Popen([sys.executable, "-m", "weft.cli", *arguments], stdout=-1, stderr=-1)
-        until(lambda: journal.is_file() and journal.stat().st_size > 5_000)
-        process.kill()
-        process.communicate()
-        half = journal.stat().st_size
-        assert json.loads(weft(capsys, *arguments))["results"] == want
-        assert journal.stat().st_size >= half
-    finally:
-        weft(capsys, "swarm", "down", "--name", "S")
+    process = start_weft(*arguments, said=tmp_path / "said.txt")
+    until(lambda: journal.is_file() and journal.stat().st_size > 5_000)
+    process.kill()
+    process.join()
+    half = journal.stat().st_size
+    assert json.loads(weft(capsys, *arguments))["results"] == want
+    assert journal.stat().st_size >= half
 
 
 LORA = {"tasks": 2, "rows_per_task": 2, "r": 2}
@@ -191,49 +212,45 @@ HYPER = {
     "rows_per_task": 2,
     "gradient_checkpointing": True,
 }
+STEPS = 20
+
+
+def losses(folder):
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    return [json.loads(line).get("loss") for line in lines if line.endswith("\n")]
 
 
 @pytest.mark.slow
-def test_training_over_a_swarm_whose_workers_are_killed(base, capsys, tmp_path):
-    """`weft train lora` and `hyper`: the losses of one process, while every worker is killed once."""
-    up = ("swarm", "up", "--base", base, "--workers", "2", "--name", "S", "--threads", "1")
-    weft(capsys, *up, "--launcher", "processes")
-    folder = SwarmFolder("S")
+@pytest.mark.parametrize(("kind", "keys"), [("lora", LORA), ("hyper", HYPER)])
+def test_training_over_a_swarm_whose_holders_are_killed(base, swarm, capsys, tmp_path, kind, keys):
+    """`weft train lora` and `hyper`: the losses of one process, while each stage loses its worker."""
+    spread = tmp_path / "spread"
+    seen = []  # how many steps were done before each kill
 
     def kill():
-        for worker in (0, 1, 2):
-            until(lambda worker=worker: state_of(folder, worker) in ("ready", "spare"))
-            until(lambda: folder.state["ready"])
-            os.kill(folder.state["workers"][worker]["pid"], signal.SIGKILL)
-            time.sleep(1)
+        for stage in range(3):
+            until(lambda stage=stage: len(losses(spread)) > stage * 4 and swarm.state["ready"])
+            holder = next(one for one in swarm.state["workers"] if one["stage"] == stage)
+            os.kill(holder["pid"], signal.SIGKILL)
+            seen.append(len(losses(spread)))
 
-    try:
-        for kind, keys, steps in (("lora", LORA, 60), ("hyper", HYPER, 30)):
-            curves = []
-            for where in ("local", "spread"):
-                output = tmp_path / f"{kind} {where}"
-                recipe = tmp_path / f"{kind}.json"
-                values = {
-                    "run": {"output_dir": str(output), "max_steps": steps, "logging_steps": 1},
-                    "base": base,
-                    "data": {"kind": "letters", "train_tasks": 4, "train_rows": 16, "test_rows": 4},
-                    **keys,
-                }
-                if kind == "hyper":
-                    values["encoder_cache"] = str(tmp_path / "cache")
-                recipe.write_text(json.dumps(values))
-                options = ("--threads", "1", *(("--host", "swarm:S") if where == "spread" else ()))
-                killer = threading.Thread(target=kill)
-                if where == "spread":
-                    killer.start()
-                weft(capsys, "train", kind, str(recipe), *options)
-                if where == "spread":
-                    killer.join()
-                lines = (output / "metrics.jsonl").read_text().splitlines()
-                curves.append([json.loads(line).get("loss") for line in lines])
-            assert len(curves[0]) >= steps
-            assert curves[0] == curves[1]
-        lost = [event["stage"] for event in folder.events() if event["event"] == "lost"]
-        assert {0, 1} <= set(lost)
-    finally:
-        weft(capsys, "swarm", "down", "--name", "S")
+    killer = threading.Thread(target=kill)
+    for output, options in ((tmp_path / "local", ()), (spread, ("--host", "swarm:S"))):
+        values = {
+            "run": {"output_dir": str(output), "max_steps": STEPS, "logging_steps": 1},
+            "base": base,
+            "data": {"kind": "letters", "train_tasks": 4, "train_rows": 16, "test_rows": 4},
+            **keys,
+        }
+        if kind == "hyper":
+            values["encoder_cache"] = str(tmp_path / "cache")
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(values))
+        if options:
+            killer.start()
+        weft(capsys, "train", kind, str(recipe), "--threads", "1", *options)
+    killer.join()
+    assert len(losses(spread)) >= STEPS
+    assert losses(spread) == losses(tmp_path / "local")
+    assert 0 < seen[0] <= seen[1] <= seen[2] < STEPS

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
+import multiprocessing
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
 from weft.swarm.folder import Plan
+from weft.swarm.worker import work
+
+_FORKS = multiprocessing.get_context("forkserver")
+"""One process of these does the imports, and each worker is a fork of it, there in a moment."""
+_FORKS.set_forkserver_preload([work.__module__])
 
 
 class AbstractSlot(ABC):
@@ -39,22 +42,21 @@ class ProcessSlot(AbstractSlot):
     """A worker process of this machine, which writes its errors to a file of its own."""
 
     def __init__(self, plan: Plan, log: Path) -> None:
-        options = {"--dtype": plan.dtype, "--device": plan.device}
-        options |= {"--memory": plan.memory} if plan.memory else {}
-        options |= {"--threads": plan.threads} if plan.threads else {}
-        self._command = [sys.executable, "-m", "weft.swarm.worker", plan.base]
-        self._command += [str(part) for pair in options.items() for part in pair]
         self.log = str(log)
+        self._options = plan.model_dump(include={"base", "dtype", "device", "memory", "threads"})
         log.unlink(missing_ok=True)
         self._start()
 
     def address(self) -> tuple[str, int] | None:
         """Where its worker listens; None while it starts."""
+        with suppress(EOFError):  # it ended before it listened
+            if not self._port and self._told.poll():
+                self._port = self._told.recv()
         return ("127.0.0.1", self._port) if self._port else None
 
     def dead(self) -> bool:
         """Whether the process has ended."""
-        return self._process.poll() is not None
+        return not self._process.is_alive()
 
     def restart(self) -> None:
         """Kill the process and start another one."""
@@ -64,17 +66,13 @@ class ProcessSlot(AbstractSlot):
     def close(self) -> None:
         """Kill the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
     def _start(self) -> None:
         self._port = 0
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
-
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout as lines, suppress(ValueError):
-            port = int(lines.readline() or 0)
-            if process is self._process:
-                self._port = port
+        self._told, theirs = _FORKS.Pipe(duplex=False)
+        with theirs:
+            self._process = _FORKS.Process(
+                target=work, args=(theirs, self.log), kwargs=self._options, daemon=True
+            )
+            self._process.start()

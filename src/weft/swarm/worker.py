@@ -1,13 +1,13 @@
 """A worker: a place for one stage behind a port. A damaged message ends its connection, in one line.
 
 It begins without layers: it says how fast it is, is told which layers to take, and answers for them from then
-on. `python -m weft.swarm.worker` is one; it prints its port.
+on. `work` is the process of one; it tells its port.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
+import multiprocessing
 import os
 import secrets
 import signal
@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
@@ -156,31 +156,33 @@ def _waits(connection: socket.socket, seconds: float | None) -> bool:
     return bool(connection.recv(1, socket.MSG_PEEK))
 
 
-def main() -> None:
-    """Listen, print the port, and serve until the one who started it is gone."""
-    parser = argparse.ArgumentParser(prog="python -m weft.swarm.worker")
-    parser.add_argument("base")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", type=int)
-    parser.add_argument("--threads", type=int)
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    worker = Worker(given.base, dtype=given.dtype, device=given.device, memory=given.memory)
+def work(
+    port: Connection,
+    log: str | os.PathLike[str],
+    *,
+    base: str,
+    dtype: str = "auto",
+    device: str = "cpu",
+    memory: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Listen, send the port, and serve until the one who started this process is gone; errors go to a log."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if threads:
+        torch.set_num_threads(threads)
+    worker = Worker(base, dtype=dtype, device=device, memory=memory)
     with listen() as listener:
-        print(listener.getsockname()[1], flush=True)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        with suppress(KeyboardInterrupt):
-            serve(worker.answer, listener)
+        port.send(listener.getsockname()[1])
+        port.close()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        serve(worker.answer, listener)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """No worker is left behind by a supervisor that was killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
