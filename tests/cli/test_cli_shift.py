@@ -99,6 +99,24 @@ def test_what_does_not_go_together_is_told(fails, shift):
     assert "no shift network folder" in fails("generate", "cab", "--shift", "nowhere")
 
 
+def test_a_trace_tells_what_left_the_window(run, fails):
+    context = ("--context", "weft/letters-words", "--max-new-tokens", "40")
+    told = json.loads(run("generate", "reverse cab", *context, "--window", "20", "--trace-json"))
+    trace = told["results"][0]["trace"]
+    assert trace[0]["acting"] == []
+    evicted = [k for k, one in enumerate(trace) if "evicted 16" in one["events"]]
+    assert evicted
+    assert all(one["acting"] for one in trace[evicted[0] + 1 :])
+    assert "a window of 5 tokens is no larger than a chunk of 16" in fails(
+        "generate", "cab", *context, "--window", "5"
+    )
+    assert "give --context too" in fails("generate", "cab", "--window", "20")
+    assert "choose one" in fails("generate", "cab", *context, "--shift", "weft/letters-shift")
+    assert "--context brings its adapters" in fails(
+        "generate", "cab", *context, "--adapter", "weft/letters-adapters/sort"
+    )
+
+
 def test_an_activated_adapter_is_run_from_its_invocation_on(run, tmp_path):
     host = Host.from_pretrained("weft/letters")
     token = host.tokenizer.encode("cab >")[-1]

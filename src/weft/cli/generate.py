@@ -7,7 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from weft.cli.route import LibraryFlags
 from weft.cli.shared.controlled import controlled, load_controlled
@@ -33,6 +36,8 @@ def generate(
     leaves: TreeFlags = TreeFlags(),  # noqa: B008
     sampling: SamplingFlags = SamplingFlags(),  # noqa: B008
     shift: str | None = None,
+    context: str | None = None,
+    window: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     journal: Path | None = None,
     trace: Flag = False,
     trace_json: Flag = False,
@@ -51,6 +56,7 @@ def generate(
         weft generate "cab" --adapter a/ --weight 0.7 --adapter b/ --weight 0.3
         weft generate "cab" --library weft/letters-adapters --describe "sort the letters"
         weft generate $'3Acab\\n3-3' --shift weft/letters-shift --trace
+        weft generate "cab" --context weft/letters-words --window 32 --trace
         weft generate "cab" --tree runs/letters-tree/tree --leaf-devices cuda:0 cuda:1
 
     Args:
@@ -61,6 +67,8 @@ def generate(
         leaves: A tree of adapters.
         sampling: How the answers are drawn.
         shift: A trained shift: the model changes its adapters while it answers.
+        context: A context network: what leaves the window is written into an adapter, so a text has no end.
+        window: With --context, tokens that a row keeps at hand; four chunks of the network unless given.
         journal: With --host, a file; a run that was killed and is started again with it goes on from there.
         trace: Show every token in the colour of what acted on it, and in the margin what happened.
         trace_json: Print the same as JSON.
@@ -87,10 +95,12 @@ def generate(
         raise ConfigError(
             "--trace, --trace-json, --stream and --json each print in their own way; choose one"
         )
-    if controlled(model, shift):
+    if window is not None and context is None:
+        raise ConfigError("--window is of a context network; give --context too")
+    if controlled(model, shift, context):
         if choice.library is not None or opened is not None:
             raise ConfigError("what changes its adapters by itself takes no --library and no --tree")
-        host, adapters, share, controller = load_controlled(model, shift)
+        host, adapters, share, controller = load_controlled(model, shift, context, window)
     elif choice.library is None:
         host, adapters, share = load_model(model, journal=journal)
     else:

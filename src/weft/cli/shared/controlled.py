@@ -1,4 +1,4 @@
-"""What changes adapters while a model answers, for `generate`: a trained shift, or an activated LoRA."""
+"""What changes adapters while a model answers, for `generate`: a shift, a window, or an activated LoRA."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from weft.rows import AbstractController, Share
     from weft.types import Adapter
 
+_CHUNKS = 4
+"""A window holds so many chunks unless told."""
 
-def controlled(model: ModelFlags, shift: str | None) -> bool:
-    """Whether a shift is asked for, or an adapter that begins at invocation tokens."""
-    return shift is not None or any(_is_activated(folder) for folder in model.adapter)
+
+def controlled(model: ModelFlags, shift: str | None, context: str | None = None) -> bool:
+    """Whether a shift or a window is asked for, or an adapter that begins at invocation tokens."""
+    return (shift or context) is not None or any(_is_activated(folder) for folder in model.adapter)
 
 
 def load_controlled(
-    model: ModelFlags, shift: str | None
+    model: ModelFlags, shift: str | None, context: str | None = None, window: int | None = None
 ) -> tuple[Host, list[Adapter], Share, AbstractController]:
     """The base, the adapters, and what changes them. Raises ConfigError for others beside them."""
-    if model.describe is not None or model.weight or len(model.adapter) > (0 if shift is not None else 1):
-        who = "an activated LoRA acts alone, at weight 1" if shift is None else "--shift brings its adapters"
+    if shift is not None and context is not None:
+        raise ConfigError("--shift and --context each change the adapters in their own way; choose one")
+    own = shift is not None or context is not None
+    if model.describe is not None or model.weight or len(model.adapter) > (0 if own else 1):
+        flag = "--shift" if context is None else "--context"
+        who = f"{flag} brings its adapters" if own else "an activated LoRA acts alone, at weight 1"
         raise ConfigError(f"{who}; leave out --describe, --weight and other --adapter")
+    if context is not None:
+        return _windowed(model, context, window)
     return _shift(model, shift) if shift is not None else _activated(model)
 
 
@@ -62,6 +71,25 @@ def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, 
     host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
     controller = shifting(folder, host)
     return host, [controller.speaker, *controller.library], Share(), controller
+
+
+def _windowed(
+    model: ModelFlags, folder: str, window: int | None
+) -> tuple[Host, list[Adapter], Share, AbstractController]:
+    from weft.cli.shared.model import BASE
+    from weft.host import Host
+    from weft.hyper import ContextNetwork, WindowController
+    from weft.hyper.context import SavedContext
+    from weft.rows import Share
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedContext)
+    base = model.base or saved.provenance.get("base_model") or BASE
+    paths = [path for path, *_ in saved.sites]
+    host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
+    network = ContextNetwork.from_pretrained(folder, host=host)
+    size = window or min(_CHUNKS * network.config.chunk, host.window or _CHUNKS * network.config.chunk)
+    return host, [], Share(), WindowController(network, window=size)
 
 
 def _activated(model: ModelFlags) -> tuple[Host, list[Adapter], Share, AbstractController]:
