@@ -101,7 +101,9 @@ def test_what_does_not_go_together_is_told(fails, shift):
 
 def test_a_trace_tells_what_left_the_window(run, fails):
     context = ("--context", "weft/letters-words", "--max-new-tokens", "40")
-    told = json.loads(run("generate", "reverse cab", *context, "--window", "20", "--trace-json"))
+    told = json.loads(
+        run("generate", "reverse cabdefgh then cab", *context, "--window", "20", "--trace-json")
+    )
     trace = told["results"][0]["trace"]
     assert trace[0]["acting"] == []
     evicted = [k for k, one in enumerate(trace) if "evicted 16" in one["events"]]
