@@ -24,15 +24,11 @@ from weft.train.mix import MixRecipe, MixSources, draw, train_mix
 from weft.train.recipe import inside, load_base
 from weft.types import Adapter, Bank
 
-Way = Literal[
-    "mix", "equal weights", "context alone", "stack alone", "library alone", "stack and library alone"
-]
+Way = Literal["mix", "equal weights", "context alone", "stack and library alone"]
 WAYS: Mapping[Way, Mapping[str, Any]] = {
     "mix": {},
     "equal weights": {"fixed": True},
     "context alone": {"sources": ("context",), "fixed": True},
-    "stack alone": {"sources": ("stack",), "fixed": True},
-    "library alone": {"sources": ("library",), "fixed": True},
     "stack and library alone": {"sources": ("stack", "library"), "fixed": True},
 }
 
