@@ -21,8 +21,8 @@ from weft.errors import ConfigError, MessageError, SaveError, WeftError, WorkerE
 from weft.swarm.folder import STATE, Plan, SwarmFolder, ask
 from weft.swarm.launch import AbstractSlot, ProcessSlot
 from weft.swarm.load import base_fingerprint, part_bytes
+from weft.swarm.member import Member, told_state, unfilled
 from weft.swarm.speed import Speed, place
-from weft.swarm.watched import Watched, told_state, unfilled
 
 _LOG = logging.getLogger("weft.swarm")
 _TICK = 0.05
@@ -45,7 +45,7 @@ class Supervisor:
     def __init__(self, folder: SwarmFolder) -> None:
         self.folder, self.plan = folder, folder.plan
         self.stages: list[tuple[int, int]] = []
-        self.workers: list[Watched] = []
+        self.workers: list[Member] = []
         self.error: str | None = None
         """Why it ends."""
         self.base = ""
@@ -66,7 +66,7 @@ class Supervisor:
         slots: list[AbstractSlot] = []
         try:
             slots = start(self.plan, self.folder)
-            self.workers = [Watched(slot, number) for number, slot in enumerate(slots)]
+            self.workers = [Member(slot, number) for number, slot in enumerate(slots)]
             for worker in self.workers:
                 threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
             self._place()
@@ -125,12 +125,12 @@ class Supervisor:
             told = reason or f"worker {numbers} {'takes too long to start' if late else 'ends at its start'}"
             raise WorkerError(f"{told}; see {logs}")
 
-    def _give(self, worker: Watched, stage: int) -> None:
+    def _give(self, worker: Member, stage: int) -> None:
         worker.stage = stage
         told = (worker, stage, worker.address, worker.restarts)
         threading.Thread(target=self._load, args=told, daemon=True).start()
 
-    def _watch(self, worker: Watched) -> None:
+    def _watch(self, worker: Member) -> None:
         misses = 0
         while not self._ended.wait(_BEAT if worker.told else _TICK):
             if worker.address is None:
@@ -157,7 +157,7 @@ class Supervisor:
                 if worker.address is not None:
                     worker.told = told
 
-    def _lose(self, worker: Watched) -> None:
+    def _lose(self, worker: Member) -> None:
         with self._lock:
             self.folder.tell("lost", worker=worker.number, stage=worker.stage)
             worker.forget()
@@ -165,7 +165,7 @@ class Supervisor:
             self._write()
         worker.slot.restart()
 
-    def _refuse(self, worker: Watched, stage: int | None, why: str) -> None:
+    def _refuse(self, worker: Member, stage: int | None, why: str) -> None:
         """Let a worker be without layers until it is started again."""
         with self._lock:
             _LOG.warning("worker %d is refused: %s", worker.number, why)
@@ -183,7 +183,7 @@ class Supervisor:
                 if stage not in held and spares:
                     self._give(spares.pop(0), stage)
 
-    def _load(self, worker: Watched, stage: int, address: tuple[str, int], life: int) -> None:
+    def _load(self, worker: Member, stage: int, address: tuple[str, int], life: int) -> None:
         first, last = self.stages[stage]
         begun = time.monotonic()
         refusal, told = None, {}

@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it, and what the supervisor writes down of all of them."""
+"""A member of a swarm: a worker as its supervisor sees it, and what is written down of all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weft.swarm.launch import AbstractSlot
 
 
 @dataclass(eq=False)
-class Watched:
+class Member:
     """What is known of the worker in one slot."""
 
     slot: AbstractSlot
@@ -45,7 +45,7 @@ class Watched:
         self.restarts += 1
 
 
-def unfilled(workers: Sequence[Watched], stages: Sequence[tuple[int, int]]) -> str | None:
+def unfilled(workers: Sequence[Member], stages: Sequence[tuple[int, int]]) -> str | None:
     """Why a stage has no worker and will have none; None where each has one, or will."""
     held = {worker.stage for worker in workers}
     if any(worker.state in ("starting", "spare") for worker in workers):
@@ -58,7 +58,7 @@ def unfilled(workers: Sequence[Watched], stages: Sequence[tuple[int, int]]) -> s
 
 
 def told_state(
-    workers: Sequence[Watched], stages: Sequence[tuple[int, int]], error: str | None
+    workers: Sequence[Member], stages: Sequence[tuple[int, int]], error: str | None
 ) -> dict[str, Any]:
     """What is written down: who holds which stage, and how every worker is."""
     holders = {worker.stage: worker for worker in workers if worker.loaded}
