@@ -1,17 +1,18 @@
 """SmolLM2 over three worker processes against one process: cost of a hop, and of a worker that dies or hangs.
 
-One row, greedy, one thread a process; the same tokens are written everywhere, and compared. Workers listen on
-the loopback address. WEFT_BENCH_BASE names another base.
+One row, greedy, one thread a process; the same tokens are written everywhere, and compared. One process and
+the workers take turns; the workers listen on the loopback address. WEFT_BENCH_BASE names another base.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from weft.swarm.folder import SwarmFolder
 BASE = os.environ.get("WEFT_BENCH_BASE", "weft/smollm2")
 TOKENS = int(os.environ.get("WEFT_BENCH_TOKENS", "64"))
 STAGES = 3
+TURNS = 4
 PROMPT = tuple(range(100, 132))
 
 
@@ -35,14 +37,17 @@ def run() -> list[dict[str, Any]]:
     """Every measurement as a row: what, measured, goal."""
     torch.set_num_threads(1)
     local = Host.from_pretrained(BASE)
-    write(local)  # warm
-    want, alone = write(local)
+    want, _ = write(local)  # warm
     with swarm() as folder:
         host = open_swarm(folder.name)
         write(host)
-        said, spread = write(host)
-        assert said == want, "the swarm says something else than one process"
-        one, many = statistics.median(alone[1:]), statistics.median(spread[1:])
+        alone, spread = [], []
+        for _ in range(TURNS):
+            for writer, seconds in ((local, alone), (host, spread)):
+                said, taken = write(writer)
+                assert said == want, "the swarm says something else than one process"
+                seconds += taken[1:]  # the first one read the prompt
+        one, many = statistics.median(alone), statistics.median(spread)
         rows = [
             row("one process, ms a token", 1000 * one, ""),
             row("three stages over TCP, ms a token", 1000 * many, ""),
@@ -59,11 +64,10 @@ def run() -> list[dict[str, Any]]:
             rows.append(row(f"longest wait for a token after a {name}, s", max(gaps), goal))
             rows.append(row(f"of that, load of the replacement after a {name}, s", max(loads), ""))
         rows.append(row("a killed worker is a spare again, s", restarted(folder), ""))
-        rows += codecs(folder, host)
         host.close()
         served = first_token(folder)
         rows.append(row("first token of a new session after the load of a replacement, s", served, "<= 5"))
-    return [*rows, larger(local, want)]
+    return [*rows, larger(local, want), *codecs()]
 
 
 def row(what: str, value: float, goal: str) -> dict[str, Any]:
@@ -71,11 +75,11 @@ def row(what: str, value: float, goal: str) -> dict[str, Any]:
 
 
 @contextmanager
-def swarm(memory: int | None = None) -> Iterator[SwarmFolder]:
-    """Three workers and a spare; `memory` is the most bytes of weights on one."""
+def swarm(**options: Any) -> Iterator[SwarmFolder]:
+    """Three workers and a spare, with the options of `weft swarm up`."""
     name = f"bench-{os.getpid()}"
-    limit = None if memory is None else str(memory)
-    up(base=BASE, name=name, workers=STAGES, threads=1, launcher="processes", memory=limit, json=True)
+    with redirect_stdout(io.StringIO()):  # how they are is told by the rows
+        up(base=BASE, name=name, workers=STAGES, threads=1, launcher="processes", **options)
     try:
         yield SwarmFolder(name)
     finally:
@@ -146,7 +150,7 @@ def first_token(folder: SwarmFolder) -> float:
 def larger(local: Host, want: list[int]) -> dict[str, Any]:
     """A base twice as large as what any worker takes, with the same text."""
     whole = sum(tensor.numel() * tensor.itemsize for tensor in local.module.parameters())
-    with swarm(whole // 2) as folder:
+    with swarm(memory=str(whole // 2)) as folder:
         host = open_swarm(folder.name)
         said, _ = write(host)
         host.close()
@@ -155,15 +159,15 @@ def larger(local: Host, want: list[int]) -> dict[str, Any]:
     return row("bytes of the base against those of the largest worker, limit a half", whole / most, ">= 2")
 
 
-def codecs(folder: SwarmFolder, exact: SwarmHost) -> list[dict[str, Any]]:
-    """How far the logits are from the exact ones where states travel in fewer bytes."""
-    ids = torch.tensor([PROMPT])
-    want = exact.step(ids, exact.new_cache(), [Share()]).logits_BV
-    exact.close()
-    rows = []
-    for codec in CODECS[1:]:
-        host = open_swarm(folder.name, codec=codec)
-        said = host.step(ids, host.new_cache(), [Share()]).logits_BV
-        host.close()
-        rows.append(row(f"relative error of logits, {codec}", float((said - want).norm() / want.norm()), ""))
-    return rows
+def codecs() -> list[dict[str, Any]]:
+    """How far the logits are from the exact ones where states travel in fewer bytes; in float32."""
+    ids, found = torch.tensor([PROMPT]), []
+    with swarm(dtype="float32") as folder:
+        for codec in CODECS:
+            host = open_swarm(folder.name, codec=codec)
+            found.append(host.step(ids, host.new_cache(), [Share()]).logits_BV)
+            host.close()
+    want = found[0]
+    errors = [float((said - want).norm() / want.norm()) for said in found]
+    named = zip(CODECS[1:], errors[1:], strict=True)
+    return [row(f"relative error of logits in float32, {codec}", error, "") for codec, error in named]
