@@ -36,6 +36,8 @@ class RowCache(AbstractCache):
         self.first = 0
         self.columns = 0
         """The step under way sees so many columns."""
+        self.written: list[Tensor] | None = None
+        """A list that takes the keys and values of the step under way by layer, [B, heads, T, features]."""
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -58,6 +60,8 @@ class RowCache(AbstractCache):
         columns_BT = first_B[:, None] + torch.arange(tokens, device=device)
         same = len(set(self._lengths)) == 1
         self.first, self.write_BT = self._lengths[0], None if same else columns_BT
+        if not any(self._starts):
+            return columns_BT, columns_BT
         return columns_BT, columns_BT + torch.tensor(self._starts, device=device)[:, None]
 
     def close(self, counts: Sequence[int]) -> None:
@@ -99,25 +103,11 @@ class RowCache(AbstractCache):
             raise ShapeError(f"cannot keep {count} tokens of a row of {self._lengths[row]}")
         self._lengths[row] = count
 
-    def taken(self, columns_BT: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-        """Keys and values that the step under way has written: each [L, B, heads, T, features]."""
-        rows, tokens = columns_BT.shape
-        row_B1 = torch.arange(rows, device=columns_BT.device)[:, None]
-        keys, values = [], []
-        for layer in self.layers:
-            for block, found in ((layer.keys, keys), (layer.values, values)):
-                assert block is not None
-                if self.write_BT is None:
-                    found.append(block[:rows, :, self.first : self.first + tokens])
-                else:
-                    found.append(block[row_B1, :, columns_BT].transpose(1, 2))
-        return torch.stack(keys), torch.stack(values)
-
-    def fill(self, start: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Add a row that holds what another cache had, [L, heads, T, features], from a position on."""
+    def fill(self, start: int, length: int, written: Tensor) -> None:
+        """Add a row that holds what another cache had, [2 L, heads, T, features], from a position on."""
         place = len(self._lengths)
-        for layer, own_keys, own_values in zip(self.layers, keys, values, strict=True):
-            layer.fill(place, own_keys, own_values)
+        for layer, keys, values in zip(self.layers, written[0::2], written[1::2], strict=True):
+            layer.fill(place, keys, values)
         self._lengths.append(length)
         self._starts.append(start)
 
@@ -162,6 +152,8 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         cache = self.cache
         rows, tokens = key_states.shape[0], key_states.shape[2]
+        if cache.written is not None:
+            cache.written += (key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.reserve(rows, cache.columns)

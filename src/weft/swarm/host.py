@@ -26,7 +26,7 @@ from weft.rows import AbstractCache, AbstractHost, Share, Stepped
 from weft.swarm.cache import SwarmCache
 from weft.swarm.codec import Codec
 from weft.swarm.greeting import greeted
-from weft.swarm.journal import RowJournal, Written
+from weft.swarm.journal import RowJournal
 from weft.swarm.kept import Kept
 from weft.swarm.seat import Call, Connect, Seat
 from weft.swarm.shares import Shares, Told, check_bank
@@ -238,8 +238,7 @@ class SwarmHost(AbstractHost):
             raise
         stepped, written = said
         for row, (journal, count) in enumerate(zip(begun, counts, strict=True)):
-            own = [(k[:, row, :, :count].clone(), v[:, row, :, :count].clone()) for k, v in written]
-            journal.read(own, count)
+            journal.read([one[:, row, :, :count].clone() for one in written], count)
         cache.rows = begun
         if self._log is not None:
             self._log("step", rows=len(begun), tokens=sum(counts), seconds=time.perf_counter() - started)
@@ -253,7 +252,7 @@ class SwarmHost(AbstractHost):
         told: Sequence[Sequence[Told]],
         counts: Sequence[int],
         capture: bool,
-    ) -> tuple[Stepped, list[Written]]:
+    ) -> tuple[Stepped, list[Tensor]]:
         """One step through all stages."""
         tensors: Mapping[str, Tensor] = {"ids": ids_BT}
         fields: dict[str, Any] = {"counts": list(counts), "capture": capture}
@@ -262,22 +261,23 @@ class SwarmHost(AbstractHost):
             fields["codec"] = self.codec
         if not cache.rows:
             fields["starts"] = [row.first for row in begun]
-        written: list[Written] = []
+        written: list[Tensor] = []
         said = None
         for place, seat in enumerate(self.seats):
             fields["shares"] = [own[place].reference for own in told]
             said = seat.call("step", cache.session, fields, tensors)
-            written.append((said.tensor("keys", 5), said.tensor("values", 5)))
-            tensors = {n: t for n, t in said.tensors.items() if n not in ("keys", "values")}
+            written.append(said.tensor("written", 5))
+            tensors = {name: tensor for name, tensor in said.tensors.items() if name != "written"}
             fields.pop("decided", None)
             if "decided" in said.fields:
                 fields["decided"] = said.list("decided")
         assert said is not None
-        return Stepped(said.tensor("logits", 2), said.tensor("hidden", 2) if capture else None), written
+        hidden_BH = said.tensor("hidden", 2) if capture else None
+        return Stepped(said.tensor("logits", 2).float(), hidden_BH), written
 
     def _heard(
         self, ids_BT: Tensor, told: Sequence[Sequence[Told]], counts: Sequence[int]
-    ) -> tuple[Stepped, list[Written]] | None:
+    ) -> tuple[Stepped, list[Tensor]] | None:
         """The step as the journal on disk has it; None from the first one on that it does not have."""
         if self._tape is None or not self._tape.plays:
             return None
@@ -292,7 +292,7 @@ class SwarmHost(AbstractHost):
         said = self.seats[-1].call("head", ADAPTERS, {}, {"hidden": hidden_BH})
         if not self._tape.plays:
             self._forget()  # from now on the stages are asked: they are brought to where the journal is
-        return Stepped(said.tensor("logits", 2), hidden_BH), written
+        return Stepped(said.tensor("logits", 2).float(), hidden_BH), written
 
     def _plan(self, told: Sequence[Sequence[Told]], counts: Sequence[int]) -> dict[str, Any]:
         """What the journal on disk says of a step beside its tensors."""
@@ -327,8 +327,7 @@ class SwarmHost(AbstractHost):
             self._kept[place].bring(call)
             for cache in self._caches:
                 for row in cache.rows:
-                    keys, values = row.whole(place)
                     told = {"start": row.first, "length": row.length}
-                    call("fill", cache.session, told, {"keys": keys, "values": values})
+                    call("fill", cache.session, told, {"written": row.whole(place)})
 
         return bring

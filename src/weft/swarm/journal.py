@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-Written = tuple[Tensor, Tensor]
-"""Keys and values of some tokens of one row, by layer of a stage: each [L, heads, T, features]."""
-
 
 @dataclass
 class RowJournal:
@@ -22,8 +19,8 @@ class RowJournal:
 
     first: int
     """Position of the first token that its cache holds."""
-    stages: list[list[Written]]
-    """By stage, in pieces."""
+    stages: list[list[Tensor]]
+    """By stage, in pieces: keys and values of its layers in turn, [2 L, heads, T, features]."""
     length: int = field(default=0)
     """How many tokens its cache holds."""
 
@@ -32,26 +29,24 @@ class RowJournal:
         """A row that nothing was read of."""
         return cls(start, [[] for _ in range(stages)])
 
-    def read(self, written: Sequence[Written], count: int) -> None:
+    def read(self, written: Sequence[Tensor], count: int) -> None:
         """So many tokens were read: what each stage wrote of them."""
-        for pieces, (keys, values) in zip(self.stages, written, strict=True):
-            pieces.append((keys, values))
+        for pieces, piece in zip(self.stages, written, strict=True):
+            pieces.append(piece)
         self.length += count
 
     def cut(self, count: int) -> None:
         """Tokens left the front of its cache."""
         for stage in range(len(self.stages)):
-            keys, values = self.whole(stage)
-            self.stages[stage] = [(keys[:, :, count:].clone(), values[:, :, count:].clone())]
+            self.stages[stage] = [self.whole(stage)[:, :, count:].clone()]
         self.first += count
         self.length -= count
 
-    def whole(self, stage: int) -> Written:
+    def whole(self, stage: int) -> Tensor:
         """What a stage holds of the row, in one piece. There has to be some."""
         pieces = self.stages[stage]
         if len(pieces) > 1:
-            keys, values = zip(*pieces, strict=True)
-            pieces[:] = [(torch.cat(keys, 2), torch.cat(values, 2))]
+            pieces[:] = [torch.cat(pieces, 2)]
         return pieces[0]
 
     def copy(self) -> RowJournal:

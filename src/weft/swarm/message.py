@@ -3,7 +3,8 @@
     "WEFT" | length of the body, 8 bytes | XXH3-128 of the body | CRC-32 of the 28 bytes before | body
 
 The body is a safetensors file in memory whose metadata holds the values as JSON. The head is checked before
-the body is read, the body before its values are looked at, so a flipped bit anywhere is noticed.
+the body is read, the body before its values are looked at, so a flipped bit anywhere is noticed. What the
+checksum has passed is read more briefly than a file that anybody may have written: as `encode` lays it out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import xxhash
 from torch import Tensor
 
 from weft.errors import MessageError, WeftError
-from weft.tensor_file import build, framed, header_size, parse, strict_json
+from weft.tensor_file import framed, header_size, strict_json
 
 LIMIT = 1 << 30
 """Most bytes of a body."""
@@ -43,6 +44,9 @@ _TYPES = {
 }
 """What travels, as safetensors names it."""
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
+_DIMS = 16
+"""A tensor has at most so many."""
+_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _MOST = 1 << 53
 """Whole numbers are at most so large, which JSON keeps everywhere."""
 
@@ -90,14 +94,21 @@ class Message:
 
 def encode(message: Message) -> bytes:
     """A message as bytes. Raises MessageError for one above the limit, or with tensors that do not travel."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in message.tensors.items()}
-    strange = next((tensor.dtype for tensor in plain.values() if tensor.dtype not in _NAMES), None)
-    if strange is not None:
-        raise MessageError(f"a tensor of {strange} does not travel")
-    given = [(name, _NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in plain.items()]
-    header = build(given, {"values": json.dumps(message.fields, allow_nan=False)})
-    parts = [framed(header.text), *(_memory(plain[spec.name]) for spec in header.specs)]
-    length = sum(len(part) for part in parts)
+    header: dict[str, Any] = {"__metadata__": {"values": _json(message.fields)}}
+    parts: list[bytes | memoryview] = [b""]
+    at = 0
+    # The widest first, so that each lies at a multiple of its width.
+    for name, tensor in sorted(message.tensors.items(), key=lambda named: -named[1].itemsize):
+        if tensor.dtype not in _NAMES:
+            raise MessageError(f"a tensor of {tensor.dtype} does not travel")
+        part = tensor.reshape(-1).view(torch.uint8).numpy(force=True).data
+        place = [at, at + len(part)]
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        parts.append(part)
+        at += len(part)
+    text = _json(header).encode()
+    parts[0] = framed(text + b" " * (-len(text) % 8))
+    length = len(parts[0]) + at
     if length > LIMIT:
         raise MessageError(f"a message of {length} bytes, at most {LIMIT} are sent")
     digest = xxhash.xxh3_128()
@@ -144,26 +155,26 @@ def _opened(body: bytearray) -> Message:
     """The values and tensors of a body; tensors lie in its memory."""
     try:
         start = 8 + header_size(bytes(body[:8]), len(body), "a message")
-        header = parse(bytes(body[8:start]), len(body) - start, "a message")
-        values = strict_json((header.metadata or {}).get("values", "").encode(), "a message")
-    except (WeftError, UnicodeError) as error:
+        header = strict_json(bytes(body[8:start]), "a message")
+        values = strict_json(header.pop("__metadata__")["values"].encode(), "a message")
+        tensors, at = {}, 0
+        for name, told in header.items():
+            dtype, (begin, end) = _TYPES[told["dtype"]], told["data_offsets"]
+            shape = [_whole(size, "shape", LIMIT) for size in told["shape"][:_DIMS]]
+            count = math.prod(shape)
+            lies = begin == at and end == at + count * dtype.itemsize and not (start + at) % dtype.itemsize
+            if not lies or len(shape) != len(told["shape"]):
+                raise MessageError(f"a tensor of {dtype} {shape} does not lie from {begin!r} to {end!r}")
+            if count:
+                flat = torch.frombuffer(body, dtype=dtype, count=count, offset=start + at)
+            else:
+                flat = torch.empty(0, dtype=dtype)
+            tensors[name], at = flat.view(shape), end
+    except (WeftError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise MessageError(f"a message cannot be read: {' '.join(str(error).split())[:200]}") from error
-    tensors = {}
-    for spec in header.specs:
-        dtype, at = _TYPES.get(spec.dtype), start + spec.begin
-        if dtype is None or at % dtype.itemsize:
-            raise MessageError(f"a tensor of {spec.dtype} at byte {at} of a message does not travel so")
-        count = math.prod(spec.shape)
-        if count:
-            flat = torch.frombuffer(body, dtype=dtype, count=count, offset=at)
-        else:
-            flat = torch.empty(0, dtype=dtype)
-        tensors[spec.name] = flat.reshape(spec.shape)
+    if start + at != len(body):
+        raise MessageError(f"a message of {len(body)} bytes speaks of {start + at}")
     return Message(values, tensors)
-
-
-def _memory(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _exactly(read: Callable[[int], bytes], count: int) -> bytearray:

@@ -39,10 +39,9 @@ class Done(NamedTuple):
     """What a step of a part gives."""
 
     said: dict[str, Tensor]
-    """"x" [B, T, H], or in the last part "logits" [B, V], float32, and the "hidden" [B, H] before them."""
-    keys: Tensor
-    """What it wrote into the cache, [L, B, heads, T, features]; of padding too."""
-    values: Tensor
+    """"x" [B, T, H], or in the last part "logits" [B, V] and the "hidden" [B, H] before them."""
+    written: Tensor
+    """Keys and values of its layers in turn, as they went into the cache: [2 L, B, heads, T, features]."""
     decided: States
     """What gates have decided up to here, which parts behind this one follow."""
 
@@ -158,21 +157,22 @@ class Part:
         # The layers number themselves as in the base; what stands before theirs is never asked.
         held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
         mask = decoding.masks(self.module, cache, columns_BT)
+        cache.written = written = []
         x_BTH = self._through(x_BTH, mask, positions_BT, span, held)
-        keys, values = cache.taken(columns_BT)
+        cache.written = None
         cache.close(counts)
         found = {} if span is None else span.states
         new = {gate: state for gate, state in found.items() if state is not begun.get(gate)}
         if not self.is_last:
-            return Done({"x": x_BTH}, keys, values, {**(decided or {}), **new})
+            return Done({"x": x_BTH}, torch.stack(written), {**(decided or {}), **new})
         last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
         hidden_BH = self._norm(x_BTH)[torch.arange(rows, device=self.device), last_B]
-        return Done({"logits": self.head(hidden_BH), "hidden": hidden_BH}, keys, values, {})
+        return Done({"logits": self.head(hidden_BH), "hidden": hidden_BH}, torch.stack(written), {})
 
     @torch.no_grad()
     def head(self, hidden_BH: Tensor) -> Tensor:
-        """The logits [B, V], in float32, that follow from states after the final norm; of the last part."""
-        return self._head(hidden_BH[:, None])[:, -1].float()
+        """The logits [B, V] that follow from states after the final norm; of the last part."""
+        return self._head(hidden_BH[:, None])[:, -1]
 
     def read(
         self,

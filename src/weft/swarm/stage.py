@@ -213,20 +213,19 @@ class Stage:
         self.seconds = 0.9 * self.seconds + 0.1 * taken if self.seconds else taken
         if self.part.is_last:
             said = done.said if call.fields.get("capture") else {"logits": done.said["logits"]}
-            return Message({}, {**said, "keys": done.keys, "values": done.values})
+            return Message({}, {**said, "written": done.written})
         fields, tensors = self._told(done.decided)
         said = pack(done.said["x"], _codec(call))
-        return Message(fields, {**tensors, **said, "keys": done.keys, "values": done.values})
+        return Message(fields, {**tensors, **said, "written": done.written})
 
     def _fill(self, call: Message, here: _Session) -> None:
         """A row comes back as the journal has it."""
         length = call.whole("length")
-        keys, values = call.tensor("keys", 4), call.tensor("values", 4)
-        wrong = keys.shape != values.shape or keys.dtype != self.part.dtype or values.dtype != keys.dtype
-        if wrong or (len(keys), keys.shape[2]) != (self.part.last - self.part.first, length):
+        written = call.tensor("written", 4)
+        layers = self.part.last - self.part.first
+        if written.dtype != self.part.dtype or (len(written), written.shape[2]) != (2 * layers, length):
             raise MessageError(f"a row of {length} tokens has keys and values of every layer")
-        device = self.part.device
-        here.cache.fill(call.whole("start"), length, keys.to(device), values.to(device))
+        here.cache.fill(call.whole("start"), length, written.to(self.part.device))
 
     def _input(self, call: Message, *, first: bool) -> Tensor:
         """Token ids of the first stage, or the states that the stage before has made."""

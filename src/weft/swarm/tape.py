@@ -22,7 +22,6 @@ from torch import Tensor
 
 from weft.errors import ConfigError, MessageError, SaveError
 from weft.rows import Stepped
-from weft.swarm.journal import Written
 from weft.swarm.message import MAGIC, Message, encode, receive
 
 
@@ -102,25 +101,22 @@ class Tape:
 
 
 def told_step(
-    plan: Mapping[str, Any], ids_BT: Tensor, stepped: Stepped, written: Sequence[Written]
+    plan: Mapping[str, Any], ids_BT: Tensor, stepped: Stepped, written: Sequence[Tensor]
 ) -> Message:
     """A step as it stands in the journal: who acted on what, the last states, and what stages wrote."""
     assert stepped.hidden_BH is not None
     tensors = {"ids": ids_BT, "hidden": stepped.hidden_BH}
-    for place, (keys, values) in enumerate(written):
-        tensors |= {f"keys{place}": keys, f"values{place}": values}
+    tensors |= {f"written{place}": one for place, one in enumerate(written)}
     return Message(plan, tensors)
 
 
 def heard_step(
     message: Message, plan: Mapping[str, Any], ids_BT: Tensor, stages: int
-) -> tuple[Tensor, list[Written]] | None:
+) -> tuple[Tensor, list[Tensor]] | None:
     """The last states of a step and what stages wrote; None where something else stands there."""
-    names = [(f"keys{place}", f"values{place}") for place in range(stages)]
     try:
         if dict(message.fields) != plan or not torch.equal(message.tensor("ids", 2), ids_BT.cpu()):
             return None
-        written = [(message.tensor(keys, 5), message.tensor(values, 5)) for keys, values in names]
-        return message.tensor("hidden", 2), written
+        return message.tensor("hidden", 2), [message.tensor(f"written{i}", 5) for i in range(stages)]
     except MessageError:
         return None
