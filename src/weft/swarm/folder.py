@@ -129,8 +129,8 @@ class SwarmFolder:
         """Add a line to what happened. Where the disk refuses it is left out: a picture is worth no token."""
         line = json.dumps({"time": time.time(), "event": event, **values}) + "\n"
         with suppress(OSError):
-            with (self.path / EVENTS).open("a", encoding="utf-8") as file:
-                file.write(line)
+            with (self.path / EVENTS).open("ab", buffering=0) as file:
+                file.write(line.encode())
                 size = file.tell()
             if size > _EVENT_BYTES:
                 os.replace(self.path / EVENTS, self.path / _OLD)
