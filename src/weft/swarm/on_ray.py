@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,7 @@ from weft.swarm.launch import AbstractSlot
 _LOG = logging.getLogger("weft.swarm")
 _LOOPBACK = "127.0.0.1"
 _SECONDS = 2.0
+_JOIN_SECONDS = 10.0
 _OBJECTS = 80 << 20
 """Bytes of Ray's object store, of which nothing is used; the least that it takes."""
 
@@ -85,30 +87,49 @@ def start_ray(plan: Plan, count: int) -> list[AbstractSlot]:
 
     Raises MissingExtraError without Ray, WorkerError for a cluster that cannot be joined.
     """
+    local = plan.address is None
+    if plan.address is not None:
+        _check_there(plan.address)
     # Set before the import: Ray reads its mode and its token once.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = plan.address is None
     if local and os.environ["RAY_AUTH_MODE"] == "token":
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         import ray
     except ImportError as error:
         raise MissingExtraError("Ray needs the extra swarm: pip install 'weft[swarm]'") from error
-    options: dict[str, Any] = {"address": plan.address}
+    # "local": without it Ray would join whatever cluster runs on this machine.
+    options: dict[str, Any] = {"address": plan.address or "local"}
     if local:
-        options = {"num_cpus": count, "_node_ip_address": _LOOPBACK, "include_dashboard": False}
+        options |= {"num_cpus": count, "_node_ip_address": _LOOPBACK, "include_dashboard": False}
         options["object_store_memory"] = _OBJECTS
     try:
         ray.init(**options, log_to_driver=False, namespace="weft")
     except Exception as error:  # Ray raises many kinds
-        where = plan.address or "this machine"
-        raise WorkerError(f"Ray at {where} does not start: {' '.join(str(error).split())[:300]}") from error
+        told = " ".join(str(error).split())[:300]
+        if local:
+            raise WorkerError(f"Ray does not start on this machine: {told}") from error
+        raise WorkerError(
+            f"the Ray cluster at {plan.address} cannot be joined: {told}; it lets in who has its token, in "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
     wanted = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0}
     if plan.device != "cpu":
         wanted["num_gpus"] = 1
     made = ray.remote(_Actor).options(scheduling_strategy="DEFAULT" if local else "SPREAD", **wanted)
     return [RaySlot(lambda: made.remote(plan.model_dump(mode="json"), local)) for _ in range(count)]
+
+
+def _check_there(address: str) -> None:
+    """Raise WorkerError where nobody listens: Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # a name that Ray knows, such as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_JOIN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise WorkerError(f"no Ray cluster at {address}: {error}; start it: ray start --head") from error
 
 
 class _Actor:
