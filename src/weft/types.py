@@ -13,6 +13,7 @@ D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -106,8 +107,7 @@ class Adapter:
 class Bank:
     """K adapters on one base, stacked per site; scaling folded into `b`, ranks padded with zeros.
 
-    A site that an adapter lacks holds zeros for it. The tensors may require grad. Raises ShapeError where
-    names, a and b do not fit each other.
+    A missing site holds zeros. Tensors may require grad. Raises ShapeError for tensors that do not fit.
 
     Args:
         names: Of the K adapters.
@@ -151,9 +151,8 @@ class Bank:
     def stack(cls, adapters: Sequence[Adapter], names: Sequence[str] | None = None) -> Bank:
         """Stack adapters of one base; an exact operation, whatever their ranks, scalings and sites.
 
-        Raises BaseMismatchError when two adapters name different bases, ShapeError when there are none,
-        when names do not match, or when one module path has two sizes, and WeightsError where a factor is not
-        finite after scaling, in the dtype of the bank.
+        Raises BaseMismatchError for adapters of different bases, ShapeError for none, for names that do not
+        match and for one module path in two sizes, WeightsError where a factor is not finite after scaling.
         """
         names = tuple(names) if names is not None else tuple(a.name for a in adapters)
         if not adapters or len(names) != len(adapters):
@@ -164,7 +163,10 @@ class Bank:
         sites = sorted({site for adapter in adapters for site in adapter.factors})
         if len({site.path for site in sites}) < len(sites):
             raise ShapeError("one module path has different sizes in two adapters")
-        like = next(iter(adapters[0].factors.values())).a_RI if adapters[0].factors else torch.zeros(())
+        found = [factors for adapter in adapters for factors in adapter.factors.values()]
+        like = [tensor.new_empty(0) for factors in found for tensor in factors[:2]] or [torch.empty(0)]
+        odd = any(abs(math.frexp(f.scaling)[0]) not in (0.0, 0.5) for f in found)  # halves would round
+        like = torch.cat([*like, *[tensor.float() for tensor in like[:odd]]])
         a, b = {}, {}
         for site in sites:
             rank = max(ad.factors[site].a_RI.shape[0] for ad in adapters if site in ad.factors)
@@ -174,7 +176,7 @@ class Bank:
                 if site in adapter.factors:
                     a_RI, b_OR, scaling = adapter.factors[site]
                     a[site][k, : a_RI.shape[0]] = a_RI
-                    b[site][k, :, : a_RI.shape[0]] = b_OR * scaling
+                    b[site][k, :, : a_RI.shape[0]] = b_OR.to(like) * scaling
         _check_finite(names, a, b)
         return cls(names=names, a=a, b=b, base=next(iter(bases), ""))
 

@@ -60,6 +60,15 @@ def test_what_is_no_id_never_asks_the_hub(name: str, monkeypatch: pytest.MonkeyP
         load(name)
 
 
+def test_a_folder_of_adapters_names_them(folder: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint-10", "checkpoint-20"):
+        shutil.copytree(folder, tmp_path / "run" / name)
+    with pytest.raises(
+        MissingFileError, match=r"run is no adapter, it holds some: name .*run/checkpoint-10, .*"
+    ):
+        load(tmp_path / "run")
+
+
 class Server:
     """What `push` says to the Hub."""
 

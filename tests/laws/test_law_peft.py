@@ -2,12 +2,13 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -133,6 +134,34 @@ def test_folder_runs_alike_and_comes_back_byte_for_byte(name: str, variant: str,
     assert configs[0] == configs[1]
     again = PeftModel.from_pretrained(base_of(name), tmp_path / "ours").eval()
     assert torch.equal(logits(again, input_ids=ids_BT()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_factors_of_another_precision_lose_nothing(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = peft_of(name, "patterns")  # scalings that no half holds
+    model.save_pretrained(tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    half = {key: tensor.to(dtype if "lora_A" in key else torch.float32) for key, tensor in tensors.items()}
+    for folder, stored in (("a", {k: t.to(dtype) for k, t in tensors.items()}), ("b", half)):
+        if folder == "b":
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+        save_file(stored, tmp_path / folder / "adapter_model.safetensors")
+        expected = logits(
+            PeftModel.from_pretrained(base_of(name), tmp_path / folder).eval(), input_ids=ids_BT()
+        )
+        host, adapter = Host(base_of(name)), load(tmp_path / folder)
+        torch.testing.assert_close(
+            logits(host, ids_BT(), Mixture.of(adapter)), expected, rtol=1e-5, atol=1e-5
+        )
+        wide = Adapter({s: Factors(f.a_RI.float(), f.b_OR.float(), 1.0) for s, f in adapter.factors.items()})
+        for order in ([adapter, wide], [wide, adapter]):
+            bank = Bank.stack(order)
+            for site in bank.sites:
+                k = order.index(wide)
+                assert torch.equal(
+                    bank.a[site][k, : wide.factors[site].a_RI.shape[0]].float(), wide.factors[site].a_RI
+                )
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from weft.errors import ConfigError, PromptTooLongError
 from weft.tasks import Row, fit_rows, render, render_prompt
-from weft.tasks.chat import every_answer, stop_ids
+from weft.tasks.chat import every_answer, plain_ids, stop_ids
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>\n{% endfor %}"
@@ -85,6 +85,17 @@ def test_a_tokenizer_that_frames_texts_gives_only_its_beginning():
     assert tokenizer.decode(got.ids) == "<bos>cab > bca<end>"
     assert render_prompt(tokenizer, "cab > ") == got.prompt_ids
     assert tokenizer.decode(render_prompt(tokenizer, "cab > ")) == "<bos>cab > "
+
+
+@pytest.mark.parametrize("template", [None, CHATML, NO_END])
+def test_a_mark_that_is_there_is_not_put_twice(template):
+    tokenizer = make_tokenizer(template, bos=True)
+    told, bare = (render(tokenizer, Row("cab", answer)) for answer in ("bca<end>", "bca"))
+    assert tokenizer.decode(told.completion_ids).count("<end>") == 1
+    assert told.completion_ids[-1] == bare.completion_ids[-1] == tokenizer.eos_token_id
+    rendered = render(tokenizer, Row("", "<bos>cab<end>"))
+    assert tokenizer.decode(rendered.ids) == "<bos>cab<end>"
+    assert plain_ids(tokenizer, "<bos>cab") == plain_ids(tokenizer, "cab")
 
 
 @pytest.mark.parametrize("template", [None, NO_HEADER], ids=["plain", "template"])

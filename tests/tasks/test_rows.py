@@ -46,6 +46,37 @@ TOLD = (("system", "s"),)
         ),
         ({"conversations": [HUMAN, GPT], "system": " ", "messages": None}, Row("cab", "abc")),
         ({"conversations": CHAT}, Row("cab", "abc")),
+        ({"messages": CHAT, "system": "s"}, Row("cab", "abc", (), TOLD)),
+        ({"messages": [turn("system", "s"), *CHAT], "system": "other"}, Row("cab", "abc", (), TOLD)),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:], "system": "s"}, Row("cab", "abc", (), TOLD)),
+        ({"prompt": "cab", "completion": "abc", "system": "s"}, Row("cab", "abc", (), TOLD)),
+        ({"prompt": "cab", "completion": "abc", "system": None, "tools": "[]"}, Row("cab", "abc")),
+        (
+            {"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "sort\n"}]},
+            Row("cab", "<think>\nsort\n</think>\n\nabc"),
+        ),
+        (
+            {"messages": [*CHAT, CHAT[0], turn("assistant", "<think>x</think>b") | {"thinking": "x"}]},
+            Row("cab", "<think>x</think>b", (), (("user", "cab"), ("assistant", "abc"))),
+        ),
+        (
+            {"messages": [CHAT[0], CHAT[1] | {"thinking": "x"}, *CHAT]},
+            Row("cab", "abc", (), (("user", "cab"), ("assistant", "abc"))),
+        ),
+        (
+            {
+                "messages": [
+                    CHAT[0],
+                    turn("assistant", None)
+                    | {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}}]},
+                ]
+            },
+            Row("cab", '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'),
+        ),
+        (
+            {"messages": [CHAT[0], turn("assistant", "") | {"function_call": {"arguments": "{x"}}]},
+            Row("cab", '\n<tool_call>\n{"arguments": "{x"}\n</tool_call>'),
+        ),
         ({"instruction": "sort", "input": "cab", "output": "abc"}, Row("sort\n\ncab", "abc")),
         ({"instruction": "sort cab", "input": "", "output": "abc", "text": "unread"}, Row("sort cab", "abc")),
         ({"instruction": "sort cab", "input": None, "output": "abc"}, Row("sort cab", "abc")),
@@ -89,6 +120,7 @@ def test_columns_of_public_sets(tmp_path, value, row):
         ('{"prompt": "x", "completion": NaN}', "line 2: completion should be a string, got nan"),
         ({"prompt": "x\ud83d", "completion": "y"}, "line 2 holds a lone surrogate"),
         ({"prompt": "", "completion": ""}, "line 2: .*both are empty"),
+        ({"prompt": "x", "completion": "y", "system": 1}, "line 2: system should be a string"),
         ({"prompt": "x", "completion": "y", "references": "y"}, "line 2: references should be a list"),
         (
             {"prompt": "x", "completion": "y", "references": [1]},
@@ -119,6 +151,22 @@ def test_a_chat_ends_with_a_question_and_its_answer(tmp_path, messages):
     file = write(tmp_path / "rows.jsonl", {"messages": messages})
     with pytest.raises(ConfigError, match="line 1: "):
         read_rows(file)
+
+
+def test_an_answer_of_weight_0_is_not_learned(tmp_path):
+    unlearned, learned = CHAT[1] | {"weight": 0}, CHAT[1] | {"weight": 1}
+    file = write(tmp_path / "rows.jsonl", {"messages": [CHAT[0], unlearned, CHAT[0], learned]})
+    assert read_rows(file)[0].completion == "abc"
+    write(file, {"messages": [CHAT[0], learned]}, {"messages": [CHAT[0], unlearned]})
+    with pytest.raises(ConfigError, match="line 2: the last turn has weight 0, so there is nothing to learn"):
+        read_rows(file)
+
+
+def test_tools_that_the_model_does_not_see_are_said_once(tmp_path):
+    rows = [{"messages": CHAT, "tools": tools} for tools in (None, "[]", [{"name": "f"}], [{"name": "g"}])]
+    with pytest.warns(UserWarning, match="line 3: its tools are not shown to the model") as said:
+        assert len(read_rows(write(tmp_path / "rows.jsonl", *rows))) == 4
+    assert len(said) == 1
 
 
 def test_missing_empty_and_damaged_files(tmp_path):

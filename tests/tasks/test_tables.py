@@ -1,4 +1,4 @@
-"""Files of rows other than JSON Lines: CSV, TSV, Parquet and JSON, read by `datasets`."""
+"""Files of rows other than JSON Lines: CSV, TSV and JSON; Parquet is read by `datasets`."""
 
 import json
 import sys
@@ -54,7 +54,17 @@ def test_chats_in_parquet_are_read(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("rows.parquet", b"PAR1 no parquet", r"rows\.parquet cannot be read as a parquet file"),
-        ("rows.json", b"[{", r"rows\.json cannot be read as a json file"),
+        ("rows.parquet", b"", r"rows\.parquet cannot be read as a parquet file"),
+        ("rows.json", b"[{", r"rows\.json is not valid JSON"),
+        ("rows.json", b"[1]", r"rows\.json, row 1: a row is a JSON object, got 1"),
+        ("rows.json", b"[]", r"rows\.json holds no rows"),
+        ("rows.json", b"", r"rows\.json holds no rows"),
+        ("rows.csv", b"", r"rows\.csv holds no rows"),
+        ("rows.csv", b"prompt,completion\n", r"rows\.csv holds no rows"),
+        ("rows.csv", b"prompt,completion\na,b,c\n", r"rows\.csv, row 1 has 3 cells, the first line names 2"),
+        ("rows.csv", b"prompt,prompt\na,b\n", r"rows\.csv: the column 'prompt' is there twice"),
+        ("rows.csv", b"prompt,completion\ncaf\xe9,b\n", r"rows\.csv cannot be read as a csv file"),
+        ("rows.tsv", b'prompt\tcompletion\n"a\tb\n', r"rows\.tsv cannot be read as a tsv file"),
         ("rows.csv", b"a,b\n1,2\n", r"rows\.csv, row 1: a row reads .* has the keys \['a', 'b'\]"),
         ("rows.csv", b"prompt,completion\nx,\n", r"rows\.csv, row 1: completion should be a string"),
         ("rows.txt", b"x", "no file of rows; its name should end in .jsonl"),
@@ -99,9 +109,29 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     with pytest.raises(MissingFileError, match="git lfs pull"):
         read_table(str(tmp_path / "x.parquet"))
-    path = write(tmp_path, "csv")
+    path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        MissingExtraError, match=r"a csv file needs the extra data: pip install 'weft\[data\]'"
+        MissingExtraError, match=r"a parquet file needs the extra data: pip install 'weft\[data\]'"
     ):
         read_table(path)
+    assert read_table(write(tmp_path, "csv")) == tuple(ROWS)
+
+
+@pytest.mark.parametrize("answer", ["007", "4", "1.50", "true", "NA", "None", "null", "2024-01-01", " b "])
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_cell_is_the_text_that_it_is(kind: str, answer: str, tmp_path: Path) -> None:
+    table = [{"instruction": "say", "input": answer, "output": answer}]
+    file = tmp_path / f"ROWS.{kind.upper()}"
+    text = json.dumps(table) if kind == "json" else f"instruction,input,output\r\nsay,{answer},{answer}\r\n"
+    file.write_bytes(text.encode("utf-8-sig"))
+    assert read_table(file) == (Row(f"say\n\n{answer}", answer),)
+
+
+def test_json_may_hold_an_object_a_line_or_rows_that_differ(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b", "id": 1}, {"prompt": "c", "completion": "d", "id": "x"}]
+    (tmp_path / "a.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "b.json").write_text(json.dumps(rows, indent=2))
+    assert (
+        read_table(tmp_path / "a.json") == read_table(tmp_path / "b.json") == (Row("a", "b"), Row("c", "d"))
+    )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from weft.checks import CARD, CONFIG, WEIGHTS, weights_file
 from weft.errors import MissingFileError, SaveError, UnsupportedAdapterError
-from weft.files import read_json, resolve
+from weft.files import folders_with, read_json, resolve
 from weft.plain import reason_of
+from weft.reading import shown_path
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _FILES = (CONFIG, WEIGHTS, CARD, "adapters.safetensors")
@@ -24,6 +25,7 @@ def folder_of(path: str | os.PathLike[str], *, revision: str | None = None) -> t
     """
     folder = resolve(path)
     if folder is not None:
+        _check_place(folder)
         return folder, folder.resolve().name
     name = os.fspath(path)
     if not _ID.fullmatch(name):
@@ -40,6 +42,15 @@ def folder_of(path: str | os.PathLike[str], *, revision: str | None = None) -> t
     if not (Path(found) / CONFIG).is_file():
         raise MissingFileError(f"{name} on the Hub is no adapter: it has no {CONFIG}")
     return Path(found), name.rpartition("/")[2]
+
+
+def _check_place(folder: Path) -> None:
+    """Raise MissingFileError for a folder of adapters that is none itself, as trainers write."""
+    inside = [] if (folder / CONFIG).is_file() else folders_with(folder, CONFIG)
+    if inside:
+        listed = ", ".join(shown_path(path) for path in inside[:3])
+        more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+        raise MissingFileError(f"{shown_path(folder)} is no adapter, it holds some: name {listed}{more}")
 
 
 def push(

@@ -21,7 +21,8 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 def attention_layers(module: nn.Module) -> int:
     """How many layers keep keys and values.
 
-    Raises ConfigError for a module that is no language model, or that keeps another kind of state.
+    Raises ConfigError for a module that is no language model, that keeps another kind of state, or that works
+    out by itself how far a token lies from another one: it would count the columns of the longest row.
     """
     if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
         raise ConfigError(f"decoding needs a language model with an output head, not {type(module).__name__}")
@@ -30,6 +31,11 @@ def attention_layers(module: nn.Module) -> int:
         raise ConfigError(
             f"{type(module).__name__} has layers of {', '.join(sorted(others))}; rows are decoded over "
             "full and sliding attention alone"
+        )
+    if _has_alibi(module):
+        raise ConfigError(
+            f"{type(module).__name__} makes its ALiBi of a mask of one row of columns; it can be trained and "
+            "scored, rows of unequal length are not decoded with it"
         )
     if module.config._attn_implementation not in ("sdpa", "eager"):
         raise ConfigError(
@@ -76,8 +82,15 @@ def pick_last(last: ContextVar[Last | None]) -> Callable[[nn.Module, tuple[Tenso
 
 def _layer_types(module: PreTrainedModel) -> list[str]:
     config = module.config.get_text_config()
+    if config.model_type == "gpt_neo":
+        # Its local layers cut their window out of the last columns that any row has.
+        return [_FULL if kind == "global" else f"{kind}_attention" for kind in config.attention_layers]
     kinds = getattr(config, "layer_types", None)
     return list(kinds or [_SLIDING if _window(module) else _FULL] * config.num_hidden_layers)
+
+
+def _has_alibi(module: PreTrainedModel) -> bool:
+    return module.config.model_type == "bloom" or bool(getattr(module.config, "alibi", False))
 
 
 def _window(module: PreTrainedModel) -> int | None:

@@ -152,10 +152,18 @@ class Host(AbstractHost):
 
     @property
     def window(self) -> int | None:
-        """Most positions that the model was made for; None where its config names no limit."""
+        """Most positions that a row may have; None where the model's config names no limit.
+
+        With LongRoPE (Phi-3 with 128k) those before the switch to its other factors: Hugging Face switches
+        all rows of a batch when one of them is longer, and what is cached was rotated by the first ones.
+        """
         if not isinstance(self.module, PreTrainedModel):
             return None
-        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        config = self.module.config.get_text_config()
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return rope["original_max_position_embeddings"]
+        return getattr(config, "max_position_embeddings", None)
 
     def forward(
         self,

@@ -77,7 +77,7 @@ class Span:
             assignment, plan = self._asked(term, site, x_BTI, asked)
             if self.dropout is not None:
                 x_BTI = self.dropout.drop(x_BTI, site)
-            dtype = _compute_dtype(a_KRI)
+            dtype = _compute_dtype(a_KRI, x)
             trip = None
             if isinstance(term, Placed):
                 trip = self._trip(term, assignment, plan, x_BTI, a_KRI)
@@ -178,7 +178,12 @@ def _extent(assignment: Assignment) -> tuple[int, int]:
             return tensor.shape[0], tensor.shape[1]
 
 
-def _compute_dtype(a_KRI: Tensor) -> torch.dtype:
-    """The adapter's own, unless autocast decides otherwise; stated, since grouped_mm escapes autocast."""
+def _compute_dtype(a_KRI: Tensor, x: Tensor) -> torch.dtype:
+    """The wider of the adapter's and the input's, as in PEFT: halves on a float32 base lose nothing.
+
+    Unless autocast decides otherwise; stated, since grouped_mm escapes autocast.
+    """
     device = a_KRI.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a_KRI.dtype
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(a_KRI.dtype, x.dtype)

@@ -340,6 +340,8 @@ def _start(
         else:
             done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, stdin=stdin)
     except FileNotFoundError as error:
+        if not folder.is_dir():  # said in the same way: a core.worktree that is gone, say
+            raise MissingFileError(f"no folder {folder}, where git should work") from error
         raise MissingFileError("git is not installed; the store keeps its versions with it") from error
     if done.returncode not in ok:
         said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]

@@ -47,6 +47,7 @@ def render(
     The prompt is what `render_prompt` gives for the row's question. The completion is what the template
     writes from there on, up to and with the token that ends a turn; where it ends turns with none, the
     tokenizer's end of text is put there. A plain text is all completion, and no template is applied to it.
+    A mark that a text begins or ends with, as chats do that were rendered elsewhere, is not put there twice.
 
     Raises PromptTooLongError over `max_length` tokens; ConfigError when the template refuses the row or
     changes its answer, and when there is no token to end an answer with.
@@ -68,7 +69,7 @@ def render(
         completion_ids = whole_ids[len(prompt_ids) :]
     else:  # some tokenizer joins the end of a prompt to the start of its answer
         completion_ids = _continue(tokenizer, prompt_ids, answer, whole_ids)
-    if stop_id is None or completion_ids[-1:] != [stop_id]:
+    if not completion_ids or completion_ids[-1] not in (stop_id, tokenizer.eos_token_id):
         completion_ids.append(_end_of_text(tokenizer))
     encoded = Encoded(prompt_ids, completion_ids)
     _check_length(encoded.ids, max_length, row.prompt or row.completion)
@@ -194,8 +195,9 @@ def _plain(turns: Turns, description: str | None) -> str:
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a plain text, after the beginning-of-text token of those tokenizers that write one."""
-    return [*_start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+    """Ids of a plain text, after the beginning-of-text token of those tokenizers that write one, once."""
+    start, ids = [*_start(tokenizer)], tokenizer.encode(text, add_special_tokens=False)
+    return ids if ids[:1] == start else start + ids
 
 
 @lru_cache(maxsize=8)
@@ -234,7 +236,7 @@ def _answer(
         raise ConfigError(
             f"the chat template does not keep the answer {shown(row.completion)}, it writes {shown(text)}"
         )
-    return text + dialect.end
+    return text if dialect.end and text.endswith(dialect.end) else text + dialect.end
 
 
 def _continue(

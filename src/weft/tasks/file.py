@@ -1,7 +1,12 @@
-"""One file of rows as a task of its own; what is no JSON Lines is read by the package `datasets`."""
+"""One file of rows as a task of its own: JSON Lines, JSON, CSV, TSV, Parquet, or a data set of the Hub.
+
+What holds text is read here, every cell as the text that it is: readers of tables make 7 of 007, a date of
+2024-01-01 and nothing of NA. Parquet and the Hub are read by the package `datasets`.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -10,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import ConfigError, MissingExtraError, MissingFileError
-from weft.reading import check_file, refuse_pointer, shown, shown_path
+from weft.reading import check_file, read_json, read_json_lines, refuse_pointer, shown, shown_path
 from weft.tasks.rows import read_rows, to_rows
 from weft.tasks.task import Row, Task
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson")
-_READERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json"}
+_COLUMNS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = (*_COLUMNS, ".parquet", ".json")
+_LONGEST_CELL, _JSON_BYTES = 64 << 20, 1 << 30
 _EVERY = re.compile(r"(train|data)(-\d+-of-\d+)?")
 """How files and folders of rows are called whatever they hold."""
 _HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
@@ -54,29 +61,68 @@ def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     Raises ConfigError for another kind of file, and what loading raises.
     """
     text = os.fspath(path)
-    if text.endswith(_LINES):
+    if text.lower().endswith(_LINES):
         return read_rows(text)
-    kind = _READERS.get(Path(text).suffix.lower())
-    if kind is None and not os.path.exists(text) and _HUB.fullmatch(text):
-        return to_rows(_table(text, "a data set of the Hub"), text)
+    kind = Path(text).suffix.lower()
+    if kind not in _OTHERS and not os.path.exists(text) and _HUB.fullmatch(text):
+        return to_rows(_loaded(text, "a data set of the Hub"), text)
     file = check_file(text)
-    if kind is None:
-        known = ", ".join((*_LINES, *_READERS))
-        raise ConfigError(f"{shown_path(file)} is no file of rows; its name should end in {known}")
     with file.open("rb") as content:
         refuse_pointer(content.read(64), shown_path(file))
-    return to_rows(_table(kind, f"a {kind} file", str(file), file.suffix.lower()), shown_path(file))
+    if kind in _COLUMNS:
+        found = _cells(file, _COLUMNS[kind])
+    elif kind == ".json":
+        found = _objects(file)
+    elif kind == ".parquet":
+        found = _loaded("parquet", "a parquet file", str(file))
+    else:
+        known = ", ".join((*_LINES, *_OTHERS))
+        raise ConfigError(f"{shown_path(file)} is no file of rows; its name should end in {known}")
+    return to_rows(found, shown_path(file))
 
 
-def _table(kind: str, what: str, file: str | None = None, suffix: str = "") -> Iterator[tuple[str, Any]]:
+def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A list of objects, or an object a line."""
+    with file.open("rb") as content:
+        start = content.read(1 << 10).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start != b"[":
+        yield from read_json_lines(file)
+        return
+    for number, value in enumerate(read_json(file, _JSON_BYTES), 1):
+        where = f"{shown_path(file)}, row {number}"
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: a row is a JSON object, got {shown(value)}")
+        yield where, value
+
+
+def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Columns by the names in the first line; an empty cell is null."""
+    name, before = shown_path(file), csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, delimiter=separator, strict=True)
+            header = next(reader, [])
+            twice = next((column for column in header if header.count(column) > 1), None)
+            if twice is not None:
+                raise ConfigError(f"{name}: the column {shown(twice)} is there twice; rename one")
+            for number, cells in enumerate((cells for cells in reader if cells), 1):
+                where = f"{name}, row {number}"
+                if len(cells) != len(header):
+                    raise ConfigError(f"{where} has {len(cells)} cells, the first line names {len(header)}")
+                yield where, {column: cell or None for column, cell in zip(header, cells, strict=True)}
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str, Any]]:
     try:
         import datasets
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtraError(f"{what} needs the extra data: pip install 'weft[data]'") from error
     options: dict[str, Any] = {} if file is None else {"data_files": file, "cache_dir": None}
-    if suffix == ".tsv":
-        options["sep"] = "\t"
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(kind, split="train", **options)
@@ -86,7 +132,8 @@ def _table(kind: str, what: str, file: str | None = None, suffix: str = "") -> I
         raise MissingFileError(
             f"no data {shown(file or kind)} here, nor within reach on the Hub ({_said(error)})"
         ) from error
-    except (OSError, ValueError, TypeError, RuntimeError, DatasetsError) as error:
+    # A table without rows ends in whatever its reader runs into.
+    except (OSError, ValueError, TypeError, RuntimeError, StopIteration, DatasetsError) as error:
         raise ConfigError(f"{shown_path(file or kind)} cannot be read as {what}: {_said(error)}") from error
 
 

@@ -8,24 +8,26 @@
     {"text": "..."}
 
 A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
-Hermes models write, and each result as a `tool` turn. Where a set has a chat and other columns beside it, the
-chat is read. `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen,
-may stand beside any of them; so may `system` beside conversations and instructions, and `history`, a list of
-earlier questions with their answers, beside instructions, as LLaMA-Factory has them. Other keys are left
-alone, and so is the column of a format whose value is null.
+Hermes models write, and each result as a `tool` turn; a thought beside the last answer (`reasoning_content`)
+goes before it in <think> tags. Where a set has a chat and other columns beside it, the chat is read.
+`references`, a list of all accepted answers, and `choices`, a list of all that may be chosen, may stand
+beside any of them; so may `system` beside all but plain texts, where a chat has no system turn of its own,
+and `history`, a list of earlier questions with their answers, beside instructions, as LLaMA-Factory has them.
+Other keys are left alone, `tools` with a warning, and so is the column of a format whose value is null.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from weft.errors import ConfigError
 from weft.files import replace_file
-from weft.reading import check_text, read_json_lines, shown
+from weft.reading import check_text, parse_json, read_json_lines, shown
 from weft.tasks.task import ROLES, Row
 
 _FORMATS = {
@@ -57,6 +59,10 @@ _ROLES = {
     "function_call": "assistant",
 } | {role: role for role in ROLES}
 
+_NO_TOOLS = (None, "", "[]", [], {})
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a turn under which the thought before an answer is kept."""
+
 Turns = list[tuple[str, str]]
 
 
@@ -81,6 +87,7 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
     """Objects with their places as rows; the first one decides the format of all. Raises ConfigError."""
     found = ""
     rows: list[Row] = []
+    tools = ""
     for where, value in values:
         kind = _format(value)
         if kind is None:
@@ -88,12 +95,18 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
         if found and found != kind:
             raise ConfigError(f"{where}: this row has {kind!r}, those before it have {found!r}; keep to one")
         found = kind
+        tools = tools or (where if value.get("tools") not in _NO_TOOLS else "")
         try:
             rows.append(_parse(value, found))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
     if not rows:
         raise ConfigError(f"{source} holds no rows; write some or remove it")
+    if tools:
+        warnings.warn(
+            f"{tools}: its tools are not shown to the model; write them into the system turn if they matter",
+            stacklevel=2,
+        )
     return tuple(rows)
 
 
@@ -155,15 +168,11 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
                 answer = choices[answer]
             if answer not in choices:
                 raise ConfigError(f"answer should be the number or the text of a choice, got {shown(answer)}")
-            return Row(_string(value["question"], "question"), answer, references)
+            return Row(_string(value["question"], "question"), answer, references, tuple(_system(value)))
         case "text":
             return Row("", _string(value["text"], "text"), references)
-        case "messages":
-            return _chat(_turns(value[found], found), references)
-        case "conversations":
-            turns = _turns(value[found], found)
-            own = any(role == "system" for role, _ in turns[:1])
-            return _chat(turns if own else [*_system(value), *turns], references)
+        case "messages" | "conversations":
+            return _chat(_told(value, _turns(value[found], found)), references)
         case "instruction":
             parts = [_string(value["instruction"], "instruction")]
             more = value.get("input")
@@ -175,14 +184,21 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
-        return _chat(_turns(prompt, "prompt") + _turns(completion, "completion"), references)
-    return Row(_string(prompt, "prompt"), _string(completion, "completion"), references)
+        return _chat(_told(value, _turns(prompt, "prompt") + _turns(completion, "completion")), references)
+    before = tuple(_system(value))
+    return Row(_string(prompt, "prompt"), _string(completion, "completion"), references, before)
 
 
 def _system(value: dict[str, Any]) -> Turns:
     """The column `system` as the first turn of a chat, where it says something."""
     told = value.get("system")
     return [("system", told)] if told is not None and _string(told, "system").strip() else []
+
+
+def _told(value: dict[str, Any], turns: Turns) -> Turns:
+    """A chat after the column `system`, where it has no system turn of its own."""
+    own = any(role == "system" for role, _ in turns[:1])
+    return turns if own else [*_system(value), *turns]
 
 
 def _history(pairs: Any) -> Turns:
@@ -211,7 +227,21 @@ def _chat(turns: Turns, references: tuple[str, ...]) -> Row:
 def _turns(value: Any, key: str) -> Turns:
     if not isinstance(value, list | tuple) or not all(isinstance(turn, dict) for turn in value):
         raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {shown(value)}')
-    return [turn_of(turn, key) for turn in value]
+    turns = [turn_of(turn, key) for turn in value]
+    if turns and turns[-1][0] == "assistant":
+        turns[-1] = _learned(value[-1], turns[-1][1])
+    return turns
+
+
+def _learned(turn: dict[str, Any], content: str) -> tuple[str, str]:
+    """The last answer, behind the thought that is kept beside it. Raises ConfigError for one of weight 0."""
+    if turn.get("weight") == 0:
+        raise ConfigError("the last turn has weight 0, so there is nothing to learn; leave the row out")
+    thought = next((turn[key] for key in _THOUGHTS if turn.get(key)), None)
+    if thought is None or "<think>" in content:
+        return "assistant", content
+    # As Qwen3 and its kin write it, whose templates leave the thoughts of earlier answers out.
+    return "assistant", f"<think>\n{_string(thought, 'a thought').strip()}\n</think>\n\n{content}"
 
 
 def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:
@@ -257,8 +287,18 @@ def _calls(calls: Any) -> list[str]:
     texts: list[str] = []
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else call
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            function = {**function, "arguments": _arguments(function["arguments"])}
         texts.append(f"<tool_call>\n{json.dumps(function, ensure_ascii=False, default=str)}\n</tool_call>")
     return texts
+
+
+def _arguments(text: str) -> Any:
+    """What OpenAI's form keeps as JSON inside a string, as the values that it stands for."""
+    try:
+        return parse_json(text, "arguments")
+    except ConfigError:
+        return text
 
 
 def _string(value: Any, key: str) -> str:
