@@ -95,3 +95,19 @@ def test_a_chat_is_tokenized_as_the_model_reads_it(http):
     assert chat["count"] == whole["usage"]["prompt_tokens"]
     assert http.post("/tokenize", json={}).status_code == 400
     assert all(one["max_model_len"] == chat["max_model_len"] for one in http.get("/v1/models").json()["data"])
+
+
+def test_every_event_tells_the_usage_where_that_is_asked(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *events, last = client.chat.completions.create(**CHAT, stream=True, stream_options=options)
+    counts = [event.usage.completion_tokens for event in events]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == last.usage.completion_tokens
+
+
+def test_next_to_no_heat_is_none_and_a_body_without_its_type_is_told_so(client, http):
+    cold = {"extra_body": {"temperature": 1e-7}, "seed": 3}
+    assert content(client, **cold) == content(client)
+    refused = http.post("/v1/completions", content=b'{"model": "sort", "prompt": "a"}')
+    assert refused.status_code == 415
+    assert "application/json" in refused.json()["error"]["message"]

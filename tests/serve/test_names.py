@@ -27,7 +27,7 @@ def says(client, model, text, **options):
     return said.choices[0].message.content
 
 
-def test_a_store_is_asked_at_a_revision(client, host):
+def test_a_store_is_asked_at_a_revision(client, host, store):
     for model, name in {
         "store:mine": "sort",
         "store:team/mine@HEAD": "sort",
@@ -38,6 +38,10 @@ def test_a_store_is_asked_at_a_revision(client, host):
         assert says(client, model, "decaf") == engine_says(host, mixture, "decaf"), model
     with pytest.raises(openai.BadRequestError, match="revision"):
         says(client, "store:mine@HEAD..first", "decaf")
+    for model in ("store:mine@nope", "store:team/nope"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            says(client, model, "decaf")
+        assert str(store) not in str(refused.value)
 
 
 def test_a_tree_descends(client, host, tree):

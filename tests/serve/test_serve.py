@@ -117,7 +117,8 @@ def test_what_is_missing_or_wrong_fails_loudly(client, http):
     with pytest.raises(openai.BadRequestError, match="window"):
         client.completions.create(model="base", prompt="a", max_tokens=10**5)
     assert http.post("/v1/completions", content=b"x" * 200_000).status_code == 413
-    assert http.post("/v1/completions", content=b"[" * 50_000).status_code == 400
+    json = {"Content-Type": "application/json"}
+    assert http.post("/v1/completions", content=b"[" * 50_000, headers=json).status_code == 400
     assert http.get("/health", headers={"Host": "evil.example"}).status_code == 400
     assert http.get("/v1/../../etc/passwd").status_code == 404
 

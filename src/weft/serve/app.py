@@ -152,8 +152,10 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     return reply
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError | ValidationError)
     first = error.errors()[0]
+    if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+        return error_reply(415, "send JSON, with Content-Type: application/json", "invalid_request")
     where = ".".join(str(part) for part in first["loc"])
     return error_reply(400, f"{where}: {first['msg']}", "invalid_request")

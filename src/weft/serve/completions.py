@@ -18,7 +18,7 @@ from weft.engine.loop import check_prompt
 from weft.errors import ConfigError, PromptTooLongError
 from weft.serve.keys import Account
 from weft.serve.replies import Choice, chat_reply, chunk, text_reply, usage
-from weft.serve.schema import ChatRequest, Drawn, TextRequest
+from weft.serve.schema import ChatRequest, Drawn, StreamOptions, TextRequest
 from weft.serve.service import Refused, Service, Text, account_of, headers, resolve, service_of, written
 from weft.serve.shelf import Acting
 
@@ -158,7 +158,7 @@ async def _answer(work: _Work, body: Drawn, request: Request) -> Response:
     """A stream of events, or once all is written one answer."""
     work.service.metrics.prompt_tokens.inc(sum(map(len, work.prompts)))
     if body.stream:
-        events = _events(work, body.stream_options.include_usage)
+        events = _events(work, body.stream_options)
         # What is wrong before the first token is an answer of its own.
         first = await _unless_gone(_first(events), request)
         named = headers(work.acting)
@@ -207,7 +207,7 @@ def _count(service: Service, begun: float) -> float:
     return 0.0
 
 
-async def _events(work: _Work, include_usage: bool) -> AsyncIterator[str]:
+async def _events(work: _Work, options: StreamOptions) -> AsyncIterator[str]:
     begun = time.perf_counter()
     started, chat = False, work.choices[0].chat
     try:
@@ -217,10 +217,12 @@ async def _events(work: _Work, include_usage: bool) -> AsyncIterator[str]:
                     begun = _count(work.service, begun)
                 news = work.choices[index].news()
                 if news is not None:
-                    yield _event(chunk(work.head, news, chat=chat, usage_key=include_usage))
+                    used = work.used() if options.continuous_usage_stats else None
+                    rest = {"usage": used} if options.include_usage else {}
+                    yield _event(chunk(work.head, news, rest, chat=chat))
                     started = True
-        if include_usage:
-            yield _event({**chunk(work.head, None, chat=chat, usage_key=False), "usage": work.used()})
+        if options.include_usage:
+            yield _event(chunk(work.head, None, {"usage": work.used()}, chat=chat))
         yield "data: [DONE]\n\n"
     except Refused as error:
         if not started:

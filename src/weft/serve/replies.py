@@ -139,11 +139,10 @@ def text_reply(head: dict[str, Any], choices: Sequence[Choice]) -> dict[str, Any
 
 
 def chunk(
-    head: dict[str, Any], news: dict[str, Any] | None, *, chat: bool, usage_key: bool
+    head: dict[str, Any], news: dict[str, Any] | None, rest: dict[str, Any], *, chat: bool
 ) -> dict[str, Any]:
-    """One event of a stream."""
+    """One event of a stream; `rest` are its fields beside the choice."""
     kind = "chat.completion.chunk" if chat else "text_completion"
-    rest = {"usage": None} if usage_key else {}
     return {**head, "object": kind, "choices": [] if news is None else [news], **rest}
 
 

@@ -32,6 +32,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that would change the answer and are not served (vLLM's too), with what changes nothing."""
 
 
+_COLDEST = 1e-4
+"""Below it all but the likeliest token are out of reach, and the engine draws no more."""
+
+
 class Body(BaseModel):
     """What a client sends; null is the same as a field that is left out, as OpenAI and vLLM have it."""
 
@@ -44,9 +48,11 @@ class Body(BaseModel):
 
 
 class StreamOptions(Body):
-    """Whether the last event of a stream tells the usage."""
+    """Whether a stream tells the usage in its last event."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Whether every event tells it; vLLM's."""
 
 
 class Drawn(Body):
@@ -79,6 +85,8 @@ class Drawn(Body):
     def sampling(self, new: int, vocab_size: int) -> Sampling:
         """The choices as the engine knows them; temperature is 1 unless given, as with OpenAI.
 
+        A temperature next to 0 is 0, as with vLLM.
+
         Raises ConfigError for a value out of range, or a field that is not served.
         """
         for name, value in (self.model_extra or {}).items():
@@ -91,7 +99,7 @@ class Drawn(Body):
             if any(not 0 <= token < vocab_size for token in tokens):
                 raise ConfigError(f"{name} names a token outside the vocabulary of {vocab_size}")
         return Sampling(
-            temperature=self.temperature,
+            temperature=0.0 if 0 < self.temperature < _COLDEST else self.temperature,
             top_p=self.top_p,
             top_k=max(self.top_k, 0),
             min_p=self.min_p,

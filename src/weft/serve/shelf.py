@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weft.embed import SentenceEncoder
 from weft.engine.request import Chooser, under
-from weft.errors import ConfigError, UnknownNameError
+from weft.errors import ConfigError, MissingFileError, UnknownNameError
 from weft.files import is_name, nearest
 from weft.host import fitted
 from weft.host.pool import content
@@ -183,10 +183,15 @@ class Shelf:
             raise UnknownNameError(f"several stores are open; name one: store:{next(iter(self.stores))}/...")
         store = spec.store or next(iter(self.stores), "")
         folder = _known("store", store, self.stores)
-        with Store(folder) as opened:
-            commit = opened.show(spec.name, rev=spec.revision).commit
-            key = Stored(store, spec.name, commit)
-            adapter = self._remember(key, lambda: fitted(opened.load(key.name, rev=commit), self.host))
+        try:
+            with Store(folder) as opened:
+                commit = opened.show(spec.name, rev=spec.revision).commit
+                key = Stored(store, spec.name, commit)
+                adapter = self._remember(key, lambda: fitted(opened.load(key.name, rev=commit), self.host))
+        except UnknownNameError as error:  # its message names the folder, which clients need not know
+            raise UnknownNameError(f"no {spec.name} at {spec.revision} in the store {store}") from error
+        except MissingFileError as error:
+            raise UnknownNameError(f"the store {store} cannot be read") from error
         return f"store:{store}/{spec.name}@{commit}", adapter
 
     def _remember(self, key: object, make: Callable[[], Adapter]) -> Adapter:
