@@ -100,6 +100,10 @@ def test_what_is_not_there_is_told(base, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(ConfigError, match="a gpt2 is not spread yet"):
         load_part(folder, 0, 1)
+    sliding = {**config, "model_type": "mistral", "sliding_window": 8}
+    (folder / "config.json").write_text(json.dumps(sliding))
+    with pytest.raises(ConfigError, match="a base with sliding attention is not spread yet"):
+        load_part(folder, 0, 1)
     (folder / "config.json").write_text(json.dumps(config))
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

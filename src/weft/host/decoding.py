@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from weft.errors import ConfigError
 from weft.host.cache import RowCache
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def attention_layers(module: nn.Module) -> int:
@@ -26,7 +26,7 @@ def attention_layers(module: nn.Module) -> int:
     """
     if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
         raise ConfigError(f"decoding needs a language model with an output head, not {type(module).__name__}")
-    others = set(_layer_types(module)) - {_FULL, _SLIDING}
+    others = set(layer_types(module)) - {FULL, _SLIDING}
     if others:
         raise ConfigError(
             f"{type(module).__name__} has layers of {', '.join(sorted(others))}; rows are decoded over "
@@ -42,15 +42,15 @@ def attention_layers(module: nn.Module) -> int:
             f"rows of unequal length are decoded with sdpa or eager attention, this model was loaded with "
             f"{module.config._attn_implementation}; call set_attn_implementation('sdpa')"
         )
-    return len(_layer_types(module))
+    return len(layer_types(module))
 
 
 def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) -> Any:
     """The attention mask in the form that the model takes: one, or one by kind of layer."""
     assert isinstance(module, PreTrainedModel)
     made = {
-        kind: _in_form(module, cache.visible(columns_BT, _window(module) if kind == _SLIDING else None))
-        for kind in dict.fromkeys(_layer_types(module))
+        kind: in_form(module, cache.visible(columns_BT, _window(module) if kind == _SLIDING else None))
+        for kind in dict.fromkeys(layer_types(module))
     }
     return next(iter(made.values())) if len(made) == 1 else made
 
@@ -80,13 +80,14 @@ def pick_last(last: ContextVar[Last | None]) -> Callable[[nn.Module, tuple[Tenso
     return pick
 
 
-def _layer_types(module: PreTrainedModel) -> list[str]:
+def layer_types(module: PreTrainedModel) -> list[str]:
+    """The kind of attention of every layer."""
     config = module.config.get_text_config()
     if config.model_type == "gpt_neo":
         # Its local layers cut their window out of the last columns that any row has.
-        return [_FULL if kind == "global" else f"{kind}_attention" for kind in config.attention_layers]
+        return [FULL if kind == "global" else f"{kind}_attention" for kind in config.attention_layers]
     kinds = getattr(config, "layer_types", None)
-    return list(kinds or [_SLIDING if _window(module) else _FULL] * config.num_hidden_layers)
+    return list(kinds or [_SLIDING if _window(module) else FULL] * config.num_hidden_layers)
 
 
 def _has_alibi(module: PreTrainedModel) -> bool:
@@ -97,7 +98,8 @@ def _window(module: PreTrainedModel) -> int | None:
     return getattr(module.config.get_text_config(), "sliding_window", None)
 
 
-def _in_form(module: PreTrainedModel, visible: Tensor | None) -> Tensor | None:
+def in_form(module: PreTrainedModel, visible: Tensor | None) -> Tensor | None:
+    """What every new token attends to, in the form that the attention of a model takes."""
     if visible is None or module.config._attn_implementation == "sdpa":
         return visible
     return torch.zeros(visible.shape, dtype=module.dtype, device=visible.device).masked_fill(

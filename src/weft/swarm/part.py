@@ -63,7 +63,7 @@ class Part:
         config = module.config
         if config.model_type not in FAMILIES:
             raise ConfigError(f"a {config.model_type} is not spread yet; families: {', '.join(FAMILIES)}")
-        if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        if set(decoding.layer_types(module)) != {decoding.FULL}:
             raise ConfigError("a base with sliding attention is not spread yet")
         self.layers = decoding.attention_layers(module)
         """Of the whole base."""
@@ -156,7 +156,7 @@ class Part:
         x_BTH = self.embed(x) if self.is_first else x
         # The layers number themselves as in the base; what stands before theirs is never asked.
         held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
-        mask = decoding.masks(self.module, cache, columns_BT)
+        mask = decoding.in_form(self.module, cache.visible(columns_BT))
         cache.written = written = []
         x_BTH = self._through(x_BTH, mask, positions_BT, span, held)
         cache.written = None
