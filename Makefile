@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Long runs without the checks of shapes and types, which the same tests have in short runs.
-UNCHECKED := -o addopts="-q --strict-markers"
+UNCHECKED := WEFT_UNCHECKED=1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint types imports unit quick docs walk fuzz swarm attack load bench vllm-check train-letters clean
@@ -62,8 +62,8 @@ fuzz: $(READY)  ## 10,000 damaged inputs: each is taken or ends in one clear lin
 	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=1250 $(BIN)/pytest -n 2 tests/fuzz/test_damaged_folders.py
 
 swarm: $(READY)  ## 1,000 schedules of faults, a kill at every call, 30 with real processes, 10,000 damaged messages
-	OMP_NUM_THREADS=1 WEFT_SWARM_CASES=1000 $(BIN)/pytest -n 2 $(UNCHECKED) tests/swarm/test_schedules.py
-	OMP_NUM_THREADS=1 WEFT_SWARM_PROCESSES=30 $(BIN)/pytest $(UNCHECKED) tests/swarm/test_processes.py
+	OMP_NUM_THREADS=1 $(UNCHECKED) WEFT_SWARM_CASES=1000 $(BIN)/pytest -n 2 tests/swarm/test_schedules.py
+	OMP_NUM_THREADS=1 $(UNCHECKED) WEFT_SWARM_PROCESSES=30 $(BIN)/pytest tests/swarm/test_processes.py
 	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=10000 $(BIN)/pytest tests/swarm/test_message.py
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md

@@ -2,6 +2,8 @@
 
 import os
 
+import checked  # noqa: F401  (before anything of weft is imported)
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +6,7 @@ import torch
 from PIL import Image as Pillow
 from tiny_cli import DESCRIPTIONS, Tiny
 
+from forked import start_weft
 from weft.adapters import load, norm
 from weft.cli import main
 from weft.embed import Histograms
@@ -104,12 +102,10 @@ def test_an_unknown_hypernetwork(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_another_process_writes_the_same_bytes(tiny: Tiny, adapter: str, tmp_path: Path) -> None:
     """`adapter` was written by this process, whose hash seed is another one."""
     out = tmp_path / Path(adapter).name
-    subprocess.run(
-        [sys.executable, "-m", "weft.cli", "adapt", DESCRIPTIONS[0], "-o", str(out), "--with", tiny.hyper],
-        check=True,
-        timeout=200,
-        env=dict(os.environ) | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
-    )
+    said = tmp_path / "said.txt"
+    process = start_weft("adapt", DESCRIPTIONS[0], "-o", str(out), "--with", tiny.hyper, said=said)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
     for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
         assert (out / name).read_bytes() == (Path(adapter) / name).read_bytes()
 

@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +76,8 @@ def test_tasks_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert rows == [{"name": "double", "split": "train", "category": "easy", "about": "double it"}]
 
 
-def test_tasks_of_the_letters_world() -> None:
-    # In a process of its own, where types are not checked: a thousand tasks take a while.
-    argv = [sys.executable, "-m", "weft.cli", "list", "tasks", "--json"]
-    rows = json.loads(subprocess.run(argv, capture_output=True, check=True, timeout=100).stdout)
+def test_tasks_of_the_letters_world(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = listed(capsys, "tasks")
     assert {"train", "unseen_compositions"} <= {row["split"] for row in rows}
     assert "reverse" in {row["name"] for row in rows}
 

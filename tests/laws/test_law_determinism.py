@@ -1,46 +1,47 @@
 """Law 10: the same description and seed give the same bytes in another process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = """
-import sys
 import torch
 from transformers import LlamaConfig
+
+from forked import elsewhere
 from weft.adapters import save
 from weft.embed import SentenceEncoder
 from weft.host import sites_of
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 
-torch.set_num_threads(1)
-torch.manual_seed(3)
-config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                     num_attention_heads=2, num_key_value_heads=1)
-encoder = SentenceEncoder()
-network = build_t2l(T2LConfig(latent=16, head_in=16), sites_of(config), dim=encoder.dim)
-with torch.no_grad():
-    for parameter in network.parameters():
-        parameter += 0.1 * torch.randn_like(parameter)
-hyper = HyperNetwork(encoder, network, base="weft1-0123456789abcdef", name="law", provenance={"seed": 3})
-hyper.save_pretrained(sys.argv[1] + "/hyper")
-for name, source in (("first", hyper), ("again", HyperNetwork.from_pretrained(sys.argv[1] + "/hyper"))):
-    save(source.adapt("sort the letters from z to a"), sys.argv[1] + "/" + name)
-"""
+
+def write(folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    encoder = SentenceEncoder()
+    network = build_t2l(T2LConfig(latent=16, head_in=16), sites_of(config), dim=encoder.dim)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    hyper = HyperNetwork(encoder, network, base="weft1-0123456789abcdef", name="law", provenance={"seed": 3})
+    hyper.save_pretrained(folder / "hyper")
+    for name, source in (("first", hyper), ("again", HyperNetwork.from_pretrained(folder / "hyper"))):
+        save(source.adapt("sort the letters from z to a"), folder / name)
 
 
 def test_same_description_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
-    running = []
-    for hash_seed in ("0", "4242"):
-        folder = tmp_path / hash_seed
-        folder.mkdir()
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-        running.append(subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment))
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    write(tmp_path / "here")
+    elsewhere(write, tmp_path / "there", said=tmp_path / "said.txt")
 
     def content(file: str) -> list[bytes]:
-        return [(tmp_path / hash_seed / file).read_bytes() for hash_seed in ("0", "4242")]
+        return [(tmp_path / place / file).read_bytes() for place in ("here", "there")]
 
     for file in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
         made = content(f"first/{file}")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -15,6 +14,9 @@ import httpx
 import openai
 import pytest
 from serving import asked
+
+from forked import start_weft
+from weft.cli import main
 
 
 def test_when_the_thread_dies_every_open_request_hears_of_it(served, client, http, monkeypatch):
@@ -109,22 +111,17 @@ def test_many_idle_connections_keep_nobody_out(served, http):
             one.close()
 
 
-def test_a_taken_port_is_told_before_anything_is_loaded(http):
+def test_a_taken_port_is_told_before_anything_is_loaded(http, capsys):
     taken = http.base_url.port
-    command = [sys.executable, "-m", "weft.cli", "serve", "--base", "nowhere", "--port", str(taken)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.startswith(f"weft: cannot listen on 127.0.0.1 port {taken}: ")
-    assert run.stderr.count("\n") == 1
+    assert main(["serve", "--base", "nowhere", "--port", str(taken)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"weft: cannot listen on 127.0.0.1 port {taken}: ")
+    assert told.count("\n") == 1
 
 
-def test_two_folders_of_one_name_are_refused():
-    command = [sys.executable, "-m", "weft.cli", "serve", "--shift", "a/x", "--shift", "b/x", "--port", "0"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (
-        1,
-        "weft: two shifts have the same folder name, of x; rename one\n",
-    )
+def test_two_folders_of_one_name_are_refused(capsys):
+    assert main(["serve", "--shift", "a/x", "--shift", "b/x", "--port", "0"]) == 1
+    assert capsys.readouterr().err == "weft: two shifts have the same folder name, of x; rename one\n"
 
 
 @pytest.mark.slow
@@ -132,11 +129,8 @@ def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "weft.cli", "serve", "--port", str(port)]
-    log = (tmp_path / "log").open("wb")
-    server = subprocess.Popen(
-        [*command, "--library", "weft/letters-adapters"], stdout=log, stderr=log, env={**os.environ}
-    )
+    log = tmp_path / "log"
+    server = start_weft("serve", "--port", str(port), "--library", "weft/letters-adapters", said=log)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 300
@@ -145,10 +139,10 @@ def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
                 httpx.get(url + "/health")
                 break
             except httpx.TransportError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
+                assert server.is_alive(), log.read_text()
                 assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(0.2)
-        line = next(one for one in (tmp_path / "log").read_text().splitlines() if one.startswith("curl "))
+        line = next(one for one in log.read_text().splitlines() if one.startswith("curl "))
         said = subprocess.run(shlex.split(line), capture_output=True, check=True).stdout
         assert json.loads(said)["choices"][0]["message"]["content"] == "acdef"
         client = openai.OpenAI(base_url=url + "/v1", api_key="any", max_retries=0)
@@ -157,16 +151,16 @@ def test_sigterm_lets_open_texts_end_and_then_ends(tmp_path):
             model="base", prompt="a", max_tokens=100, n=8, stream=True, logit_bias=bias, seed=1
         )
         pieces = [next(stream)]
-        server.send_signal(signal.SIGTERM)
+        os.kill(server.pid, signal.SIGTERM)
         pieces += list(stream)
         ended = {choice.index for piece in pieces for choice in piece.choices if choice.finish_reason}
         assert ended == set(range(8))
-        assert server.wait(120) in (0, -signal.SIGTERM)
+        server.join(120)
+        assert server.exitcode in (0, -signal.SIGTERM)
     finally:
         server.kill()
-        server.wait()
-        log.close()
-    assert "Traceback" not in (tmp_path / "log").read_text()
+        server.join()
+    assert "Traceback" not in log.read_text()
     with pytest.raises(httpx.TransportError):
         httpx.get(url + "/health")
 
