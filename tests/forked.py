@@ -27,7 +27,8 @@ def start(function: Callable[..., Any], *arguments: Any, said: Path) -> BaseProc
 def elsewhere(function: Callable[..., Any], *arguments: Any, said: Path) -> str:
     """What a function of a test module prints in a process of its own, which has to end well."""
     process = start(function, *arguments, said=said)
-    process.join()
+    process.join(300)
+    process.kill()
     assert process.exitcode == 0, said.read_text()
     return said.read_text()
 

@@ -1,13 +1,14 @@
-"""A few hundred hostile requests; `make attack` sends more."""
+"""A hundred hostile requests, of every kind; `make attack` sends more."""
 
 import pytest
-from attack import run, under_attack
+from attack import ATTACKS, run, under_attack
 
 
 @pytest.mark.slow
 def test_nothing_hostile_harms(tmp_path):
     with under_attack(tmp_path) as target:
-        seen, wrong = run(target, 250, seed=1)
+        seen, wrong = run(target, 100, seed=1)
     assert wrong == []
-    assert sum(seen.values()) == 250
+    assert sum(seen.values()) == 100
+    assert {what.split()[0] for what in seen} == {make.__name__ for make, _ in ATTACKS}
     assert len(seen) > 10

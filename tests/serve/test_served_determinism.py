@@ -16,9 +16,13 @@ from weft.types import Adapter, Factors
 STRANGERS = ("base", "reverse", "double", "upper", "blend:0.5*sort+0.5*upper", "tree:oak", "shift:letters")
 
 
-def among(client, common, models, others, times=3):
-    """A request's choices alone, and again so many times among others that come and go."""
-    alone = [choice.text for choice in client.completions.create(**common).choices]
+def among(client, requests, models, others, times=3):
+    """The choices of requests alone, and again so many times among others that come and go."""
+
+    def choices():
+        return [[choice.text for choice in client.completions.create(**one).choices] for one in requests]
+
+    alone = choices()
     stop = threading.Event()
 
     def stranger(model, number):
@@ -29,9 +33,7 @@ def among(client, common, models, others, times=3):
     for thread in threads:
         thread.start()
     try:
-        crowded = [
-            [choice.text for choice in client.completions.create(**common).choices] for _ in range(times)
-        ]
+        crowded = [choices() for _ in range(times)]
     finally:
         stop.set()
         for thread in threads:
@@ -39,10 +41,11 @@ def among(client, common, models, others, times=3):
     return alone, crowded
 
 
-@pytest.mark.parametrize("drawn", [{"temperature": 0}, {"temperature": 1.0, "seed": 7, "n": 2}])
-def test_alone_and_among_fifteen_strangers(client, drawn):
-    common = {"model": "sort", "prompt": "decaf", "max_tokens": 10, **drawn}
-    alone, crowded = among(client, common, STRANGERS, 15)
+def test_alone_and_among_fifteen_strangers(client):
+    drawn = ({"temperature": 0}, {"temperature": 1.0, "seed": 7, "n": 2})
+    requests = [{"model": "sort", "prompt": "decaf", "max_tokens": 10, **one} for one in drawn]
+    alone, crowded = among(client, requests, STRANGERS, 15)
+    assert [len(choices) for choices in alone] == [1, 2]
     assert crowded == [alone] * 3
 
 

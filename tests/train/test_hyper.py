@@ -23,7 +23,7 @@ from weft.types import Examples
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy tasks, tested on rows that are trained on: the tiny base knows no other words."""
-    folder = write_tasks(tmp_path_factory.mktemp("tasks"))
+    folder = write_tasks(tmp_path_factory.mktemp("hyper") / "tasks")
     for task in load_tasks(folder):
         save_task(replace(task, test=task.train), folder / task.name)
     return folder
@@ -42,13 +42,19 @@ def recipe(tasks: Path, output: Path, **changes: Any) -> HyperRecipe:
         "data": source(tasks),
         "select_on": "train",
         "encoder": {"kind": "sentence"},
-        "encoder_cache": str(output.parent / "cache"),
+        "encoder_cache": str(tasks.parent / "cache"),
         "network": {"head": {"kind": "L"}, "rank": 4, "latent": 32, "head_in": 32, "dropout": 0.1},
         "optimizer": {"learning_rate": 0.003},
         "tasks_per_batch": 4,
         "rows_per_task": 4,
     }
     return HyperRecipe.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def first(tasks: Path) -> Path:
+    """A hypernetwork of one training, from which others go on."""
+    return train_hyper(recipe(tasks, tasks.parent / "first"), host=tiny_host(tasks))
 
 
 def test_three_steps_and_three_resumed_are_six_to_the_bit(
@@ -153,7 +159,8 @@ def test_parts_of_a_batch_and_recomputing_change_nothing(tasks: Path, tmp_path: 
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-4)
     # Two batches of two tasks each, added up, are one of four.
     halves = whole | {"tasks_per_batch": 2, "gradient_accumulation_steps": 2}
-    train_hyper(recipe(tasks, tmp_path / "halves", **halves), host=tiny_host(tasks))
+    one = {"output_dir": str(tmp_path / "halves"), "max_steps": 1, "logging_steps": 1}
+    train_hyper(recipe(tasks, tmp_path / "halves", run=one, **halves), host=tiny_host(tasks))
     first, other = curve(tmp_path / "halves")[0], curve(tmp_path / "whole")[0]
     assert first["loss"] == pytest.approx(other["loss"], rel=1e-4)
     assert first["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
@@ -190,8 +197,7 @@ def test_an_unknown_split_is_refused(tasks: Path, tmp_path: Path) -> None:
         train_hyper(recipe(tasks, tmp_path / "run", select_on="trein"), host=tiny_host(tasks))
 
 
-def test_goes_on_from_another_run(tasks: Path, tmp_path: Path) -> None:
-    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+def test_goes_on_from_another_run(tasks: Path, first: Path, tmp_path: Path) -> None:
     start = HyperNetwork.from_pretrained(first, host=tiny_host(tasks))
     still = {"learning_rate": 1e-12, "weight_decay": 0.0}
     other = recipe(tasks, tmp_path / "second", init=str(first), optimizer=still)
@@ -208,14 +214,14 @@ def test_goes_on_from_another_run(tasks: Path, tmp_path: Path) -> None:
         ({"encoder": {"kind": "onehot", "names": ["a", "b"]}}, "take that encoder"),
     ],
 )
-def test_a_start_that_does_not_fit(tasks: Path, tmp_path: Path, changes: dict[str, Any], match: str) -> None:
-    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+def test_a_start_that_does_not_fit(
+    tasks: Path, first: Path, tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
     with pytest.raises(ConfigError, match=match):
         train_hyper(recipe(tasks, tmp_path / "second", init=str(first), **changes), host=tiny_host(tasks))
 
 
-def test_a_soup_is_the_mean_of_its_parts(tasks: Path, tmp_path: Path) -> None:
-    first = train_hyper(recipe(tasks, tmp_path / "first"), host=tiny_host(tasks))
+def test_a_soup_is_the_mean_of_its_parts(tasks: Path, first: Path, tmp_path: Path) -> None:
     other = recipe(tasks, tmp_path / "second", init=str(first), soup=[str(first)])
     soup = train_hyper(other, host=tiny_host(tasks))
     assert soup == tmp_path / "second" / "soup"
@@ -225,7 +231,7 @@ def test_a_soup_is_the_mean_of_its_parts(tasks: Path, tmp_path: Path) -> None:
     for key, value in made.state_dict().items():
         mean = (parts[0].state_dict()[key] + parts[1].state_dict()[key]) / 2
         torch.testing.assert_close(value, mean, rtol=0, atol=1e-6)
-    assert made.provenance["soup"][1]["recipe"]["run"]["output_dir"] == str(tmp_path / "first")
+    assert made.provenance["soup"][1]["recipe"]["run"]["output_dir"] == str(tasks.parent / "first")
     assert made.provenance["metrics"]["right"] >= 0
     train_hyper(other, host=tiny_host(tasks))  # finished: going on cooks the same soup, and no other
     again = HyperNetwork.from_pretrained(soup, host=host)

@@ -1,18 +1,22 @@
 import json
 import os
+import random
 import re
 import resource
 import shutil
-import subprocess
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch.distributed
 import yaml
+from safetensors.torch import load_file
 from tiny_training import base_recipe, curve, lora_recipe, tiny_host, write_tasks
 
+from forked import elsewhere
 from weft.adapters import load
 from weft.config import load_config
 from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveError, WeftError
@@ -152,52 +156,35 @@ def test_a_line_of_metrics_cut_short_is_dropped(
     assert curve(tmp_path / "torn") == curve(tmp_path / "whole")
 
 
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from safetensors.torch import load_file
-from tiny_training import lora_recipe, tiny_host
-from weft.train import train_lora
-
-torch.set_num_threads(1)
-tasks, folder = map(Path, sys.argv[1:])
-recipe = lora_recipe(tasks, folder, run={"max_steps": 16, "save_steps": 1})
-host = tiny_host(tasks)
-chance, kills, loaded = random.Random(0), 0, 0
-while True:
-    child = os.fork()
-    if child == 0:
-        train_lora(recipe, host=host)
-        os._exit(0)
-    time.sleep(chance.uniform(0.02, 0.05 * (kills + 2)))  # ever longer, so that it ends on any machine
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        sys.exit(f"the run failed with {status}" if status else 0)
-    kills += 1
-    for state in folder.glob("checkpoint-*/state.json"):
-        load_file(state.with_name("model.safetensors"))
-        load_file(state.with_name("optimizer.safetensors"))
-        loaded += 1
-    print(kills, loaded, flush=True)
-"""
+def train_and_kill(tasks: Path, folder: Path) -> None:
+    """Train in a process that is killed again and again, until one comes to its end."""
+    recipe = lora_recipe(tasks, folder, run={"max_steps": 16, "save_steps": 1})
+    host = tiny_host(tasks)
+    chance, kills, loaded = random.Random(0), 0, 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            train_lora(recipe, host=host)
+            os._exit(0)
+        time.sleep(chance.uniform(0.02, 0.05 * (kills + 2)))  # ever longer, so that it ends on any machine
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            sys.exit(f"the run failed with {status}" if status else 0)
+        kills += 1
+        for state in folder.glob("checkpoint-*/state.json"):
+            load_file(state.with_name("model.safetensors"))
+            load_file(state.with_name("optimizer.safetensors"))
+            loaded += 1
+        print("killed", kills, loaded, flush=True)
 
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_curve(tasks: Path, tmp_path: Path) -> None:
     train("lora", tasks, tmp_path / "whole", run={"max_steps": 16, "save_steps": 16})
-    here = Path(__file__).parent
-    ran = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tasks), str(tmp_path / "killed")],
-        env={**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    kills, loaded = map(int, ran.stdout.splitlines()[-1].split())
+    said = elsewhere(train_and_kill, tasks, tmp_path / "killed", said=tmp_path / "said.txt")
+    told = [line.split()[1:] for line in said.splitlines() if line.startswith("killed")]
+    kills, loaded = map(int, told[-1])
     assert kills >= 2
     assert loaded >= 1
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
