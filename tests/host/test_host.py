@@ -358,6 +358,14 @@ def test_positions_are_not_sent_to_a_model_that_takes_none():
         host(IDS, Mixture((Term(bank, Once()),)), mask_BT=torch.ones_like(IDS))
 
 
+@pytest.mark.parametrize("id", [64, -1])
+def test_a_token_without_an_embedding_is_named(pico_host, id):
+    with pytest.raises(
+        ShapeError, match=f"token id {id} is outside the vocabulary of 64: the tokenizer knows"
+    ):
+        pico_host(torch.tensor([[3, id]]))
+
+
 def test_window_and_name(pico_host):
     assert (pico_host.window, pico_host.name, pico_host.dtype) == (128, "pico", torch.float32)
     assert pico_host.fingerprint == Host(make_llama()).fingerprint != Host(make_llama(seed=1)).fingerprint

@@ -6,7 +6,7 @@ import torch
 from gate_once import Once
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
-from weft.errors import ConfigError, PoolFullError, ShapeError
+from weft.errors import ConfigError, PoolFullError, ShapeError, WeightsError
 from weft.host import Host, Pool
 from weft.rows import AbstractController, Change, Request, Share
 from weft.types import Adapter, Dense, Factors, Mixture, Term
@@ -263,6 +263,30 @@ def test_a_row_that_is_refused_takes_no_other_with_it(pico_host, pico_bank):
         loop.step()
     tokens, _ = write(loop, ["a", "b"])
     assert tokens["a"] == tokens["b"]
+
+
+def test_a_row_without_finite_logits_is_named_and_touches_no_other():
+    module = make_llama()
+    with torch.no_grad():
+        module.get_input_embeddings().weight[63] = float("nan")
+    host = Host(module)
+    refused: list[tuple[str, str]] = []
+    loop = Loop(host, refused=lambda id, error: refused.append((id, str(error))))
+    for id, ids in (("long", [*range(3, 15)]), ("bad", [63] * 20), ("short", [7, 8]), ("late", [9])):
+        loop.submit(Request(id, tuple(ids), Share()), sampling=Sampling(max_new_tokens=12))
+    tokens, _ = write(loop, ["long", "short", "late"])
+    assert [id for id, _ in refused] == ["bad"]
+    assert refused[0][1].startswith(
+        "the logits of request bad are not finite: the base or an adapter holds NaN"
+    )
+    for id, ids in (("long", [*range(3, 15)]), ("short", [7, 8]), ("late", [9])):
+        alone = Loop(host)
+        alone.submit(Request(id, tuple(ids), Share()), sampling=Sampling(max_new_tokens=12))
+        assert write(alone, [id])[0][id] == tokens[id]
+    raising = Loop(host)
+    raising.submit(Request("bad", (63,), Share()), sampling=Sampling(temperature=1.0))
+    with pytest.raises(WeightsError, match="not finite"):
+        raising.step()
 
 
 @pytest.mark.parametrize("chunk", [None, 3])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from store_kit import contents, git, is_clean, lora, write_folder
 
-from weft.errors import ConfigError
+from weft.errors import ConfigError, MissingFileError
 from weft.store import Store
 from weft.store.git import Git
 from weft.store.settings import read_settings
@@ -156,6 +156,15 @@ def test_output_is_the_same_whatever_is_set(
         found = store.verify()
         assert (found.problems, found.tags, found.commits) == ((), {"v1": "none"}, 3)
     assert git(root, "-c", "i18n.logOutputEncoding=UTF-8", "log", "-1", "--format=%s", "HEAD~1") == message
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path: Path, folder: Path) -> None:
+    with Store.init(tmp_path / "store") as store:
+        store.add(folder, "a", message="a")
+    git(tmp_path / "store", "config", "core.worktree", str(tmp_path / "gone"))
+    gone = pytest.raises(MissingFileError, match=r"no folder .*gone, where git should work")
+    with gone, Store(tmp_path / "store") as store:
+        store.verify()
 
 
 def test_a_folder_with_a_newline_in_its_name(tmp_path: Path, folder: Path) -> None:

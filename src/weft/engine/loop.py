@@ -23,7 +23,7 @@ from weft.engine.controllers import apply, consult, decide, swap
 from weft.engine.prefixes import Prefixes
 from weft.engine.row import Ends, Reason, Row
 from weft.engine.sampling import Sampling
-from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError
+from weft.errors import ConfigError, PoolFullError, PromptTooLongError, ShapeError, WeftError, WeightsError
 from weft.host.cache import RowCache
 from weft.rows import AbstractCache, AbstractController, AbstractHost, Request, Share
 
@@ -209,8 +209,9 @@ class Loop:
     def step(self) -> list[Spoken]:
         """Write one token for every row that was read, or read the next stretch of prompts.
 
-        Raises PoolFullError when a row needs more adapter slots than there are, and what a host or a
-        controller raises; rows that were there before are then as they were.
+        Raises PoolFullError when a row needs more adapter slots than there are, WeightsError for logits that
+        are not finite, and what a host or a controller raises; rows that were there before are then as they
+        were.
         """
         self._admit()
         if self._reading and (self._wrote or not self.rows):
@@ -336,6 +337,10 @@ class Loop:
     ) -> list[Spoken]:
         """Draw a token for rows `first` on, hear their controllers, and let those that have ended leave."""
         rows = list(rows)
+        # NaN would be the most likely token, and be written as some text.
+        sound = logits_BV.amax(-1).isfinite().tolist()
+        if not all(sound) and self._refused is None:
+            raise _unsound(rows[sound.index(False)])
         tokens = choose(logits_BV, rows)
         for row, token in zip(rows, tokens, strict=True):
             row.ids.append(token)
@@ -347,7 +352,11 @@ class Loop:
             spoken.append(Spoken(row.request.id, token, logits_V, reason, silent, row.share, row.start, note))
         for place in range(len(rows) - 1, -1, -1):
             change = changes[place]
-            if spoken[place].reason is not None:
+            if not sound[place]:
+                self._leave(self.rows, cache, first + place)
+                self._refuse(rows[place], _unsound(rows[place]))
+                spoken.pop(place)
+            elif spoken[place].reason is not None:
                 if self.prefixes is not None and isinstance(cache, RowCache):
                     self.prefixes.keep(rows[place], cache, first + place)
                 self._leave(self.rows, cache, first + place)
@@ -395,6 +404,13 @@ def check_window(host: AbstractHost, tokens: int, max_new_tokens: int) -> None:
             f"a prompt of {tokens} tokens and {max_new_tokens} new ones exceed the model's window of "
             f"{host.window}; shorten the prompt or lower max_new_tokens"
         )
+
+
+def _unsound(row: Row) -> WeightsError:
+    return WeightsError(
+        f"the logits of request {row.request.id} are not finite: the base or an adapter holds NaN or "
+        "infinity, or numbers too large for its dtype; try another one (float16 ends at 65504)"
+    )
 
 
 def _captures(rows: Sequence[Row]) -> bool:

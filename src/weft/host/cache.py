@@ -81,6 +81,9 @@ class RowCache(AbstractCache):
     def leave(self, row: int) -> None:
         """Drop one row; the last one takes its place."""
         last = len(self._lengths) - 1
+        if self._lengths[row] and not self.layers[-1].is_finite(row, self._lengths[row] - 1):
+            for layer in self.layers:  # whoever takes the place masks what is left, and 0 times NaN is NaN
+                layer.wipe(row)
         if row != last:
             for layer in self.layers:
                 layer.move(last, row, self._lengths[last])
@@ -207,6 +210,18 @@ class _Layer(CacheLayerMixin):
         for block in (self.keys, self.values):
             assert block is not None
             block[target, :, :columns] = block[source, :, :columns]
+
+    def is_finite(self, row: int, column: int) -> bool:
+        """Of the last layer: NaN in an earlier one, or at an earlier token, has come through by then."""
+        assert self.keys is not None
+        assert self.values is not None
+        token = torch.stack([self.keys[row, :, column].sum(), self.values[row, :, column].sum()])
+        return bool(token.isfinite().all())
+
+    def wipe(self, row: int) -> None:
+        for block in (self.keys, self.values):
+            assert block is not None
+            block[row].zero_()
 
     def cut(self, row: int, count: int, length: int) -> None:
         for block in (self.keys, self.values):

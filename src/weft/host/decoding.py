@@ -45,6 +45,21 @@ def attention_layers(module: nn.Module) -> int:
     return len(layer_types(module))
 
 
+def window_of(module: nn.Module) -> int | None:
+    """Most positions that a row may have; None where the config names no limit.
+
+    With LongRoPE (Phi-3 with 128k) those before the switch to its other factors: Hugging Face switches all
+    rows of a batch when one of them is longer, and what is cached was rotated by the first ones.
+    """
+    if not isinstance(module, PreTrainedModel):
+        return None
+    config = module.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return rope["original_max_position_embeddings"]
+    return getattr(config, "max_position_embeddings", None)
+
+
 def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) -> Any:
     """The attention mask in the form that the model takes: one, or one by kind of layer."""
     assert isinstance(module, PreTrainedModel)

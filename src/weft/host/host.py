@@ -152,18 +152,8 @@ class Host(AbstractHost):
 
     @property
     def window(self) -> int | None:
-        """Most positions that a row may have; None where the model's config names no limit.
-
-        With LongRoPE (Phi-3 with 128k) those before the switch to its other factors: Hugging Face switches
-        all rows of a batch when one of them is longer, and what is cached was rotated by the first ones.
-        """
-        if not isinstance(self.module, PreTrainedModel):
-            return None
-        config = self.module.config.get_text_config()
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":
-            return rope["original_max_position_embeddings"]
-        return getattr(config, "max_position_embeddings", None)
+        """Most positions that a row may have; None where the model's config names no limit."""
+        return decoding.window_of(self.module)
 
     def forward(
         self,
@@ -186,9 +176,9 @@ class Host(AbstractHost):
         decision stays with the cache; one that joins later decides on what the cache began with. `states`,
         from `prepare`, take the place of these decisions. `dropout` is for training.
 
-        Raises ShapeError for a mask or an assignment of another size, BaseMismatchError for a bank of another
-        base, UnknownNameError for a bank that changes modules which are no sites of this host, WeightsError
-        for one that holds NaN or infinity.
+        Raises ShapeError for a mask or an assignment of another size and for token ids without an embedding,
+        BaseMismatchError for a bank of another base, UnknownNameError for one that changes modules which are
+        no sites of this host, WeightsError for one that holds NaN or infinity.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
         columns = past + ids_BT.shape[1]
@@ -214,8 +204,12 @@ class Host(AbstractHost):
         span = self._span_of(mixture, states, ids_BT.shape[0], ids_BT.shape[1], past)
         if span is not None and dropout is not None:
             span = replace(span, dropout=dropout)
-        with self._during(span):
-            out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
+        try:
+            with self._during(span):
+                out = self.module(input_ids=ids_BT, past_key_values=cache, **model_kwargs)
+        except IndexError:
+            self._check_ids(ids_BT)
+            raise
         out.states = {} if span is None else span.states
         if cache is None and model_kwargs["use_cache"]:
             self._prompts[out.past_key_values] = prompt
@@ -371,6 +365,15 @@ class Host(AbstractHost):
         for layer in self.module.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = True
+
+    def _check_ids(self, ids_BT: Tensor) -> None:
+        """Raise ShapeError for token ids without an embedding: those of tokens that were added, say."""
+        wrong = ids_BT[(ids_BT < 0) | (ids_BT >= self.vocab_size)]
+        if self.vocab_size and len(wrong):
+            raise ShapeError(
+                f"token id {int(wrong[0])} is outside the vocabulary of {self.vocab_size}: the tokenizer "
+                "knows a token that the base has no embedding for; resize those, or take the token out"
+            )
 
     @contextmanager
     def _during(self, span: Span | None) -> Iterator[None]:
