@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,10 +49,19 @@ def _call(
     os.environ.clear()  # the first of these processes may have been started by another test
     os.environ.update(environment)
     os.chdir(folder)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(said, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     function(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Nothing is left behind by tests that are killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _weft(*arguments: str) -> None:

@@ -4,27 +4,24 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections import Counter
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
+from forked import start
 from laws.test_law_remote import check_same
 from swarm.test_training import gradients, same
 from tiny_models import make_bank, make_llama
 from weft.engine import Loop, Sampling
 from weft.host import Host
 from weft.rows import Request, Share
-from weft.swarm import SwarmHost, TcpLink
+from weft.swarm import SwarmHost, TcpLink, listen, load_stage, serve
 
 CASES = int(os.environ.get("WEFT_SWARM_PROCESSES", "3"))
 STEPS = 8
-WORKER = Path(__file__).with_name("worker_process.py")
 KILLED = [("kill", step, stage) for step in range(STEPS) for stage in range(3)]
 """Step 0 reads the prompts, the others decode."""
 CHOSEN = [
@@ -39,54 +36,42 @@ CHOSEN = [
 ]
 
 
-class Nursery:
-    """A process that has imported everything, and forks workers."""
-
-    def __init__(self):
-        command = [sys.executable, str(WORKER)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.count = 0
-        self.said: dict[tuple[str, int], int] = {}
-
-    def ask(self, *words):
-        """Ask for a worker; its number."""
-        self.count += 1
-        print(self.count, *words, file=self.process.stdin, flush=True)
-        return self.count
-
-    def hear(self, what, number):
-        """What was said of a worker, waited for."""
-        while (what, number) not in self.said:
-            kind, whose, value = self.process.stdout.readline().split()
-            self.said[kind, int(whose)] = int(value)
-        return self.said[what, number]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+def work(folder, first, last):
+    """A worker: prints its port, and serves."""
+    torch.set_num_threads(1)
+    stage = load_stage(folder, first, last)
+    with listen() as listener:
+        print(listener.getsockname()[1], flush=True)
+        serve(stage.answer, listener)
 
 
 class Process:
     """A worker of some layers; a new one takes the place of one that is dead or does not answer."""
 
-    def __init__(self, nursery, folder, first, last):
-        self.nursery, self.arguments = nursery, (first, last, folder)
+    def __init__(self, said, *arguments):
+        self.said, self.arguments = said, arguments
         self.start()
 
     def start(self):
-        self.number = self.nursery.ask(*self.arguments)
-        self.pid = self.nursery.hear("pid", self.number)
+        self.said.unlink(missing_ok=True)
+        self.process = start(work, *self.arguments, said=self.said)
 
     def connect(self, failed):
-        if not psutil.pid_exists(self.pid) or failed >= 2:
+        if not self.process.is_alive() or failed >= 2:
             self.kill()
             self.start()
-        return TcpLink(("127.0.0.1", self.nursery.hear("port", self.number)))
+        end = time.monotonic() + 120
+        while not (self.said.exists() and self.said.read_text().endswith("\n")):
+            assert self.process.is_alive(), self.said.read_text()
+            assert time.monotonic() < end, "no worker"
+            time.sleep(0.005)
+        return TcpLink(("127.0.0.1", int(self.said.read_text())))
 
     def kill(self, number=signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            os.kill(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.join()
 
 
 @pytest.fixture
@@ -97,12 +82,12 @@ def model():
 @pytest.fixture
 def workers(model, tmp_path):
     model.save_pretrained(tmp_path / "base")
-    nursery = Nursery()
-    workers = [Process(nursery, tmp_path / "base", i, j) for i, j in ((0, 1), (1, 3), (3, 4))]
+    workers = [
+        Process(tmp_path / f"said-{i}.txt", tmp_path / "base", i, j) for i, j in ((0, 1), (1, 3), (3, 4))
+    ]
     yield workers
     for worker in workers:
         worker.kill()
-    nursery.close()
 
 
 def write(host, bank, before=lambda step: None):

@@ -132,7 +132,8 @@ def test_ray_starts_a_lost_worker_again(base, capsys):
     assert lost.count(holder) == 1  # a busy machine may lose others too: slow ones count as hung
 
 
-def test_names_that_are_not_there(base, capsys):
+def test_names_that_are_not_there(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("WEFT_CACHE", str(tmp_path))  # where no swarm is
     assert "no swarm 'nobody'; start one" in weft(capsys, "swarm", "status", "--name", "nobody", code=1)
     assert "cannot name a swarm" in weft(capsys, "swarm", "down", "--name", "../up", code=1)
     assert "a host is written swarm:NAME" in weft(capsys, "generate", "cab", "--host", "there", code=1)

@@ -124,17 +124,17 @@ def test_what_cannot_be_trained_over_stages_is_told(model):
 
 
 @pytest.mark.slow
-def test_a_hundred_steps_of_train_lora_have_the_same_losses(tmp_path):
+def test_forty_steps_of_train_lora_have_the_same_losses(tmp_path):
     from weft.train import LoraRecipe, train_lora
 
     local = Host.from_pretrained("weft/letters")
     parts = parts_of(Host.from_pretrained("weft/letters").module, [0, 2, 4, 6])
-    faults = Schedule(1, 0.002, ("kill", "kill after", "lost answer"))
+    faults = Schedule(1, 0.005, ("kill", "kill after", "lost answer"))
     host, _ = spread(parts, faults, tokenizer=local.tokenizer, name="weft/letters")
     curves = []
     for name, given in (("local", local), ("spread", host)):
         values = {
-            "run": {"output_dir": str(tmp_path / name), "max_steps": 100, "logging_steps": 1},
+            "run": {"output_dir": str(tmp_path / name), "max_steps": 40, "logging_steps": 1},
             "base": "weft/letters",
             "data": {"kind": "letters", "train_tasks": 2, "train_rows": 16, "test_rows": 4},
             "tasks": 2,
@@ -144,7 +144,7 @@ def test_a_hundred_steps_of_train_lora_have_the_same_losses(tmp_path):
         train_lora(parse_config(LoraRecipe, values, "mine"), host=given)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         curves.append([json.loads(line).get("loss") for line in lines])
-    assert len(curves[0]) >= 100
+    assert len(curves[0]) >= 40
     assert curves[0] == curves[1]
     assert sum(faults.counts.values()) > 0
     folders = sorted(path.name for path in (tmp_path / "spread" / "adapters").iterdir())
