@@ -114,7 +114,7 @@ def test_killed_and_stopped_workers_cost_no_token(model, workers, record_propert
     """One worker each time, before a step or somewhere within it: all steps and stages, then drawn ones."""
     local = Host(model)
     bank = make_bank(local.sites, 3, 4)
-    host = SwarmHost([worker.connect for worker in workers], patience=5.0)
+    host = SwarmHost([worker.connect for worker in workers], patience=3.0)
     assert host.sites == local.sites
     assert host.fingerprint == local.fingerprint
     calm = write(host, bank)
@@ -153,7 +153,7 @@ def test_a_worker_that_dies_in_training_changes_no_gradient(model, workers):
     local = Host(model)
     local.gradient_checkpointing_enable()
     want = gradients(local)
-    host = SwarmHost([worker.connect for worker in workers], patience=5.0)
+    host = SwarmHost([worker.connect for worker in workers], patience=3.0)
     same(gradients(host), want)
     for stage in range(3) if CASES >= 30 else (1,):
         workers[stage].kill()  # the forward starts a new one
