@@ -43,6 +43,11 @@ def test_every_depth_is_measured_and_costs_what_it_calls(tmp_path):
     assert lines["MFLOPs per adapter", "one flat network"] == flops[0]
     # levels that have learned nothing change no answer, and a unit that has learned nothing goes to the top
     assert len({lines["exact match, all", name] for name in (*fixed, "halting unit")}) == 1
+    groups = {what for what, _ in lines if what.startswith("nats per token, ")}
+    assert groups
+    assert all(group.endswith(", validation") for group in groups)
+    assert all(len({lines[group, name] for name in fixed}) == 1 for group in groups)
+    assert all(lines[group, "halting unit"] > 0 for group in groups)
     assert lines["levels used, mean", "halting unit"] == 2
     assert lines["MFLOPs per adapter", "halting unit"] == flops[2]
     assert lines["rank correlation of depth and operations", "halting unit"] == 0

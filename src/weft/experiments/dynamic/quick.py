@@ -7,21 +7,21 @@ from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.train.mix import MixRecipe
 from weft.train.shift import ShiftRecipe
 
-_STEPS = 120
+_STEPS, _SHIFT_STEPS, _RIVAL_STEPS = 120, 600, 60
 _STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
-    """One seed, at most 120 training steps, 60 of rivals that go on, a dozen of everything; own folders."""
+    """One seed, 600 steps of a shift, 60 of its rivals, 120 of a mix, a dozen of everything; own folders."""
     changed = {}
     if recipe.shift is not None:
         shift = recipe.shift
         changed["shift"] = shift.model_copy(
             update={
-                "recipe": _shorten_run(shift.recipe),
+                "recipe": _shorten_run(shift.recipe, _SHIFT_STEPS),
                 "seeds": shift.seeds[:1],
                 "streams": min(shift.streams, _STREAMS),
-                "rival_steps": min(shift.rival_steps, _STEPS // 2),
+                "rival_steps": min(shift.rival_steps, _RIVAL_STEPS),
             }
         )
     if recipe.context is not None:
@@ -37,7 +37,7 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
         mix = recipe.mix
         changed["mix"] = mix.model_copy(
             update={
-                "recipe": _shorten_run(mix.recipe),
+                "recipe": _shorten_run(mix.recipe, _STEPS),
                 "seeds": mix.seeds[:1],
                 "questions": min(mix.questions, _QUESTIONS),
             }
@@ -48,12 +48,12 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
 R = TypeVar("R", ShiftRecipe, MixRecipe)
 
 
-def _shorten_run(recipe: R) -> R:
+def _shorten_run(recipe: R, steps: int) -> R:
     folder = Path(recipe.run.output_dir)
     run = recipe.run.model_copy(
         update={
             "output_dir": str(folder.with_name(f"{folder.name}-quick")),
-            "max_steps": min(recipe.run.max_steps, _STEPS),
+            "max_steps": min(recipe.run.max_steps, steps),
         }
     )
     return recipe.model_copy(update={"run": run})

@@ -1,7 +1,7 @@
 """Levels of hypernetworks against the same levels at fixed depths, and against one flat network.
 
-Exact match of greedy answers, by how many operations a task joins, beside the FLOPs of making one adapter,
-counted. The cost of a cue is that of its own depth.
+Exact match of greedy answers and nats per answer token, by how many operations a task joins, beside the FLOPs
+of making one adapter, counted. The cost of a cue is that of its own depth.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,6 +48,8 @@ class Said(NamedTuple):
     """One task under one network."""
 
     right: float
+    nats: float
+    """Per answer token."""
     depth: int
     flops: float
 
@@ -78,7 +81,9 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
         for group in dict.fromkeys(group_of):
             places = [place for place, of_task in enumerate(group_of) if of_task == group]
             rights = [_mean(said[place].right for place in places) for said in seeds]
+            nats = [_mean(said[place].nats for place in places) for said in seeds]
             lines.append(line_of(f"exact match, {group}", name, rights))
+            lines.append(line_of(f"nats per token, {group}", name, nats))
         lines.append(line_of("exact match, all", name, [_mean(one.right for one in said) for said in seeds]))
         flops = [_mean(one.flops for one in said) / 1e6 for said in seeds]
         lines.append(line_of("MFLOPs per adapter", name, flops))
@@ -110,7 +115,8 @@ def _answers(host: Host, hyper: HyperNetwork, tasks: list[Task], levels: int | N
         packed = pack_rows(host, [task.test[:rows]], [None])
         told = answer_logits(host, Mixture.rows(bank, [0]), packed)
         correct, count = packed.count_right(told.logits_NV, told.targets_N)
-        said.append(Said(correct / count, depth, cost[depth]))
+        nats = float(F.cross_entropy(told.logits_NV.float(), told.targets_N))
+        said.append(Said(correct / count, nats, depth, cost[depth]))
     return said
 
 
