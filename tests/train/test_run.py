@@ -280,6 +280,15 @@ def test_a_damaged_run_folder_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_checkpoints_without_their_recipe_do_not_go_on(tasks: Path, tmp_path: Path) -> None:
+    train("lora", tasks, tmp_path)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(
+        ConfigError, match=r"lacks config\.yaml, the recipe of its checkpoints; bring it back, or"
+    ):
+        train("lora", tasks, tmp_path, run={"max_steps": 7})
+
+
 def test_what_only_looks_like_a_checkpoint_is_left_alone(tasks: Path, tmp_path: Path) -> None:
     train("lora", tasks, tmp_path)
     shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-6 (copy)")

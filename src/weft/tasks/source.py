@@ -118,7 +118,7 @@ class FolderSource(_TextSource):
 
 
 class FileSource(_TextSource):
-    """One file of rows as one task: JSON Lines, or what the extra `data` reads (.csv, .parquet, .json).
+    """One file of rows as one task: JSON Lines, JSON, CSV, TSV, or Parquet with the extra `data`.
 
     Columns are those that `weft.tasks.rows` knows. Without `test`, every tenth row is kept for it.
     """

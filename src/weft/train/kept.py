@@ -71,6 +71,10 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
 
     Where it writes, how often it speaks and how many tokens a forward takes may differ; it may get longer.
     """
+    if not (folder / RECIPE).is_file():
+        raise ConfigError(
+            f"{shown_path(folder)} lacks {RECIPE}, the recipe of its checkpoints; bring it back, or {_AGAIN}"
+        )
     now, then = _flat(recipe.model_dump(mode="json")), _flat(_kept(folder, recipe))
     for key in sorted(now.keys() | then.keys()):
         was: Any = then.get(key)

@@ -31,7 +31,7 @@ from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveErro
 from weft.files import remove_leftovers, replace_file, replace_folder, to_json
 from weft.plain import plain
 from weft.reading import parse_json, read_json, read_text
-from weft.train.kept import RECIPE, check_same, keep, lock_folder
+from weft.train.kept import check_same, keep, lock_folder
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
 
@@ -113,7 +113,7 @@ class Run:
         if self.accelerator.is_main_process:
             self._lock = lock_folder(self.folder)
             try:
-                if resume and self.last_checkpoint() is not None and (self.folder / RECIPE).is_file():
+                if resume and self.last_checkpoint() is not None:
                     check_same(self.folder, recipe, data_hash)
                 keep(self.folder, recipe, data_hash)
             except BaseException:
