@@ -227,5 +227,12 @@ def test_mix_shows_questions_that_need_a_text_and_an_operation(capsys: pytest.Ca
     assert all((row["right"] == "yes") == (row["answer"] == row["expected"]) for row in rows)
     assert main(["demo", "--mix"]) == 0
     out = capsys.readouterr().out
+    assert main(["show", "weft/letters-mix", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"] == ["context", "stack", "library"]
+    assert main(["show", "weft/letters-words", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "context network"
+    assert main(["list", "--json"]) == 0
+    kinds = {row["name"]: row["kind"] for row in json.loads(capsys.readouterr().out)}
+    assert (kinds["weft/letters-words"], kinds["weft/letters-mix"]) == ("context", "mix")
     assert "speaker:1" in out
     assert "-> mix: context " in out

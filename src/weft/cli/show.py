@@ -45,6 +45,10 @@ def show(what: str, /, *, json: Json = False) -> None:
                 facts = _router(folder)
             case "shift":
                 facts = _shift(folder)
+            case "context":
+                facts = _context(folder)
+            case "mix":
+                facts = _mix(folder)
             case "base":
                 facts = _base(folder)
             case "run":
@@ -120,6 +124,36 @@ def _shift(folder: Path) -> dict[str, Any]:
         "base": saved.base,
         "control token": saved.control,
         "adapters": list(saved.library),
+        **saved.provenance,
+    }
+
+
+def _context(folder: Path) -> dict[str, Any]:
+    from weft.hyper.context import SavedContext
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedContext)
+    return {
+        "kind": "context network",
+        "name": saved.name,
+        "base": saved.base,
+        "sites": len(saved.sites),
+        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **saved.model_dump(mode="json", include={"network", "provenance"}),
+    }
+
+
+def _mix(folder: Path) -> dict[str, Any]:
+    from weft.engine.mixer import SavedMix
+    from weft.saved import describe
+
+    saved, _ = describe(folder, SavedMix)
+    return {
+        "kind": "mix",
+        "base": saved.base,
+        "sources": list(saved.sources),
+        "tokens": list(saved.tokens),
+        "sites": len(saved.sites),
         **saved.provenance,
     }
 

@@ -6,7 +6,9 @@ from typing import Literal
 from weft.checks import CONFIG
 from weft.files import folders_with, read_json
 
-Kind = Literal["adapter", "hypernetwork", "tree", "router", "shift", "base", "run", "task", "folder"]
+Kind = Literal[
+    "adapter", "hypernetwork", "tree", "router", "shift", "context", "mix", "base", "run", "task", "folder"
+]
 
 
 def kind_of(folder: Path) -> Kind:
@@ -21,7 +23,7 @@ def kind_of(folder: Path) -> Kind:
         config = read_json(folder / "config.json")
         if "model_type" in config:
             return "base"
-        if config.get("kind") in ("tree", "shift"):
+        if config.get("kind") in ("tree", "shift", "context", "mix"):
             return config["kind"]
         if "names" in config and "options" in config:
             return "router"
