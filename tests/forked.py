@@ -17,7 +17,7 @@ _HASH_SEED = "12345"
 
 def start(function: Callable[..., Any], *arguments: Any, said: Path) -> BaseProcess:
     """Call a function of a test module in a process of its own; what it prints goes to `said`."""
-    given = (function, arguments, dict(os.environ), os.getcwd(), str(said))
+    given = (function, arguments, dict(os.environ), os.getcwd(), str(said), hash("weft"))
     process = _FORKS.Process(target=_call, args=given)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONHASHSEED", _HASH_SEED)  # of all forks, where this starts the first
@@ -45,7 +45,9 @@ def _call(
     environment: dict[str, str],
     folder: str,
     said: str,
+    parents_hash: int,
 ) -> None:
+    assert hash("weft") != parents_hash, "two processes of one hash seed tell nothing of the order of sets"
     os.environ.clear()  # the first of these processes may have been started by another test
     os.environ.update(environment)
     os.chdir(folder)

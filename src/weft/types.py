@@ -18,12 +18,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor, nn, promote_types
 
 from weft.errors import BaseMismatchError, ShapeError, WeightsError
 
@@ -151,10 +152,10 @@ class Bank:
     def stack(cls, adapters: Sequence[Adapter], names: Sequence[str] | None = None) -> Bank:
         """Stack adapters of one base; an exact operation, whatever their ranks, scalings and sites.
 
-        Raises BaseMismatchError for adapters of different bases, ShapeError for none, for names that do not
-        match and for one module path in two sizes, WeightsError where a factor is not finite after scaling.
+        Raises BaseMismatchError for adapters of different bases, ShapeError for none, for other names than
+        adapters and for a path of two sizes, WeightsError where a factor is not finite after scaling.
         """
-        names = tuple(names) if names is not None else tuple(a.name for a in adapters)
+        names = tuple([a.name for a in adapters] if names is None else names)
         if not adapters or len(names) != len(adapters):
             raise ShapeError(f"{len(adapters)} adapters and {len(names)} names; need as many, at least one")
         bases = {a.base for a in adapters if a.base}
@@ -164,19 +165,19 @@ class Bank:
         if len({site.path for site in sites}) < len(sites):
             raise ShapeError("one module path has different sizes in two adapters")
         found = [factors for adapter in adapters for factors in adapter.factors.values()]
-        like = [tensor.new_empty(0) for factors in found for tensor in factors[:2]] or [torch.empty(0)]
-        odd = any(abs(math.frexp(f.scaling)[0]) not in (0.0, 0.5) for f in found)  # halves would round
-        like = torch.cat([*like, *[tensor.float() for tensor in like[:odd]]])
+        dtypes = [tensor.dtype for one in found for tensor in one[:2]] or [torch.float32]
+        if not all(math.frexp(abs(factors.scaling))[0] in (0.0, 0.5) for factors in found):
+            dtypes.append(torch.float32)  # a half would round what is no power of two
+        like = (found[0].a_RI if found else torch.empty(0)).new_empty(0, dtype=reduce(promote_types, dtypes))
         a, b = {}, {}
         for site in sites:
-            rank = max(ad.factors[site].a_RI.shape[0] for ad in adapters if site in ad.factors)
+            here = {k: ad.factors[site] for k, ad in enumerate(adapters) if site in ad.factors}
+            rank = max(factors.a_RI.shape[0] for factors in here.values())
             a[site] = like.new_zeros(len(names), rank, site.in_features)
             b[site] = like.new_zeros(len(names), site.out_features, rank)
-            for k, adapter in enumerate(adapters):
-                if site in adapter.factors:
-                    a_RI, b_OR, scaling = adapter.factors[site]
-                    a[site][k, : a_RI.shape[0]] = a_RI
-                    b[site][k, :, : a_RI.shape[0]] = b_OR.to(like) * scaling
+            for k, (a_RI, b_OR, scaling) in here.items():
+                a[site][k, : len(a_RI)] = a_RI
+                b[site][k, :, : len(a_RI)] = b_OR.to(like) * scaling
         _check_finite(names, a, b)
         return cls(names=names, a=a, b=b, base=next(iter(bases), ""))
 

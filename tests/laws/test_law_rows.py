@@ -286,7 +286,22 @@ def test_a_row_without_finite_logits_is_named_and_touches_no_other():
     raising = Loop(host)
     raising.submit(Request("bad", (63,), Share()), sampling=Sampling(temperature=1.0))
     with pytest.raises(WeightsError, match="not finite"):
-        raising.step()
+        list(raising.run())
+    assert not raising.busy
+
+
+def test_who_stops_listening_leaves_no_adapter_in_its_slot(pico_host, pico_bank):
+    loop = Loop(pico_host)
+    adapter = pico_bank(1, 2)[0]
+    share = Share.of(adapter)
+    for id in ("first", "second"):
+        loop.submit(Request(id, (3, 4, 5), share), sampling=Sampling(max_new_tokens=8))
+    said = loop.run()
+    next(said)
+    assert pico_host.pool.pinned(adapter)
+    said.close()
+    assert not loop.busy
+    assert not pico_host.pool.pinned(adapter)
 
 
 @pytest.mark.parametrize("chunk", [None, 3])

@@ -164,7 +164,7 @@ class Engine:
         new: list[list[int]] = [[] for _ in prompt_ids]
         counts = [0] * len(prompt_ids)
         reasons: list[Reason] = ["length"] * len(prompt_ids)
-        for spoken in _spoken(loop):
+        for spoken in loop.run():
             counts[int(spoken.id)] += 1
             if spoken.reason is not None:
                 reasons[int(spoken.id)] = spoken.reason
@@ -198,7 +198,7 @@ class Engine:
             controller=controller,
             stop_ids=self.stop_ids,
         )
-        return self._pieces(_spoken(loop), options.stop)
+        return self._pieces(loop.run(), options.stop)
 
     def trace(
         self,
@@ -286,12 +286,6 @@ def _shares(mixture: Mixture | None, shares: Sequence[Share] | None, rows: int) 
     if len(shares) != rows:
         raise ShapeError(f"{len(shares)} shares for {rows} prompts")
     return shares
-
-
-def _spoken(loop: Loop) -> Iterator[Spoken]:
-    """What a loop says until nothing is left to say."""
-    while loop.busy:
-        yield from loop.step()
 
 
 def _is_one(prompts: Prompt | Prompts) -> bool:

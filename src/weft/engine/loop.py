@@ -11,7 +11,7 @@ the new share acts from token t on, as activated LoRA does (Greenewald et al. 20
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -170,6 +170,25 @@ class Loop:
                 return True
         return False
 
+    def run(self) -> Iterator[Spoken]:
+        """What is said until nothing is left to say; dropped where a step raises or nobody listens on.
+
+        Raises what `step` raises.
+        """
+        try:
+            while self.busy:
+                yield from self.step()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop every request, so that no adapter of theirs stays in its slot."""
+        self.waiting.clear()
+        for rows, cache in [(self.rows, self._cache), *((one.rows, one.cache) for one in self._reading)]:
+            while rows:
+                self._leave(rows, cache, len(rows) - 1)
+        self._reading.clear()
+
     def change(self, id: str, share: Share) -> int | None:
         """Let a request go on under another share, wherever it is: what was read before stays as it is.
 
@@ -209,9 +228,9 @@ class Loop:
     def step(self) -> list[Spoken]:
         """Write one token for every row that was read, or read the next stretch of prompts.
 
-        Raises PoolFullError when a row needs more adapter slots than there are, WeightsError for logits that
-        are not finite, and what a host or a controller raises; rows that were there before are then as they
-        were.
+        Raises PoolFullError when a row needs more adapter slots than there are; rows that were there before
+        are then as they were. Raises WeightsError for logits that are not finite, and what a host or a
+        controller raises; all that is left to do then is to close the loop.
         """
         self._admit()
         if self._reading and (self._wrote or not self.rows):
@@ -336,11 +355,15 @@ class Loop:
         first: int = 0,
     ) -> list[Spoken]:
         """Draw a token for rows `first` on, hear their controllers, and let those that have ended leave."""
-        rows = list(rows)
+        rows, order = list(rows), list(range(len(rows)))
         # NaN would be the most likely token, and be written as some text.
-        sound = logits_BV.amax(-1).isfinite().tolist()
-        if not all(sound) and self._refused is None:
-            raise _unsound(rows[sound.index(False)])
+        for place in reversed((~logits_BV.amax(-1).isfinite()).nonzero().flatten().tolist()):
+            self._leave(self.rows, cache, first + place)
+            self._refuse(rows[place], _unsound(rows[place]))
+            rows[place], order[place] = rows[-1], order[-1]
+            del rows[-1], order[-1]
+        if len(order) < len(logits_BV):
+            logits_BV, hidden_BH = logits_BV[order], None if hidden_BH is None else hidden_BH[order]
         tokens = choose(logits_BV, rows)
         for row, token in zip(rows, tokens, strict=True):
             row.ids.append(token)
@@ -352,11 +375,7 @@ class Loop:
             spoken.append(Spoken(row.request.id, token, logits_V, reason, silent, row.share, row.start, note))
         for place in range(len(rows) - 1, -1, -1):
             change = changes[place]
-            if not sound[place]:
-                self._leave(self.rows, cache, first + place)
-                self._refuse(rows[place], _unsound(rows[place]))
-                spoken.pop(place)
-            elif spoken[place].reason is not None:
+            if spoken[place].reason is not None:
                 if self.prefixes is not None and isinstance(cache, RowCache):
                     self.prefixes.keep(rows[place], cache, first + place)
                 self._leave(self.rows, cache, first + place)

@@ -140,7 +140,7 @@ class MixController(AbstractController):
         parts, told = [] if self.speaker is None else [self.speaker], []
         place = {site: k for k, site in enumerate(self.mix.sites)}
         for adapter, weight_S in zip(state.sources, weight_JS, strict=True):
-            if adapter is None:
+            if adapter is None or not adapter.factors:
                 continue
             part = weighed(adapter, weight_S, self.mix.sites)
             parts += [] if part is None else [part]

@@ -47,9 +47,8 @@ def trace(
             stop_ids=stop_ids,
         )
     heard: list[list[Spoken]] = [[] for _ in prompts]
-    while loop.busy:
-        for spoken in loop.step():
-            heard[int(spoken.id)].append(spoken._replace(logits_V=spoken.logits_V[:0]))
+    for spoken in loop.run():
+        heard[int(spoken.id)].append(spoken._replace(logits_V=spoken.logits_V[:0]))
     return [_told(spoken) for spoken in heard]
 
 

@@ -176,9 +176,9 @@ class Host(AbstractHost):
         decision stays with the cache; one that joins later decides on what the cache began with. `states`,
         from `prepare`, take the place of these decisions. `dropout` is for training.
 
-        Raises ShapeError for a mask or an assignment of another size and for token ids without an embedding,
-        BaseMismatchError for a bank of another base, UnknownNameError for one that changes modules which are
-        no sites of this host, WeightsError for one that holds NaN or infinity.
+        Raises ShapeError for a mask or an assignment of another size and, on a CPU, for token ids without an
+        embedding, BaseMismatchError for a bank of another base, UnknownNameError for one that changes modules
+        which are no sites of this host, WeightsError for one that holds NaN or infinity.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
         columns = past + ids_BT.shape[1]

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from weft.errors import ConfigError, MissingExtraError, MissingFileError
 from weft.reading import check_file, read_json, read_json_lines, refuse_pointer, shown, shown_path
@@ -100,7 +100,8 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name, before = shown_path(file), csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, delimiter=separator, strict=True)
+            bounded = _bounded(lines, name)
+            reader = csv.reader(bounded, delimiter=separator, strict=True)
             header = next(reader, [])
             twice = next((column for column in header if header.count(column) > 1), None)
             if twice is not None:
@@ -114,6 +115,14 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ConfigError(f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}") from error
     finally:
         csv.field_size_limit(before)
+
+
+def _bounded(lines: TextIO, name: str) -> Iterator[str]:
+    """Lines of a table, none of which is read whole before its length is known."""
+    while line := lines.readline(_LONGEST_CELL):
+        if len(line) == _LONGEST_CELL:
+            raise ConfigError(f"{name} has a line of more than {_LONGEST_CELL} characters")
+        yield line
 
 
 def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str, Any]]:

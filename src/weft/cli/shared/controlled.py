@@ -21,7 +21,8 @@ _CHUNKS = 4
 
 def controlled(model: ModelFlags, shift: str | None, context: str | None = None) -> bool:
     """Whether a shift or a window is asked for, or an adapter that begins at invocation tokens."""
-    return (shift or context) is not None or any(_is_activated(folder) for folder in model.adapter)
+    own = shift is not None or context is not None
+    return own or any(_is_activated(folder) for folder in model.adapter)
 
 
 def load_controlled(
