@@ -23,7 +23,7 @@ from transformers import (
 from weft.errors import ConfigError
 from weft.reading import shown
 
-_LEAST = 1e-4
+COLDEST = 1e-4
 """Colder than this, logits over temperature leave the range of float32."""
 _MOST = 1 << 31
 _HF_TOP_K = 50
@@ -74,7 +74,7 @@ class Sampling:
         object.__setattr__(self, "stop", tuple(stop))
         heat, penalty = self.temperature, self.repetition_penalty
         _check(
-            "temperature", heat, heat == 0 or _LEAST <= heat < math.inf, f"0 (greedy), or {_LEAST} or more"
+            "temperature", heat, heat == 0 or COLDEST <= heat < math.inf, f"0 (greedy), or {COLDEST} or more"
         )
         _check("top_k", self.top_k, 0 <= self.top_k < _MOST, "0 (off) or more, below 2**31")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1 (off)")

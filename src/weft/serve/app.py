@@ -106,10 +106,15 @@ async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
     engine = service.engine
     if (body.prompt is None) == (not body.messages):
         raise ConfigError("give a prompt or messages")
+    body.refuse_unserved()
     if body.prompt is None:
+        if body.add_special_tokens:
+            raise ConfigError("add_special_tokens is for a prompt; a chat's template writes its own")
         encode = partial(engine.prompt_ids, [message.turn() for message in body.messages])
     else:
-        encode = partial(engine.tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens)
+        encode = partial(
+            engine.tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens is not False
+        )
     tokens = await asyncio.to_thread(encode)
     return {"tokens": tokens, "count": len(tokens), "max_model_len": service.shelf.host.window}
 

@@ -8,11 +8,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.engine import Sampling
+from weft.engine.sampling import COLDEST
 from weft.errors import ConfigError
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("tools", "functions", "bad_words", "logits_processors"), ([],)),
-    **dict.fromkeys(("include_stop_str_in_output", "use_beam_search", "return_token_ids"), (False,)),
+    **dict.fromkeys(
+        ("include_stop_str_in_output", "use_beam_search", "return_token_ids", "return_token_strs"), (False,)
+    ),
     **dict.fromkeys(("audio", "web_search_options", "prompt_logprobs", "truncate_prompt_tokens"), ()),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
     **dict.fromkeys(("structured_outputs", "allowed_token_ids", "prompt_embeds", "chat_template"), ()),
@@ -32,10 +35,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that would change the answer and are not served (vLLM's too), with what changes nothing."""
 
 
-_COLDEST = 1e-4
-"""Below it all but the likeliest token are out of reach, and the engine draws no more."""
-
-
 class Body(BaseModel):
     """What a client sends; null is the same as a field that is left out, as OpenAI and vLLM have it."""
 
@@ -45,6 +44,12 @@ class Body(BaseModel):
         """The fields that say something."""
         given = isinstance(fields, dict)
         return {name: value for name, value in fields.items() if value is not None} if given else fields
+
+    def refuse_unserved(self) -> None:
+        """Raise ConfigError for a field beside those here that would change the answer."""
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value not in _NEUTRAL[name]:
+                raise ConfigError(f"{name} is not served here; leave it out")
 
 
 class StreamOptions(Body):
@@ -85,13 +90,11 @@ class Drawn(Body):
     def sampling(self, new: int, vocab_size: int) -> Sampling:
         """The choices as the engine knows them; temperature is 1 unless given, as with OpenAI.
 
-        A temperature next to 0 is 0, as with vLLM.
+        A temperature too near to 0 to be divided by is 0.
 
         Raises ConfigError for a value out of range, or a field that is not served.
         """
-        for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL and value not in _NEUTRAL[name]:
-                raise ConfigError(f"{name} is not served here; leave it out")
+        self.refuse_unserved()
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         if len(stop) > 16 or any(len(text) > 500 for text in stop):
             raise ConfigError("stop takes at most 16 strings of 500 characters")
@@ -99,7 +102,7 @@ class Drawn(Body):
             if any(not 0 <= token < vocab_size for token in tokens):
                 raise ConfigError(f"{name} names a token outside the vocabulary of {vocab_size}")
         return Sampling(
-            temperature=0.0 if 0 < self.temperature < _COLDEST else self.temperature,
+            temperature=0.0 if 0 < self.temperature < COLDEST else self.temperature,
             top_p=self.top_p,
             top_k=max(self.top_k, 0),
             min_p=self.min_p,
@@ -161,9 +164,12 @@ class ChatRequest(Drawn):
 class TokenizeRequest(Body):
     """POST /tokenize: a text, or a chat as the model reads it."""
 
+    model_config = ConfigDict(extra="allow")
+
     prompt: str | None = None
     messages: list[Message] = Field(default_factory=list, max_length=1000)
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
+    """With a text, unless told otherwise; what a chat has of them its template writes."""
 
 
 class DetokenizeRequest(Body):

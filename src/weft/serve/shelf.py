@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from weft.store import Store
 from weft.types import Adapter, Cue, Description
 
 V = TypeVar("V")
+log = logging.getLogger("weft.serve")
 
 _KEPT = 256
 """Most adapters from descriptions and stores that are remembered; the least recently used one goes."""
@@ -191,6 +193,7 @@ class Shelf:
         except UnknownNameError as error:  # its message names the folder, which clients need not know
             raise UnknownNameError(f"no {spec.name} at {spec.revision} in the store {store}") from error
         except MissingFileError as error:
+            log.warning("the store %s cannot be read: %s", store, error)
             raise UnknownNameError(f"the store {store} cannot be read") from error
         return f"store:{store}/{spec.name}@{commit}", adapter
 
