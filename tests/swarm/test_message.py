@@ -92,7 +92,7 @@ def test_headers_of_nonsense_are_refused_in_one_line():
             case 0:
                 header["x"][rng.choice(list(tensor))] = value(rng)
             case 1:
-                header["x"]["shape"] = [rng.choice((-1, 0, 1, 2, 2**62, 10**30, 0.5)) for _ in range(3)]
+                header["x"]["shape"] = [rng.choice((-1, 0, 1, 2, 2**30, 10**30, 0.5)) for _ in range(4)]
             case 2:
                 header[rng.choice(("__metadata__", "x", "y"))] = value(rng)
             case 3:
@@ -104,6 +104,15 @@ def test_headers_of_nonsense_are_refused_in_one_line():
             told.append(str(error))
     assert read < 0.1 * CASES
     assert not any("\n" in text or len(text) > 300 for text in told)
+
+
+@pytest.mark.parametrize(
+    ("shape", "end"), [([2**30, 2**30, 2**30, 0], 0), ([2**30] * 3, 2**90), ([16], 16), ([2**30], 2**30)]
+)
+def test_tensors_larger_than_their_message_are_refused(shape, end):
+    tensor = {"dtype": "U8", "shape": shape, "data_offsets": [0, end]}
+    with pytest.raises(MessageError, match="does not lie from 0"):
+        decode(framed({"__metadata__": {"values": "{}"}, "x": tensor}, bytes(min(end, 8))))
 
 
 def test_nothing_is_allocated_for_what_is_only_announced():

@@ -12,7 +12,7 @@ from weft.swarm import listen, supervisor
 from weft.swarm.folder import PLAN, Plan, SwarmFolder
 from weft.swarm.launch import AbstractSlot
 from weft.swarm.message import Message
-from weft.swarm.on_ray import start_ray
+from weft.swarm.on_ray import _check_there, start_ray
 
 
 class Slot(AbstractSlot):
@@ -194,3 +194,13 @@ def test_a_cluster_that_is_not_there_is_told_at_once():
     plan = Plan(base="weft/letters", workers=1, launcher="ray", address=address)
     with pytest.raises(WorkerError, match=f"no Ray cluster at {address}: .*; start it: ray start --head"):
         start_ray(plan, 2)
+
+
+def test_addresses_of_clusters(monkeypatch):
+    tried = []
+    monkeypatch.setattr("socket.socket.connect", lambda _, where: tried.append(where[:2]))
+    for address in ("auto", "ray://host:10001", "127.0.0.1:6379", "[::1]:6379"):
+        _check_there(address)
+    assert tried == [("127.0.0.1", 6379), ("::1", 6379)]
+    with pytest.raises(WorkerError, match="no Ray cluster at"):
+        _check_there(f"{'a' * 64}.org:6379")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from weft.swarm.folder import Plan
 from weft.swarm.worker import work
 
+_LOG = logging.getLogger("weft.swarm")
 _FORKS = multiprocessing.get_context("forkserver")
 """One process of these does the imports, and each worker is a fork of it, there in a moment."""
-_FORKS.set_forkserver_preload([work.__module__])
+
+
+def preload() -> None:
+    """Let the fork server of this process do the imports of workers; before the first of them."""
+    _FORKS.set_forkserver_preload([work.__module__])
 
 
 class AbstractSlot(ABC):
@@ -50,13 +58,13 @@ class ProcessSlot(AbstractSlot):
     def address(self) -> tuple[str, int] | None:
         """Where its worker listens; None while it starts."""
         with suppress(EOFError):  # it ended before it listened
-            if not self._port and self._told.poll():
-                self._port = self._told.recv()
+            if self._worker and not self._port and self._pipe.poll():
+                self._port = int(self._pipe.recv_bytes(16))
         return ("127.0.0.1", self._port) if self._port else None
 
     def dead(self) -> bool:
-        """Whether the process has ended."""
-        return not self._process.is_alive()
+        """Whether the process has ended, or never began."""
+        return self._worker is None or not self._process.is_alive()
 
     def restart(self) -> None:
         """Kill the process and start another one."""
@@ -65,14 +73,21 @@ class ProcessSlot(AbstractSlot):
 
     def close(self) -> None:
         """Kill the process."""
-        self._process.kill()
-        self._process.join()
+        if self._worker is not None:
+            with suppress(psutil.NoSuchProcess):  # `Process.kill` does nothing where the fork server is gone
+                self._worker.kill()
+            self._process.join()
 
     def _start(self) -> None:
         self._port = 0
-        self._told, theirs = _FORKS.Pipe(duplex=False)
-        with theirs:
-            self._process = _FORKS.Process(
-                target=work, args=(theirs, self.log), kwargs=self._options, daemon=True
-            )
-            self._process.start()
+        self._worker: psutil.Process | None = None
+        try:
+            self._pipe, theirs = _FORKS.Pipe(duplex=False)
+            with theirs:
+                self._process = _FORKS.Process(
+                    target=work, args=(theirs, self.log), kwargs=self._options, daemon=True
+                )
+                self._process.start()
+            self._worker = psutil.Process(self._process.pid)
+        except (OSError, EOFError, psutil.NoSuchProcess) as error:  # no memory, say: it counts as ended
+            _LOG.warning("a worker cannot be started: %s", str(error) or "its fork server ended")

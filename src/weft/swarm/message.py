@@ -163,7 +163,9 @@ def _opened(body: bytearray) -> Message:
             shape = [_whole(size, "shape", LIMIT) for size in told["shape"][:_DIMS]]
             count = math.prod(shape)
             lies = begin == at and end == at + count * dtype.itemsize and not (start + at) % dtype.itemsize
-            if not lies or len(shape) != len(told["shape"]):
+            # Neither the number of elements nor the strides of none at all may overflow.
+            fits = lies and end <= len(body) - start and math.prod(filter(None, shape)) <= LIMIT
+            if not fits or len(shape) != len(told["shape"]):
                 raise MessageError(f"a tensor of {dtype} {shape} does not lie from {begin!r} to {end!r}")
             if count:
                 flat = torch.frombuffer(body, dtype=dtype, count=count, offset=start + at)

@@ -124,11 +124,11 @@ def start_ray(plan: Plan, count: int) -> list[AbstractSlot]:
 def _check_there(address: str) -> None:
     """Raise WorkerError where nobody listens: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
-    if not port.isdigit():  # a name that Ray knows, such as auto
+    if "://" in address or not port.isdigit():  # what Ray knows itself, such as auto
         return
     try:
-        socket.create_connection((host, int(port)), timeout=_JOIN_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_JOIN_SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:
         raise WorkerError(f"no Ray cluster at {address}: {error}; start it: ray start --head") from error
 
 

@@ -76,7 +76,7 @@ class Part:
         self.sites = tuple(s for s in sites_of(module, target_modules) if s.layer in inside)
         if not self.sites:
             raise ConfigError(f"layers {first} to {last} have no sites among the target modules")
-        self.window: int | None = getattr(config, "max_position_embeddings", None)
+        self.window = decoding.window_of(module)
         self.vocab_size: int = config.vocab_size
         self.hidden: int = config.hidden_size
         self.device = module.device

@@ -9,7 +9,9 @@ until it is started again, and a spare takes its place.
 from __future__ import annotations
 
 import logging
+import multiprocessing.util
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ from typing import Any
 
 from weft.errors import ConfigError, MessageError, SaveError, WeftError, WorkerError
 from weft.swarm.folder import STATE, Plan, SwarmFolder, ask
-from weft.swarm.launch import AbstractSlot, ProcessSlot
+from weft.swarm.launch import AbstractSlot, ProcessSlot, preload
 from weft.swarm.load import base_fingerprint, part_bytes
 from weft.swarm.member import Member, told_state, unfilled
 from weft.swarm.speed import Speed, place
@@ -251,10 +253,12 @@ def main() -> None:
     lock = int(sys.argv[2]) if len(sys.argv) > 2 else folder.lock()
     os.set_inheritable(lock, False)  # held as long as this process lives, and no longer
     supervisor = Supervisor(folder)
+    preload()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.end())
     supervisor.run()
     logging.shutdown()
+    shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)  # the fork server's socket
     os._exit(1 if supervisor.error else 0)  # its threads wait for nobody
 
 

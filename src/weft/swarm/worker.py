@@ -157,7 +157,7 @@ def _waits(connection: socket.socket, seconds: float | None) -> bool:
 
 
 def work(
-    port: Connection,
+    pipe: Connection,
     log: str | os.PathLike[str],
     *,
     base: str,
@@ -174,8 +174,8 @@ def work(
         torch.set_num_threads(threads)
     worker = Worker(base, dtype=dtype, device=device, memory=memory)
     with listen() as listener:
-        port.send(listener.getsockname()[1])
-        port.close()
+        pipe.send_bytes(b"%d" % listener.getsockname()[1])
+        pipe.close()
         threading.Thread(target=_end_with_parent, daemon=True).start()
         serve(worker.answer, listener)
 
