@@ -292,7 +292,7 @@ def test_terms_that_share_a_gate_keep_their_banks(pico_host, batch):
 def test_what_is_sent_meets_the_adapters_where_they_lie(pico_host, batch, monkeypatch, options):
     """On "meta", which refuses to compute with a tensor from elsewhere; only the way back is left out."""
     back = []
-    monkeypatch.setattr(span, "_compute_dtype", lambda a_KRI: a_KRI.dtype)  # "meta" knows no autocast
+    monkeypatch.setattr(span, "_compute_dtype", lambda a_KRI, x: a_KRI.dtype)  # "meta" knows no autocast
     monkeypatch.setattr(span, "add_back", lambda output, y, trip: back.append((y, trip)) or output)
     tree = make_tree(pico_host.sites, full(2), **options)
     placed = place_leaves(tree, ["cpu", "cpu"])
