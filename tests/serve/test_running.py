@@ -17,7 +17,7 @@ def slow(served, host, monkeypatch):
     step = host.step
 
     def late(*args, **kwargs):
-        time.sleep(0.4)
+        time.sleep(0.15)
         return step(*args, **kwargs)
 
     monkeypatch.setattr(host, "step", late)
