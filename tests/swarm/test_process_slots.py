@@ -10,9 +10,12 @@ from weft.swarm.folder import Plan, ask
 
 
 def address(slot):
+    """Where its worker listens; as the supervisor does, a start that failed is tried again."""
     end = time.monotonic() + 120
     while (found := slot.address()) is None:
         assert time.monotonic() < end, "no worker"
+        if slot.dead():
+            slot.restart()
         time.sleep(0.02)
     return found
 
