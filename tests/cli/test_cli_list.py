@@ -26,7 +26,7 @@ def models(tiny: Tiny, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copytree(tiny.base, folder / "letters")
     shutil.copytree(tiny.hyper, folder / "letters-t2l")
     shutil.copytree(adapter, folder / "letters-loras" / "sort")
-    for room in ("files", "cli.list"):
+    for room in ("cli.list", "files"):  # first the one whose import takes the name from the other
         monkeypatch.setattr(f"weft.{room}.embedded_folder", lambda: folder)
     return folder
 
