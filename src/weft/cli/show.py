@@ -1,6 +1,7 @@
 """`weft show`: what a folder, a model or a task is."""
 
 import json as jsonlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,7 @@ def _hypernetwork(folder: Path) -> dict[str, Any]:
         "kind": "hypernetwork",
         "name": saved.name,
         "base": saved.base,
-        "sites": len(saved.sites),
-        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **_sites(saved.sites),
         **saved.model_dump(mode="json", include={"encoder", "network", "provenance"}),
     }
 
@@ -100,10 +100,14 @@ def _tree(folder: Path) -> dict[str, Any]:
     saved, _ = describe(folder, SavedTree)
     return {
         **saved.model_dump(mode="json", include={"kind", "base", "scope", "layers", "leaves", "shared"}),
-        "sites": len(saved.sites),
-        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **_sites(saved.sites),
         **saved.provenance,
     }
+
+
+def _sites(saved: Sequence[tuple[str, int, str, int, int]]) -> dict[str, Any]:
+    """How many matrices, and of which kinds, as a folder keeps them."""
+    return {"sites": len(saved), "modules": sorted({module for _, _, module, _, _ in saved})}
 
 
 def _router(folder: Path) -> dict[str, Any]:
@@ -137,8 +141,7 @@ def _context(folder: Path) -> dict[str, Any]:
         "kind": "context network",
         "name": saved.name,
         "base": saved.base,
-        "sites": len(saved.sites),
-        "modules": sorted({module for _, _, module, _, _ in saved.sites}),
+        **_sites(saved.sites),
         **saved.model_dump(mode="json", include={"network", "provenance"}),
     }
 

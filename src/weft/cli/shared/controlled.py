@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from weft.checks import CONFIG
 from weft.cli.shared.model import ModelFlags
@@ -59,17 +60,22 @@ def shifting(folder: str, host: Host) -> ShiftController:
     return shifter.controller(library)
 
 
-def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, AbstractController]:
+def _host(model: ModelFlags, provenance: Mapping[str, Any], paths: Sequence[str]) -> Host:
+    """The base that is asked for, or the one that a folder was made for, with the sites of that folder."""
     from weft.cli.shared.model import BASE
     from weft.host import Host
+
+    base = model.base or provenance.get("base_model") or BASE
+    return Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=list(paths))
+
+
+def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, AbstractController]:
     from weft.hyper.shifter import SavedShift
     from weft.rows import Share
     from weft.saved import describe
 
     saved, _ = describe(folder, SavedShift)
-    base = model.base or saved.provenance.get("base_model") or BASE
-    paths = [values[0] for values in (*saved.sites, saved.head)]
-    host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
+    host = _host(model, saved.provenance, [values[0] for values in (*saved.sites, saved.head)])
     controller = shifting(folder, host)
     return host, [controller.speaker, *controller.library], Share(), controller
 
@@ -77,17 +83,13 @@ def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, 
 def _windowed(
     model: ModelFlags, folder: str, window: int | None
 ) -> tuple[Host, list[Adapter], Share, AbstractController]:
-    from weft.cli.shared.model import BASE
-    from weft.host import Host
     from weft.hyper import ContextNetwork, WindowController
     from weft.hyper.context import SavedContext
     from weft.rows import Share
     from weft.saved import describe
 
     saved, _ = describe(folder, SavedContext)
-    base = model.base or saved.provenance.get("base_model") or BASE
-    paths = [path for path, *_ in saved.sites]
-    host = Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=paths)
+    host = _host(model, saved.provenance, [path for path, *_ in saved.sites])
     network = ContextNetwork.from_pretrained(folder, host=host)
     size = window or min(_CHUNKS * network.config.chunk, host.window or _CHUNKS * network.config.chunk)
     return host, [], Share(), WindowController(network, window=size)
