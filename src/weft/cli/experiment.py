@@ -174,9 +174,10 @@ def _tree(recipe: TreeComparison, command: str, stem: str) -> _Found:
 def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.dynamic.context import measure_context
     from weft.experiments.dynamic.mix import measure_mix
-    from weft.experiments.dynamic.page import dynamic_page
+    from weft.experiments.dynamic.page import PICTURED, dynamic_page, pictured
     from weft.experiments.dynamic.shift import measure_shift
     from weft.experiments.dynamic.stack import measure_stack
+    from weft.plot.bars import Bar, draw_bars
 
     sections = {}
     with _status() as tell:
@@ -189,7 +190,15 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
         if recipe.mix is not None:
             sections["mix"] = measure_mix(recipe.mix, tell)
     values = {name: [asdict(line) for line in lines] for name, lines in sections.items()}
-    return _Found(dynamic_page(sections, command=command), values, lambda folder: None)
+    pictures = {name: f"{stem}-{name}.png" if len(sections) > 1 else f"{stem}.png" for name in sections}
+
+    def draw(folder: Path) -> None:
+        for name, lines in sections.items():
+            bars = [Bar(line.who, line.interval, line.what) for line in pictured(name, lines)]
+            limit = max([1.0, *(bar.value.mean for bar in bars)])
+            draw_bars(bars, folder / pictures[name], label=PICTURED[name][1], limit=limit)
+
+    return _Found(dynamic_page(sections, command=command, pictures=pictures), values, draw)
 
 
 def _zero_shot(recipe: ZeroShotRecipe, command: str, stem: str) -> _Found:

@@ -10,13 +10,34 @@ TITLES = {
     "stack": "Stack: as much network as the problem needs",
     "mix": "Mix: a third network over both",
 }
+PICTURED = {
+    "shift": ("answers right, streams of ", "share of the answers"),
+    "context": ("1 of 1 facts in ", "share of the answers"),
+    "stack": ("nats per token, ", "nats per token of the answer, fewer are better"),
+    "mix": ("questions right", "share of the questions"),
+}
+"""What the picture of a section shows: how its lines begin, and their unit."""
 
 
-def dynamic_page(sections: Mapping[str, Sequence[Line]], *, command: str) -> str:
-    """Everything that was measured. An interval is that of Student's t over seeds, the values follow it."""
+def pictured(name: str, lines: Sequence[Line]) -> list[Line]:
+    """The lines of a section that its picture shows, who by who for each measured thing."""
+    shown = [line for line in lines if line.what.startswith(PICTURED[name][0])]
+    return [
+        line for what in dict.fromkeys(line.what for line in shown) for line in shown if line.what == what
+    ]
+
+
+def dynamic_page(
+    sections: Mapping[str, Sequence[Line]], *, command: str, pictures: Mapping[str, str] | None = None
+) -> str:
+    """Everything that was measured. An interval is that of Student's t over seeds, the values follow it.
+
+    `pictures` are files beside the page, by section.
+    """
     parts = [f"# Adapters that change while the model runs\n\nMade by `{command}`.\n"]
     for name, lines in sections.items():
         table = ["| measured | who | value |", "| --- | --- | --- |"]
         table += [f"| {line.what} | {line.who} | {line.shown} |" for line in lines]
-        parts.append(f"## {TITLES[name]}\n\n" + "\n".join(table) + "\n")
+        picture = f"![{TITLES[name]}]({pictures[name]})\n\n" if pictures else ""
+        parts.append(f"## {TITLES[name]}\n\n{picture}" + "\n".join(table) + "\n")
     return "\n".join(parts)

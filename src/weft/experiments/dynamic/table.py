@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from weft.evaluate.intervals import Interval
+
 _T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 """Student's t for a two-sided interval of 95 %, by number of values."""
 
@@ -24,14 +26,25 @@ class Line:
         return sum(self.values) / len(self.values)
 
     @property
-    def shown(self) -> str:
-        """Mean, and from two seeds on the interval of 95 % by Student's t over seeds."""
+    def half(self) -> float:
+        """Of the interval of 95 % by Student's t over seeds; 0 for one seed, which has none."""
         count = len(self.values)
         if count not in _T95:
-            return f"{self.mean:.3f}"
+            return 0.0
         variance = sum((value - self.mean) ** 2 for value in self.values) / (count - 1)
-        half = _T95[count] * math.sqrt(variance / count)
-        return f"{self.mean:.3f} ± {half:.3f} ({', '.join(f'{value:.3f}' for value in self.values)})"
+        return _T95[count] * math.sqrt(variance / count)
+
+    @property
+    def interval(self) -> Interval:
+        """The same, from below to above."""
+        return Interval(self.mean, self.mean - self.half, self.mean + self.half)
+
+    @property
+    def shown(self) -> str:
+        """Mean, and from two seeds on the interval and the values."""
+        if len(self.values) not in _T95:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ± {self.half:.3f} ({', '.join(f'{value:.3f}' for value in self.values)})"
 
 
 def line_of(what: str, who: str, values: Sequence[float]) -> Line:
