@@ -19,6 +19,7 @@ from weft.tasks.facts.documents import TEMPLATE, VOCABULARY, document_task
 from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
 from weft.tasks.functions.inputs import SHAPES
+from weft.tasks.functions.streams import line_task
 from weft.tasks.functions.world import World as FunctionsWorld
 from weft.tasks.letters.recalls import document_task as words_task
 from weft.tasks.letters.tokenizer import build_tokenizer
@@ -87,6 +88,20 @@ class FunctionsSource(_TextSource):
     reads: tuple[str, ...] = ()
     """Of all these functions only those that read these shapes of input (date, name, record, ...), in every
     split; all unless given."""
+
+
+class LinesSource(Config):
+    """Functions as lines of a stream, `1: input > answer`, for a library that a shift blends; one split, train."""
+
+    kind: Literal["lines"]
+    functions: tuple[str, ...] = Field(min_length=1)
+    """Functions of the functions world, each a task."""
+    seed: int = 0
+    """Of the lines."""
+    train_rows: int = Field(default=200, gt=0, le=100_000)
+    """Train rows of each."""
+    test_rows: int = Field(default=32, gt=0, le=100_000)
+    """Test rows of each, with inputs that no training line and no training stream has."""
 
 
 class NaturalInstructionsSource(_TextSource):
@@ -183,6 +198,7 @@ class PicturesSource(Config):
 Source = (
     LettersSource
     | FunctionsSource
+    | LinesSource
     | NaturalInstructionsSource
     | FolderSource
     | FileSource
@@ -250,6 +266,9 @@ def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
         return {"train": (load_file_task(**options),)}
     if isinstance(source, FunctionsSource):
         return _functions(source)
+    if isinstance(source, LinesSource):
+        sizes = {"seed": source.seed, "train_rows": source.train_rows, "test_rows": source.test_rows}
+        return {"train": tuple(line_task(name, **sizes) for name in source.functions)}
     if isinstance(source, PicturesSource):
         return picture_splits(seed=source.seed, shapes=source.shapes)
     if isinstance(source, FactsSource):

@@ -4,8 +4,13 @@ A part begins with what leads to it (`lead`), then comes the place where a model
 then its text. Only `answer`, the end of the text, is marked.
 """
 
+import random
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
+
+Pair = tuple[str, str]
+"""A task and the one that follows it."""
 
 
 class Part(NamedTuple):
@@ -43,3 +48,30 @@ def answers_of(text: str, parts: Sequence[Part]) -> list[str]:
         line = lines[i] if i < len(lines) else ""
         found.append(line[len(start) :].strip() if line.startswith(start) else "")
     return found
+
+
+def held_out_pairs(tasks: Sequence[str], share: float, seed: int) -> set[Pair]:
+    """The ordered pairs of different tasks that no training stream has: as many after each task, at least one."""
+    rng = random.Random(f"{seed} pairs")
+    count = max(1, round(share * (len(tasks) - 1)))
+    return {(a, b) for a in tasks for b in rng.sample([t for t in tasks if t != a], count)}
+
+
+def next_task(
+    rng: random.Random,
+    tasks: Sequence[str],
+    before: str | None,
+    *,
+    again: float,
+    pairs: AbstractSet[Pair],
+    held_out: bool,
+) -> str:
+    """The task of a stream's next line: that of the line before it in `again` of all cases.
+
+    Else another, such that the two are one of `pairs`, or none of them, as `held_out` says.
+    """
+    if before is not None and rng.random() < again:
+        return before
+    return rng.choice(
+        [t for t in tasks if t != before and (before is None or ((before, t) in pairs) == held_out)]
+    )

@@ -11,6 +11,7 @@ that is started again goes on with the tasks that lack.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import sys
@@ -86,6 +87,8 @@ class LibraryRecipe(BaseConfig):
     """Test rows of each task, at most, that are scored before and after."""
     tokens_per_forward: Size = 1024
     """A step takes as many forwards as it needs."""
+    raw: bool = False
+    """Rows are written without the base's chat template, prompt and completion as they are."""
     max_length: int | None = Field(default=None, gt=1, le=1 << 24)
     """Rows of more tokens are left out; None is the window of the base."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -246,11 +249,14 @@ def _choose(recipe: LibraryRecipe) -> list[Task]:
 def _ready(task: Task, host: AbstractHost, recipe: LibraryRecipe) -> _Ready | None:
     """The task as token ids; None where rows to train on, to stop by or to test on lack."""
     longest = recipe.max_length or host.window or sys.maxsize
-    fitting, _ = fit_task(host.tokenizer, task, max_length=longest)
+    tokenizer = copy.copy(host.tokenizer)
+    if recipe.raw:
+        tokenizer.chat_template = None
+    fitting, _ = fit_task(tokenizer, task, max_length=longest)
     if fitting is None or len(fitting.train) <= recipe.validation_rows or not fitting.test:
         return None
     train_ids, test_ids = (
-        tuple(render(host.tokenizer, row) for row in part)
+        tuple(render(tokenizer, row) for row in part)
         for part in (fitting.train, fitting.test[: recipe.test_rows])
     )
     held = recipe.validation_rows

@@ -28,6 +28,7 @@ from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shifter import Shifter
 from weft.hyper.speaker import Speaker
 from weft.route import load_library
+from weft.tasks.functions.streams import FunctionStreams
 from weft.tasks.letters.streams import LetterStreams
 from weft.train.answer_logits import language_model
 from weft.train.learner import Learner
@@ -35,15 +36,17 @@ from weft.train.optimizer import OptimizerConfig
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.streams import Pieces, Told, encode_stream, read_streams
+from weft.train.told import read_told
 from weft.types import Adapter, Bank, Site
 
 
 class StreamsConfig(Config):
     """Which streams."""
 
-    kind: Literal["letters"] = "letters"
+    kind: Literal["letters", "functions"] = "letters"
+    """Of letters, whose lines name their tasks, or of the functions world, where the inputs alone say which."""
     tasks: tuple[str, ...]
-    """Tasks of the letters world, those that the library lacks among them."""
+    """Tasks of that world, those that the library lacks among them."""
     seed: int = 0
     """Of the streams."""
     held_out: float = Field(default=0.25, gt=0, lt=1)
@@ -53,16 +56,18 @@ class StreamsConfig(Config):
     lengths: tuple[int, ...] = (2, 3, 4)
     """Parts of a training stream; those of one step have as many."""
     lines: int = Field(default=6, ge=1)
-    """Most lines of a training prompt; those beyond the parts are not answered."""
+    """Most lines of a training prompt; those beyond the parts are not answered. Functions have them only
+    where an answer is cut."""
     cut: float = Field(default=0.0, ge=0, le=1)
     """How often a training answer is cut: its prompt asks for more, and no end is taught."""
     gap: int = Field(default=0, ge=0, le=4096)
     """Most positions left out between a prompt and its answer in training, drawn for each stream: an answer
     then stands where one of a longer stream would."""
 
-    def build(self) -> LetterStreams:
+    def build(self) -> LetterStreams | FunctionStreams:
         """The streams. Raises ConfigError for too many tasks, or an unknown one."""
-        return LetterStreams(
+        world = LetterStreams if self.kind == "letters" else FunctionStreams
+        return world(
             self.tasks,
             seed=self.seed,
             held_out=self.held_out,
@@ -83,6 +88,8 @@ class ShiftRecipe(AbstractRecipe):
     """Names of those that it may blend; all unless given."""
     control: int = Field(ge=0)
     """Id of the control token: one that the tokenizer does not use."""
+    target_modules: str | tuple[str, ...] = ("all-linear", "lm_head")
+    """What the speaker and written deltas act on, as in PEFT; the output head has to be among it."""
     data: StreamsConfig
     network: ShiftConfig = ShiftConfig()
     speaker_rank: Rank = 8
@@ -97,6 +104,9 @@ class ShiftRecipe(AbstractRecipe):
     """Weight of the loss that shows which adapter a part needs, at the start."""
     guide_until: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps over which the guide goes down to 0."""
+    told_until: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps in which the told adapters also act, all parts in one forward. Several times
+    faster on large bases; the library has to hold every task of the streams."""
     price: float = Field(default=0.1, ge=0)
     """Of the probability of a control token where no shift belongs."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
@@ -126,8 +136,13 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
         bank = Bank.stack(library).to(host.device, host.dtype) if network.count else None
         places = {adapter.name: k for k, adapter in enumerate(library)}
 
-        def read(batch: Sequence[Pieces]) -> Told:
-            return read_streams(host, batch, speaker.bank(), network, bank, [recipe.control])
+        told_steps = round(recipe.told_until * recipe.run.max_steps)
+        if told_steps and (lacking := [task for task in recipe.data.tasks if task not in places]):
+            raise ConfigError(f"told_until tells adapters of the library, which lacks {', '.join(lacking)}")
+
+        def read(step: int, batch: Sequence[Pieces]) -> Told:
+            way = read_told if step < told_steps else read_streams
+            return way(host, batch, speaker.bank(), network, bank, [recipe.control])
 
         fit(recipe, run, model, drawing(recipe, host, [recipe.control], places), read)
         folder = run.folder / "shift"
@@ -171,13 +186,13 @@ def fit(
     run: Run,
     model: nn.Module,
     draw: Callable[[int], list[Pieces]],
-    read: Callable[[Sequence[Pieces]], Told],
+    read: Callable[[int, Sequence[Pieces]], Told],
 ) -> None:
     """Fit a model to what is drawn, under a run: schedule, logs and checkpoints."""
     learner, steps = Learner(run, recipe.optimizer, model), recipe.run.max_steps
     started = time.monotonic()
     for done in learner.left():
-        told = read(draw(done - 1))
+        told = read(done - 1, draw(done - 1))
         guide = recipe.guide * max(0.0, 1 - (done - 1) / max(steps * recipe.guide_until, 1))
         loss = told.loss / told.tokens
         extra = guide * told.guide / max(told.shifts, 1) + recipe.price * told.spurious / told.tokens
@@ -196,7 +211,7 @@ def fit(
 
 def load_with_head(recipe: ShiftRecipe, device: torch.device | str) -> Host:
     """The base of a recipe, its output head a site like the linear modules of its layers."""
-    return load_base(recipe, device, target_modules=["all-linear", "lm_head"], dtype=recipe.dtype)
+    return load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
 
 
 def split_head(host: Host) -> tuple[list[Site], Site]:

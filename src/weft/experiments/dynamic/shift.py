@@ -41,7 +41,7 @@ from weft.tasks.streams import Stream, answers_of
 from weft.train.recipe import inside
 from weft.train.run import Run
 from weft.train.shift import ShiftRecipe, drawing, fit, load_with_head, split_head, train_shift
-from weft.train.streams import read_streams
+from weft.train.told import read_told
 from weft.types import Adapter, Bank, Mixture
 
 Way = Literal[
@@ -362,7 +362,7 @@ def _trained(
             run,
             nn.ModuleDict({"speaker": speaker}),
             drawing(told, host, controls, places),
-            lambda batch: read_streams(host, batch, speaker.bank(), None, bank, controls, beside=beside),
+            lambda _, batch: read_told(host, batch, speaker.bank(), None, bank, controls, beside=beside),
         )
     return speaker
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from weft.errors import ConfigError
 from weft.tasks.letters.operation import ALPHABET
 from weft.tasks.letters.world import World
-from weft.tasks.streams import Part, Stream
+from weft.tasks.streams import Part, Stream, held_out_pairs, next_task
 
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MOST = 6
@@ -70,9 +70,7 @@ class LetterStreams:
 
     def pairs(self) -> set[tuple[str, str]]:
         """The ordered pairs that are held out: as many after each task, at least one."""
-        rng = random.Random(f"{self.seed} pairs")
-        count = max(1, round(self.held_out * (len(self.tasks) - 1)))
-        return {(a, b) for a in self.tasks for b in rng.sample([t for t in self.tasks if t != a], count)}
+        return held_out_pairs(self.tasks, self.held_out, self.seed)
 
     def _stream(
         self,
@@ -95,15 +93,7 @@ class LetterStreams:
         lines: list[str] = []
         for i in range(total):
             before = parts[-1].task if parts else None
-            if before is not None and rng.random() < self.again:
-                task = before
-            else:
-                choices = [
-                    t
-                    for t in self.tasks
-                    if t != before and (before is None or ((before, t) in pairs) == held_out)
-                ]
-                task = rng.choice(choices)
+            task = next_task(rng, self.tasks, before, again=self.again, pairs=pairs, held_out=held_out)
             text, answer = _example(rng, world, task, letters)
             lead = f"{number + i}{NAMES[self.tasks.index(task)]}"
             parts.append(Part(task, lead, f"{text} >{answer}\n", f"{text} >", answer))

@@ -1,0 +1,117 @@
+"""Streams read in one forward, under adapters that are known beforehand.
+
+While the library's adapters are told, nothing of a part depends on what the network makes of the part before
+it: all parts run at once, and the network learns from the states that control tokens are chosen from,
+
+    L = CE(parts) + g(t) CE(which adapter) + price * mean P(control | no shift)
+
+which is what `train/streams.py` gives once the network blends as it is told, at a part of the cost: one forward
+of many tokens in place of one per part, and no logits of the prompt. Without a library nothing acts but the
+speaker: the form that a single adapter for all tasks is trained in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from weft.host import Host
+from weft.hyper.shift import Acting, Shift
+from weft.train.answer_logits import language_model
+from weft.train.streams import Pieces, Told, head_input
+from weft.types import Bank, Mixture, Term, Tokens
+
+
+def read_told(
+    host: Host,
+    batch: Sequence[Pieces],
+    speaker: Bank,
+    network: Shift | None,
+    library: Bank | None,
+    controls: Sequence[int],
+    *,
+    beside: Mixture | None = None,
+) -> Told:
+    """Read a batch; differentiable. The library's adapter of each part's task acts, or none where it lacks it.
+
+    What is `beside` the speaker acts throughout, as the speaker does.
+    """
+    rows, device = len(batch), host.device
+    flat = [[i for piece in p.pieces for i in piece] for p in batch]
+    width, first = max(map(len, flat)), min(p.prompt for p in batch) - 1
+    ids_BT = torch.zeros(rows, width, dtype=torch.long)
+    mask_BT, target_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, -1)
+    index_BT, skip_BT = torch.full_like(ids_BT, -1), torch.zeros_like(ids_BT)
+    for row, (p, ids) in enumerate(zip(batch, flat, strict=True)):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        mask_BT[row, : len(ids)] = 1
+        target_BT[row, p.prompt - 1 : len(ids) - 1] = torch.tensor(ids[p.prompt :])
+        skip_BT[row, p.prompt :] = p.gap
+        for start, piece, wanted in zip(_starts(p), p.pieces[1:], p.wanted, strict=True):
+            if library is not None and wanted < len(library):
+                index_BT[row, start : start + len(piece)] = wanted
+    mixture = Mixture.of(speaker) + (beside or Mixture())
+    if library is not None:
+        mixture = mixture + Mixture((Term(library, Tokens(index_BT.to(device))),))
+    with head_input(language_model(host)) as heard:
+        said = host(
+            ids_BT.to(device),
+            mixture,
+            mask_BT=mask_BT.to(device),
+            position_ids=((mask_BT.cumsum(1) - 1).clamp(min=0) + skip_BT).to(device),
+            logits_to_keep=torch.arange(first, width, device=device),
+        )
+    kept_BT = target_BT[:, first:].to(device)
+    chosen_BT = kept_BT >= 0
+    logits_NV, target_N = said.logits[chosen_BT].float(), kept_BT[chosen_BT]
+    best_N = logits_NV.argmax(-1)
+    zero = torch.zeros((), device=device)
+    spurious, missed = zero, 0
+    if controls:
+        control_N = torch.isin(target_N, torch.tensor(controls, device=device))
+        chance_N = logits_NV.softmax(-1)[:, list(controls)].sum(-1)
+        spurious, missed = chance_N[~control_N].sum(), int((best_N != target_N)[control_N].sum())
+    return Told(
+        F.cross_entropy(logits_NV, target_N, reduction="sum"),
+        zero if network is None else _guide(network, batch, heard[0], first),
+        spurious,
+        len(target_N),
+        sum(sum(p.shifts) for p in batch),
+        int((best_N == target_N).sum()),
+        missed,
+    )
+
+
+def _guide(
+    network: Shift, batch: Sequence[Pieces], hidden_BTH: torch.Tensor, first: int
+) -> torch.Tensor:
+    """Nats of the right adapters, summed over the shifts to those that the library has."""
+    device = hidden_BTH.device
+    total = torch.zeros((), device=device)
+    acting = network.nothing(len(batch))
+    for part in range(max(len(p.wanted) for p in batch)):
+        places = [_starts(p)[min(part, len(p.wanted) - 1)] - 1 - first for p in batch]
+        shift_B = torch.tensor([part < len(p.wanted) and p.shifts[part] for p in batch], device=device)
+        wanted_B = torch.tensor([p.wanted[min(part, len(p.wanted) - 1)] for p in batch], device=device)
+        hidden_BH = hidden_BTH[torch.arange(len(batch), device=device), torch.tensor(places, device=device)]
+        shifted = network(network.vector(hidden_BH), acting)
+        acting = Acting(
+            *(
+                torch.where(shift_B[:, None], new, old)
+                for new, old in zip(shifted.acting, acting, strict=True)
+            )
+        )
+        known_B = shift_B & (wanted_B < network.count)
+        if known_B.any():
+            total = total + F.cross_entropy(shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum")
+    return total
+
+
+def _starts(pieces: Pieces) -> list[int]:
+    """Where the piece of every part begins."""
+    starts = [len(pieces.pieces[0])]
+    for piece in pieces.pieces[1:-1]:
+        starts.append(starts[-1] + len(piece))
+    return starts
