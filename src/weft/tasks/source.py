@@ -90,8 +90,8 @@ class FunctionsSource(_TextSource):
     split; all unless given."""
 
 
-class LinesSource(Config):
-    """Functions as lines of a stream, `1: input > answer`, for a library that a shift blends; one split, train."""
+class LinesSource(_TextSource):
+    """Functions as lines of a stream, `1: input > answer`, for a shift to blend; one split, train."""
 
     kind: Literal["lines"]
     functions: tuple[str, ...] = Field(min_length=1)

@@ -51,7 +51,7 @@ def answers_of(text: str, parts: Sequence[Part]) -> list[str]:
 
 
 def held_out_pairs(tasks: Sequence[str], share: float, seed: int) -> set[Pair]:
-    """The ordered pairs of different tasks that no training stream has: as many after each task, at least one."""
+    """Ordered pairs of different tasks that no training stream has: as many after each task, at least one."""
     rng = random.Random(f"{seed} pairs")
     count = max(1, round(share * (len(tasks) - 1)))
     return {(a, b) for a in tasks for b in rng.sample([t for t in tasks if t != a], count)}

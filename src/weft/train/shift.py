@@ -10,6 +10,7 @@ what should act. Boundaries are given in training, since text is; what finds the
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class StreamsConfig(Config):
     """Which streams."""
 
     kind: Literal["letters", "functions"] = "letters"
-    """Of letters, whose lines name their tasks, or of the functions world, where the inputs alone say which."""
+    """Letters, whose lines name their tasks; or the functions world, where the inputs alone say which."""
     tasks: tuple[str, ...]
     """Tasks of that world, those that the library lacks among them."""
     seed: int = 0
@@ -88,12 +89,13 @@ class ShiftRecipe(AbstractRecipe):
     """Names of those that it may blend; all unless given."""
     control: int = Field(ge=0)
     """Id of the control token: one that the tokenizer does not use."""
-    target_modules: str | tuple[str, ...] = ("all-linear", "lm_head")
-    """What the speaker and written deltas act on, as in PEFT; the output head has to be among it."""
     data: StreamsConfig
     network: ShiftConfig = ShiftConfig()
     speaker_rank: Rank = 8
     """Rank of the adapter that teaches the base to write the control token."""
+    speaker_modules: str = ""
+    """What the speaker and written deltas act on: a pattern over whole paths, as in PEFT, such as that of the
+    upper layers, below which no gradients are needed; all linear modules unless given."""
     speaker_scaling: float = Field(default=2.0, gt=0)
     """Its scaling, alpha / r."""
     budget: Rank = 8
@@ -105,8 +107,8 @@ class ShiftRecipe(AbstractRecipe):
     guide_until: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps over which the guide goes down to 0."""
     told_until: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps in which the told adapters also act, all parts in one forward. Several times
-    faster on large bases; the library has to hold every task of the streams."""
+    """Share of the steps in which the told adapters also act, all parts in one forward. Faster than
+    part by part; the library has to hold every task of the streams."""
     price: float = Field(default=0.1, ge=0)
     """Of the probability of a control token where no shift belongs."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
@@ -126,7 +128,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
     library = _choose(load_library(recipe.library).adapters, recipe.adapters)
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_with_head(recipe, run.accelerator.device)
-        sites, head = split_head(host)
+        sites, head = speaker_sites(recipe, host)
         torch.manual_seed(recipe.run.seed)
         speaker = Speaker(
             sites, head, [recipe.control], rank=recipe.speaker_rank, scaling=recipe.speaker_scaling
@@ -211,7 +213,17 @@ def fit(
 
 def load_with_head(recipe: ShiftRecipe, device: torch.device | str) -> Host:
     """The base of a recipe, its output head a site like the linear modules of its layers."""
-    return load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
+    return load_base(recipe, device, target_modules=["all-linear", "lm_head"], dtype=recipe.dtype)
+
+
+def speaker_sites(recipe: ShiftRecipe, host: Host) -> tuple[list[Site], Site]:
+    """The sites that a recipe names, and the output head. Raises ConfigError where there are none."""
+    sites, head = split_head(host)
+    if recipe.speaker_modules:
+        sites = [site for site in sites if re.fullmatch(recipe.speaker_modules, site.path)]
+    if not sites:
+        raise ConfigError(f"speaker_modules {recipe.speaker_modules!r} matches no linear module of the base")
+    return sites, head
 
 
 def split_head(host: Host) -> tuple[list[Site], Site]:

@@ -5,9 +5,9 @@ it: all parts run at once, and the network learns from the states that control t
 
     L = CE(parts) + g(t) CE(which adapter) + price * mean P(control | no shift)
 
-which is what `train/streams.py` gives once the network blends as it is told, at a part of the cost: one forward
-of many tokens in place of one per part, and no logits of the prompt. Without a library nothing acts but the
-speaker: the form that a single adapter for all tasks is trained in.
+which is what `train/streams.py` gives once the network blends as it is told, for less: one forward of many
+tokens in place of one per part, and no logits of the prompt. Without a library nothing acts but the speaker:
+the form that a single adapter for all tasks is trained in.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def read_told(
     *,
     beside: Mixture | None = None,
 ) -> Told:
-    """Read a batch; differentiable. The library's adapter of each part's task acts, or none where it lacks it.
+    """Read a batch, each part under the library's adapter of its task where it holds it; differentiable.
 
     What is `beside` the speaker acts throughout, as the speaker does.
     """
     rows, device = len(batch), host.device
     flat = [[i for piece in p.pieces for i in piece] for p in batch]
-    width, first = max(map(len, flat)), min(p.prompt for p in batch) - 1
+    width = max(map(len, flat))
+    first = 0 if library is not None and _in_head(host, library) else min(p.prompt for p in batch) - 1
     ids_BT = torch.zeros(rows, width, dtype=torch.long)
     mask_BT, target_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, -1)
     index_BT, skip_BT = torch.full_like(ids_BT, -1), torch.zeros_like(ids_BT)
@@ -84,9 +85,13 @@ def read_told(
     )
 
 
-def _guide(
-    network: Shift, batch: Sequence[Pieces], hidden_BTH: torch.Tensor, first: int
-) -> torch.Tensor:
+def _in_head(host: Host, library: Bank) -> bool:
+    """Whether a library acts on the output head, which then has to see every token."""
+    head = language_model(host).get_output_embeddings()
+    return any(host.module.get_submodule(site.path) is head for site in library.sites)
+
+
+def _guide(network: Shift, batch: Sequence[Pieces], hidden_BTH: torch.Tensor, first: int) -> torch.Tensor:
     """Nats of the right adapters, summed over the shifts to those that the library has."""
     device = hidden_BTH.device
     total = torch.zeros((), device=device)

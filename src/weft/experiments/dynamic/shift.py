@@ -40,7 +40,7 @@ from weft.rows import AbstractController
 from weft.tasks.streams import Stream, answers_of
 from weft.train.recipe import inside
 from weft.train.run import Run
-from weft.train.shift import ShiftRecipe, drawing, fit, load_with_head, split_head, train_shift
+from weft.train.shift import ShiftRecipe, drawing, fit, load_with_head, speaker_sites, train_shift
 from weft.train.told import read_told
 from weft.types import Adapter, Bank, Mixture
 
@@ -108,6 +108,8 @@ class Answered:
     """Of those whose task it lacks."""
     whole: float
     """Share of the streams that were right throughout."""
+    by_stream: tuple[float, ...]
+    """Share of the answers of each stream."""
     spurious: float | None
     """Control tokens over all other tokens, where no shift belonged; None for ways without them."""
     found: float | None
@@ -137,6 +139,7 @@ def measure_shift(comparison: ShiftComparison, tell: Callable[[str], None] = lam
     longest = max(comparison.lengths)
     return [
         *lines("answers right, streams of {}", lambda one: one.right, comparison.lengths),
+        *(_by_stream(found) if len(comparison.seeds) == 1 else ()),
         *lines("right, as a share of the oracle's, streams of {}", of_oracle, comparison.lengths),
         *lines("of tasks in the library, streams of {}", lambda one: one.right_held, [longest]),
         *lines("of tasks that it lacks, streams of {}", lambda one: one.right_lacking, [longest]),
@@ -147,6 +150,21 @@ def measure_shift(comparison: ShiftComparison, tell: Callable[[str], None] = lam
             "learned parameters", lambda one: float(one.parameters) if one.parameters else None, [longest]
         ),
     ]
+
+
+def _by_stream(found: Sequence[Answered]) -> list[Line]:
+    """For one seed: every way's mean over streams, and how far the shift is above it in the same streams."""
+    lines = [
+        line_of(f"answers right, mean over streams of {one.length}", one.way, one.by_stream) for one in found
+    ]
+    for shift in (one for one in found if one.way == "shift"):
+        for one in found:
+            if one.way != "shift" and one.length == shift.length:
+                above = [mine - its for mine, its in zip(shift.by_stream, one.by_stream, strict=True)]
+                lines.append(
+                    line_of(f"the shift above it, mean over streams of {one.length}", one.way, above)
+                )
+    return sorted(lines, key=lambda line: line.what)
 
 
 def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]) -> list[Answered]:
@@ -175,7 +193,7 @@ def _of_seed(comparison: ShiftComparison, seed: int, tell: Callable[[str], None]
             size = _size(speaker)
             answer = _speaking(host, TokenSwitch(speaker, list(library.values()), host.fingerprint))
         elif way in ("multi-task", "phatgoose", "arrow"):
-            sites, head = split_head(host)
+            sites, head = speaker_sites(mine, host)
             each = _size(Speaker(sites, head, [], rank=1, scaling=1.0))
             rank = -(-(_size(shifter().speaker) + _size(shifter().network)) // each)
             beside = _gated(way, host, library, seed)
@@ -345,7 +363,7 @@ def _trained(
 ) -> Speaker:
     """A speaker alone, trained on the same streams: with a control token per adapter, or without any."""
     told = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed)
-    sites, head = split_head(host)
+    sites, head = speaker_sites(told, host)
     controls = [told.control + k for k in range(len(library) + 1)] if library else []
     torch.manual_seed(seed)
     speaker = Speaker(sites, head, controls, rank=rank, scaling=told.speaker_scaling).to(host.device)
@@ -410,6 +428,10 @@ def _score(
         share([right for known, right in marks if known]),
         share([right for known, right in marks if not known]),
         share(whole),
+        tuple(
+            share([a == p.answer for p, a in zip(s.parts, t.answers, strict=True)])
+            for s, t in zip(streams, texts, strict=True)
+        ),
         spurious,
         share([came for wanted, came in heard if wanted]) if heard else None,
         size,

@@ -1,4 +1,4 @@
-"""Lines of a table: a value per seed, its mean and an interval."""
+"""Lines of a table: a value per seed, or per test stream of a single seed; their mean and an interval."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ class Line:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Over seeds, or streams."""
         return sum(self.values) / len(self.values)
 
     @property
     def half(self) -> float:
-        """Of the interval of 95 % by Student's t over seeds; 0 for one seed, which has none."""
+        """Of the interval of 95 % by Student's t; 0 for one value, which has none."""
         count = len(self.values)
-        if count not in _T95:
+        if count < 2:
             return 0.0
         variance = sum((value - self.mean) ** 2 for value in self.values) / (count - 1)
-        return _T95[count] * math.sqrt(variance / count)
+        # Beyond the table: Cornish and Fisher's expansion of t around the normal, right to 0.03 from six on.
+        t95 = _T95.get(count, 1.96 + 2.37 / (count - 1) + 2.82 / (count - 1) ** 2)
+        return t95 * math.sqrt(variance / count)
 
     @property
     def interval(self) -> Interval:
@@ -41,14 +43,17 @@ class Line:
 
     @property
     def shown(self) -> str:
-        """Mean, and from two seeds on the interval and the values."""
-        if len(self.values) not in _T95:
+        """Mean, and from two values on the interval; up to five values are listed."""
+        if len(self.values) < 2:
             return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ± {self.half:.3f} ({', '.join(f'{value:.3f}' for value in self.values)})"
+        listed = (
+            f" ({', '.join(f'{value:.3f}' for value in self.values)})" if len(self.values) in _T95 else ""
+        )
+        return f"{self.mean:.3f} ± {self.half:.3f}{listed}"
 
 
 def line_of(what: str, who: str, values: Sequence[float]) -> Line:
-    """A line from one value per seed."""
+    """A line from one value per seed, or per stream."""
     return Line(what, who, tuple(values))
 
 

@@ -1,4 +1,4 @@
-"""Streams of functions: numbered inputs; the answer works them off, line by line, and no line names its function.
+"""Streams of functions: numbered inputs, worked off line by line; no line names its function.
 
     3: rosa.wood@post.de        3: rosa.wood@post.de > post.de
     4: 2012-06-25          ->   4: 2012-06-25 > 25 June 2012
@@ -96,19 +96,23 @@ class FunctionStreams:
         return Stream(f"{listed}Answers:\n", tuple(parts[:length]), following)
 
 
-def draw_line(
-    rng: random.Random, function: str, *, test: bool, taken: Sequence[str] = ()
-) -> tuple[str, str]:
-    """An input of a function, none of those `taken`, and its answer. A fifth of all inputs is for `test` alone.
+def draw_line(rng: random.Random, function: str, *, test: bool, taken: Sequence[str] = ()) -> tuple[str, str]:
+    """An input of a function, none of those `taken`, and its answer.
 
-    Raises ConfigError for an unknown function, or one that makes nothing of such inputs.
+    A fifth of all inputs is for `test` alone. Raises ConfigError for an unknown function, or one that makes
+    nothing of such inputs.
     """
     world = World()
     shape = SHAPES[world.shape(function)]
     for _ in range(_TRIES):
         text = shape(rng)
         answer = world.answer(function, text)
-        if answer and "\n" not in text + answer and text not in taken and (crc32(text.encode()) % 5 == 0) == test:
+        if (
+            answer
+            and "\n" not in text + answer
+            and text not in taken
+            and (crc32(text.encode()) % 5 == 0) == test
+        ):
             return text, answer
     raise ConfigError(f"{function} makes nothing of {_TRIES} inputs; leave it out of streams")
 
