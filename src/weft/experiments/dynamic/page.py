@@ -30,7 +30,7 @@ def pictured(name: str, lines: Sequence[Line]) -> list[Line]:
 def dynamic_page(
     sections: Mapping[str, Sequence[Line]], *, command: str, pictures: Mapping[str, str] | None = None
 ) -> str:
-    """Everything that was measured. An interval is that of Student's t over seeds, the values follow it.
+    """Everything that was measured. An interval is that of Student's t over seeds, or over a seed's streams.
 
     `pictures` are files beside the page, by section.
     """
