@@ -70,7 +70,7 @@ class CompiledStep:
         self._twin = _twin(module)
         self._number = next(_NUMBERS)
         self._factors = {
-            site.path: (a_NRI.flatten(0, 1), pool.bank.b[site].mT.flatten(0, 1))
+            site.path: (a_NRI.flatten(0, 1).T, pool.bank.b[site].mT.flatten(0, 1))
             for site, a_NRI in pool.bank.a.items()
         }
         for site in sites:

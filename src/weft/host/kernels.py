@@ -25,20 +25,51 @@ def single(
 def side_by_side(
     output: Float[Tensor, "*B O"],
     x: Float[Tensor, "*B I"],
-    a_MI: Float[Tensor, "M I"],
+    a_IM: Float[Tensor, "I M"],
     b_MO: Float[Tensor, "M O"],
     scale_BM: Float[Tensor, "B M"] | None,
 ) -> Float[Tensor, "*B O"]:
     """The output of a site plus adapters that lie side by side, M = K R, each row with its own weights.
 
-    One token per row: two GEMMs that read every factor once. Without weights all are 1.
+    One token per row: two GEMMs that read every factor once. Without weights all are 1. Written into
+    `output`, where its type and layout allow; no gradient.
     """
-    u_BM = F.linear(x.reshape(-1, x.shape[-1]).to(a_MI.dtype), a_MI)
+    u_BM = torch.mm(x.reshape(-1, x.shape[-1]).to(a_IM.dtype), a_IM)
     if scale_BM is not None:
-        u_BM = u_BM * scale_BM
-    if output.dtype == u_BM.dtype:
-        return torch.addmm(output.reshape(-1, output.shape[-1]), u_BM, b_MO).view(output.shape)
+        u_BM.mul_(scale_BM)
+    if output.dtype == u_BM.dtype and output.is_contiguous():
+        output.view(-1, output.shape[-1]).addmm_(u_BM, b_MO)
+        return output
     return (output + (u_BM @ b_MO).view(output.shape)).to(output.dtype)
+
+
+def apart(
+    output: Float[Tensor, "*B O"],
+    x: Float[Tensor, "*B I"],
+    a_KIR: Float[Tensor, "K I R"],
+    b_KRO: Float[Tensor, "K R O"],
+    places: tuple[Int[Tensor, " M"], Int[Tensor, " B"], Bool[Tensor, " M"]] | None,
+) -> Float[Tensor, "*B O"]:
+    """The output of a site plus adapters that act on some rows each, M = K C: C places for every adapter.
+
+    One token per row. `places` says whose token is at each, where each row's token is, and which places get
+    zeros; None where row i is at place i. Reads every factor once, as `side_by_side` does, for a K-th of its
+    multiplications. Written into `output`, where its type and layout allow; no gradient.
+    """
+    x_BI = x.reshape(-1, x.shape[-1]).to(a_KIR.dtype)
+    adapters = len(a_KIR)
+    if places is None:
+        u_KCR = torch.bmm(x_BI.view(adapters, -1, x_BI.shape[-1]), a_KIR)
+        if output.dtype == u_KCR.dtype and output.is_contiguous():
+            output.view(adapters, -1, output.shape[-1]).baddbmm_(u_KCR, b_KRO)
+            return output
+        y_BO = torch.bmm(u_KCR, b_KRO)
+    else:
+        take_M, back_B, base_M = places
+        u_KCR = torch.bmm(x_BI.index_select(0, take_M).view(adapters, -1, x_BI.shape[-1]), a_KIR)
+        u_KCR.masked_fill_(base_M.view(adapters, -1, 1), 0)
+        y_BO = torch.bmm(u_KCR, b_KRO).flatten(0, 1).index_select(0, back_B)
+    return (output + y_BO.view(output.shape)).to(output.dtype)
 
 
 def bmm(

@@ -34,13 +34,28 @@ _SIDE_BY_SIDE = 512
 """K * R up to which a decode step runs all adapters on every row: two GEMMs that read each factor once."""
 
 
+_PLACES = 2
+"""Places per row up to which a decode step runs each adapter on its own rows alone; those left over idle."""
+_SORTED = 128
+"""K * R up to which that is slower, where the rows have to be put in the adapters' order first."""
+
+
 class SideBySide(NamedTuple):
     """The adapters of a decode step side by side, M = K R, and how each row weighs them."""
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
-    """Module path -> (a_MI, b_MO)."""
+    """Module path -> (a_IM, b_MO)."""
     scale_BM: Tensor | None
     """None where there is one adapter, on every row, at weight 1."""
+
+
+class Apart(NamedTuple):
+    """The adapters of a decode step, each on its own rows, at C places: M = K C."""
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    """Module path -> (a_KIR, b_KRO)."""
+    places: tuple[Tensor, Tensor, Tensor] | None
+    """Whose token is at every place, where each row's is, which are the base's; None: row i at place i."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +67,7 @@ class Joined:
     """Which rows of the batch, where a gate speaks of some alone; None for all."""
     state: State = field(default_factory=lambda: UNDECIDED)
     """What its gate decided on their prompts."""
-    decode: SideBySide | None = None
+    decode: SideBySide | Apart | None = None
     """The same in the form that a step of one token per row takes, where that is faster."""
 
 
@@ -100,11 +115,11 @@ def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Joined
     rank = max(adapter.rank for share in shares for adapter, _ in share.adapters)
     if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
         index = [place[row[0][0]] if row else -1 for row in slots]
-        alone = index[0] if len(set(index)) == 1 else None
         term = Term(bank, Rows(torch.tensor(index, device=device)))
+        decode = _alone(bank, index[0], rank) if len(set(index)) == 1 else _apart(bank, index, rank)
     else:
-        alone, term = None, Term(bank, Dense(weight_BK))
-    return Joined(term, decode=_side_by_side(bank, weight_BK, rank, alone))
+        term, decode = Term(bank, Dense(weight_BK)), None
+    return Joined(term, decode=decode or _side_by_side(bank, weight_BK, rank))
 
 
 def weighed_slots(shares: Sequence[Share], pool: Pool) -> list[list[tuple[int, float]]]:
@@ -113,15 +128,45 @@ def weighed_slots(shares: Sequence[Share], pool: Pool) -> list[list[tuple[int, f
     return [[(next(slots), weight) for _, weight in share.adapters] for share in shares]
 
 
-def _side_by_side(bank: Bank, weight_BK: Tensor, rank: int, alone: int | None) -> SideBySide | None:
+def _alone(bank: Bank, place: int, rank: int) -> SideBySide:
+    """One adapter on every row."""
+    factors = {s.path: (bank.a[s].mT[place, :, :rank], bank.b[s].mT[place, :rank]) for s in bank.a}
+    return SideBySide(factors, None)
+
+
+def _apart(bank: Bank, index: Sequence[int], rank: int) -> Apart | None:
+    """Views of the pool and the places of rows; None where adapters side by side are faster."""
+    rows_K = [[row for row, k in enumerate(index) if k == place] for place in range(len(bank))]
+    base = [row for row, place in enumerate(index) if place < 0]
+    for row in base:
+        min(rows_K, key=len).append(row)
+    most = max(map(len, rows_K))
+    take = [row for rows in rows_K for row in rows + [0] * (most - len(rows))]
+    if take == list(range(len(index))) and not base:
+        places = None
+    elif len(bank) * rank <= _SORTED or len(take) > _PLACES * len(index):
+        return None
+    else:
+        at = {row: place * most + i for place, rows in enumerate(rows_K) for i, row in enumerate(rows)}
+        back = [at[row] for row in range(len(index))]
+        idle = [False] * len(take)
+        for row in base:
+            idle[at[row]] = True
+        device = next(iter(bank.a.values())).device
+        places = (
+            torch.tensor(take, device=device),
+            torch.tensor(back, device=device),
+            torch.tensor(idle, device=device),
+        )
+    return Apart({s.path: (bank.a[s].mT[:, :, :rank], bank.b[s].mT[:, :rank]) for s in bank.a}, places)
+
+
+def _side_by_side(bank: Bank, weight_BK: Tensor, rank: int) -> SideBySide | None:
     """Views of the pool, or copies where it has room for larger ranks; None where there is too much of it."""
-    if alone is not None:
-        factors = {s.path: (bank.a[s][alone, :rank], bank.b[s].mT[alone, :rank]) for s in bank.a}
-        return SideBySide(factors, None)
     if len(bank) * rank > _SIDE_BY_SIDE:
         return None
     factors = {
-        s.path: (bank.a[s][:, :rank].flatten(0, 1), bank.b[s].mT[:, :rank].flatten(0, 1)) for s in bank.a
+        s.path: (bank.a[s][:, :rank].flatten(0, 1).T, bank.b[s].mT[:, :rank].flatten(0, 1)) for s in bank.a
     }
     dtype = next(iter(bank.a.values())).dtype
     return SideBySide(factors, weight_BK.to(dtype).repeat_interleave(rank, 1))

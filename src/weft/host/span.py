@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from weft.errors import ShapeError
 from weft.host.dropout import Dropout
-from weft.host.kernels import side_by_side
+from weft.host.kernels import apart, side_by_side
 from weft.host.placed import Placed, Trip, add_back, make_trip, send
 from weft.host.plan import Plan, contribution, make_plan
-from weft.host.share import SideBySide
+from weft.host.share import Apart, SideBySide
 from weft.types import UNDECIDED, AbstractGate, Assignment, Dense, Rows, Site, State, Term, Tokens, TopK
 
 StackedFactors = Mapping[str, tuple[Tensor, Tensor]]
@@ -33,7 +33,7 @@ class Acting:
     factors: StackedFactors
     rows_N: Tensor | None = None
     """The rows of the batch that it speaks of; None for all."""
-    decode: SideBySide | None = None
+    decode: SideBySide | Apart | None = None
     """Another form of the same for one token per row."""
 
 
@@ -67,8 +67,7 @@ class Span:
             if site.path not in acting.factors:
                 continue
             if acting.decode is not None and self.columns == 1 and x.shape[:-1].numel() == self.rows:
-                a_MI, b_MO = acting.decode.factors[site.path]
-                output = side_by_side(output, x, a_MI, b_MO, acting.decode.scale_BM)
+                output = _decoded(acting.decode, site, x, output)
                 continue
             a_KRI, b_KOR = acting.factors[site.path]
             x_BTI = self._tokens(x)
@@ -165,6 +164,14 @@ def add_mixture(
         return None if current is None else current.change(site, inputs[0], output)
 
     return add
+
+
+def _decoded(decode: SideBySide | Apart, site: Site, x: Tensor, output: Tensor) -> Tensor:
+    """What a site says of one token per row."""
+    a, b = decode.factors[site.path]
+    if isinstance(decode, SideBySide):
+        return side_by_side(output, x, a, b, decode.scale_BM)
+    return apart(output, x, a, b, decode.places)
 
 
 def _extent(assignment: Assignment) -> tuple[int, int]:
