@@ -67,7 +67,7 @@ swarm: $(READY)  ## 1,000 schedules of faults, a kill at every call, 30 with rea
 	OMP_NUM_THREADS=1 WEFT_FUZZ_CASES=10000 $(BIN)/pytest tests/swarm/test_message.py
 
 bench: $(READY)  ## measure speed and memory against PEFT, into docs/results/speed.md
-	$(BIN)/weft bench kernels engine engine-all-linear train-many merge --write
+	$(BIN)/weft bench kernels engine engine-targets train-many merge --write
 
 vllm-check: $(READY)  ## greedy answers of vLLM under the plug-in against ours, in an environment of its own (GBs)
 	$(PYTHON) -m venv .venv-vllm

@@ -56,6 +56,7 @@ def lines(
     repeats: int,
     *,
     targets: tuple[str, ...] = TARGETS,
+    rank: int = RANK,
     unequal: bool = True,
     compiled: bool = True,
 ) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def lines(
     chance = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(3, module.config.vocab_size, (ROWS, PROMPT), generator=chance)
     host = Host(module, target_modules=list(targets))
-    adapters = [_adapter(host, k) for k in range(ADAPTERS)]
+    adapters = [_adapter(host, k, rank) for k in range(ADAPTERS)]
     shares = {
         "base": [Share()] * ROWS,
         "one adapter": [Share.of(adapters[0])] * ROWS,
@@ -83,7 +84,7 @@ def lines(
         sides[f"Weft, 64 {kind} lengths, loop"] = lambda many=many: _spoken(host, many)
     if compiled:
         fixed = Host(module, target_modules=list(targets))
-        fixed.pool = Pool(fixed.sites, slots=ADAPTERS, r=RANK, base=fixed.fingerprint)
+        fixed.pool = Pool(fixed.sites, slots=ADAPTERS, r=rank, base=fixed.fingerprint)
         for adapter in adapters:
             fixed.pool.put(adapter)
         fixed.compile(rows=ROWS, columns=64)
@@ -109,12 +110,12 @@ def lines(
     ]
 
 
-def _adapter(host: Host, k: int) -> Adapter:
+def _adapter(host: Host, k: int, rank: int = RANK) -> Adapter:
     chance = torch.Generator().manual_seed(k)
     factors = {}
     for site in host.sites:
-        a_RI = torch.randn(RANK, site.in_features, generator=chance) * 0.02
-        b_OR = torch.randn(site.out_features, RANK, generator=chance) * 0.02
+        a_RI = torch.randn(rank, site.in_features, generator=chance) * 0.02
+        b_OR = torch.randn(site.out_features, rank, generator=chance) * 0.02
         factors[site] = Factors(a_RI, b_OR, 1.0)
     return Adapter(factors, name=str(k))
 
@@ -124,7 +125,7 @@ def _peft(module: Any, adapters: list[Adapter], targets: tuple[str, ...]) -> Any
     copied = type(module)(module.config).eval()
     copied.load_state_dict(module.state_dict())
     copied.generation_config.eos_token_id = None
-    options = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(targets))
+    options = LoraConfig(r=adapters[0].rank, lora_alpha=adapters[0].rank, target_modules=list(targets))
     peft = get_peft_model(copied, options, adapter_name="0")
     for k in range(1, len(adapters)):
         peft.add_adapter(str(k), options)

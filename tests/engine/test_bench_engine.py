@@ -32,10 +32,11 @@ def test_every_side_runs_on_a_small_base(bench, monkeypatch):
     assert all(row["tokens/s"] > 0 for row in rows)
 
 
-def test_peft_and_weft_hold_the_same_adapters(bench):
+@pytest.mark.parametrize("rank", [4, 8])
+def test_peft_and_weft_hold_the_same_adapters(bench, rank):
     module = bench.random_llama(vocab_size=64, hidden_size=36, intermediate_size=32, num_hidden_layers=2)
     host = Host(module, target_modules=list(bench.TARGETS))
-    adapters = [bench._adapter(host, k) for k in range(3)]
+    adapters = [bench._adapter(host, k, rank) for k in range(3)]
     twin = bench._peft(module, adapters, bench.TARGETS)
     ids = torch.randint(3, 64, (3, 5), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
