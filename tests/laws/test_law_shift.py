@@ -223,3 +223,14 @@ def test_a_folder_gives_the_same_shift(host, tmp_path):
         again.controller(library[:2])
     with pytest.raises(BaseMismatchError, match="other weights"):
         again.controller([make_bank(bank.sites, 3, 2, seed=5)[k] for k in range(3)])
+
+
+def test_what_comes_next_is_told_by_the_vector_alone_where_the_network_does_not_remember(host):
+    shift, _ = make_shift(host, mode="blend")
+    vector_BD = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+    acted = Acting(torch.tensor([[0.0, 1.0, 0.0]]).expand(2, 3), vector_BD.flip(0))
+    for remembers in (True, False):
+        network = Shift(shift.config.model_copy(update={"remembers": remembers}), [], width=32, count=3)
+        network.load_state_dict(shift.state_dict())
+        fresh, later = (network(vector_BD, acting).logits_BN for acting in (network.nothing(2), acted))
+        assert bool((fresh == later).all()) != remembers

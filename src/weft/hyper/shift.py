@@ -49,6 +49,9 @@ class ShiftConfig(Config):
     """Of the softmax at the start; it is learned."""
     floor: float = Field(default=0.01, ge=0, lt=1)
     """A weight below it is 0, so that what hardly acts costs nothing."""
+    remembers: bool = True
+    """Whether m and what acts are read: without, only the vector says what comes next, so that the network
+    cannot learn from its training which task never follows which."""
     decay: float = Field(default=0.02, gt=0, lt=1)
     """How much of what was there stays, at the start; it is learned."""
 
@@ -126,7 +129,8 @@ class Shift(nn.Module):
                 f"a signal vector has {self.config.vector} numbers here, got {vector_BD.shape[-1]}"
             )
         there_BD = acting.weight_BK @ self.key_KD
-        z_BD = self.mlp(torch.cat([vector_BD, acting.memory_BD, there_BD], -1))
+        before_BD = torch.cat([acting.memory_BD, there_BD], -1)
+        z_BD = self.mlp(torch.cat([vector_BD, before_BD if self.config.remembers else 0 * before_BD], -1))
         query_BD = F.normalize(self.query(z_BD), dim=-1)
         logits_BN = query_BD @ F.normalize(self.key_KD, dim=-1).mT * self.log_sharpness.exp()
         if self.generator is not None:
