@@ -141,8 +141,10 @@ def start_of(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
 def strict_json(text: bytes, source: object) -> dict[str, Any]:
     """A JSON object in UTF-8 without repeated keys, NaN or broken characters. Raises AdapterFormatError."""
     try:
-        decoded = text.decode()
-        values = _decoder.decode(decoded)
+        decoded = text.decode().lstrip(_SPACE)
+        values, end = _decoder.raw_decode(decoded)
+        if decoded[end:].strip(_SPACE):
+            raise ValueError(f"more follows after character {end}")
         # An escaped half of a character parses, and cannot be written again.
         if "\\u" in decoded:
             json.dumps(values, ensure_ascii=False).encode()
@@ -195,6 +197,7 @@ def _no_constant(name: str) -> Any:
 
 
 # Made once: `json.loads` and `json.dumps` make theirs anew for every tensor.
+_SPACE = " \t\n\r"
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 

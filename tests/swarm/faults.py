@@ -81,15 +81,17 @@ class FaultyLink(AbstractLink):
         if fault == "kill":
             self.place.kill()
             raise WorkerError("the worker was killed before it acted")
-        answer = encode(self.place.stage.answer(decode(data)))
+        answered = self.place.stage.answer(decode(data))
         taken = random.Random(data).uniform(0, 10) if fault == "slow" else 0.001
         if fault == "duplicate":
-            self.answers.append((encode(self.place.stage.answer(decode(data))), taken))
+            again = self.place.stage.answer(decode(data))
+            self.answers += [(encode(again), taken)] if again is not None else []
         if fault == "kill after":
             self.place.kill()
             raise WorkerError("the worker was killed after it acted")
-        if fault == "lost answer":
+        if fault == "lost answer" or answered is None:
             return
+        answer = encode(answered)
         if fault == "late answer":
             self.place.late.append((answer, taken))
             return

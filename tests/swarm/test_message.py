@@ -19,6 +19,7 @@ from weft.swarm.message import LIMIT, Message, decode, encode, receive
 KINDS = (
     "hello",
     "step",
+    "soon",
     "join",
     "leave",
     "cut",
@@ -74,11 +75,12 @@ def test_damaged_messages_are_noticed():
         assert "\n" not in str(error.value)
 
 
-def framed(header, data):
-    """A message whose checksums are right, whatever its header says."""
-    text = json.dumps(header).encode()
-    body = len(text).to_bytes(8, "little") + text + data
-    first = b"WEFT" + struct.pack("<Q16s", len(body), xxhash.xxh3_128_digest(body))
+def framed(header, data, values="{}"):
+    """A message whose checksums are right, whatever its values and its header say."""
+    text, before = json.dumps(header).encode(), values.encode()
+    before += b" " * (-len(before) % 8)
+    body = before + len(text).to_bytes(8, "little") + text + data
+    first = b"WEFT" + struct.pack("<IQ16s", len(before), len(body), xxhash.xxh3_128_digest(body))
     return first + zlib.crc32(first).to_bytes(4, "little") + body
 
 
@@ -87,7 +89,7 @@ def test_headers_of_nonsense_are_refused_in_one_line():
     read, told = 0, []
     for _ in range(CASES):
         tensor = {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}
-        header = {"__metadata__": {"values": "{}"}, "x": dict(tensor)}
+        header, values = {"x": dict(tensor)}, "{}"
         match rng.randrange(4):
             case 0:
                 header["x"][rng.choice(list(tensor))] = value(rng)
@@ -96,9 +98,11 @@ def test_headers_of_nonsense_are_refused_in_one_line():
             case 2:
                 header[rng.choice(("__metadata__", "x", "y"))] = value(rng)
             case 3:
-                header["__metadata__"]["values"] = value(rng)
+                values = rng.choice(
+                    ("", "[]", "{", "{}}", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": "\\ud800"}')
+                )
         try:
-            decode(framed(header, bytes(8)))
+            decode(framed(header, bytes(8), values))
             read += 1
         except MessageError as error:
             told.append(str(error))
@@ -112,12 +116,12 @@ def test_headers_of_nonsense_are_refused_in_one_line():
 def test_tensors_larger_than_their_message_are_refused(shape, end):
     tensor = {"dtype": "U8", "shape": shape, "data_offsets": [0, end]}
     with pytest.raises(MessageError, match="does not lie from 0"):
-        decode(framed({"__metadata__": {"values": "{}"}, "x": tensor}, bytes(min(end, 8))))
+        decode(framed({"x": tensor}, bytes(min(end, 8))))
 
 
 def test_nothing_is_allocated_for_what_is_only_announced():
     def head(length):
-        first = b"WEFT" + struct.pack("<Q16s", length, bytes(16))
+        first = b"WEFT" + struct.pack("<IQ16s", 0, length, bytes(16))
         return first + zlib.crc32(first).to_bytes(4, "little")
 
     asked = []
@@ -175,7 +179,9 @@ def test_calls_of_nonsense_are_answered_in_one_line_and_change_no_row():
         if fields["session"] == 1 and fields["position"] == 1:
             given["ids"], fields["stage"] = torch.full((1, 2), 99), fields["stage"]
         answer = stage.answer(decode(encode(Message(fields, given))))
-        if "error" in answer.fields:
+        if fields["kind"] == "soon":
+            assert answer is None
+        elif "error" in answer.fields:
             refused += 1
             assert "\n" not in answer.fields["text"]
             assert answer.fields["error"] != "Failed", answer.fields["text"]
@@ -188,3 +194,52 @@ def test_calls_of_nonsense_are_answered_in_one_line_and_change_no_row():
     twin.answer(Message({**fence, **step, "position": 0}, {"ids": ids}))
     want = twin.answer(Message({**after, "position": 1}, {"ids": torch.tensor([[8]])}))
     assert torch.equal(said.tensors["x"], want.tensors["x"])
+
+
+def test_what_is_announced_late_twice_or_wrongly_changes_no_step():
+    """Two stages do the same; one is told of its steps before, of others, and of what is none."""
+    part = parts_of(make_llama(), [0, 1, 2])[0]
+    told, twin = Stage(part), Stage(part)
+    fence = {"stage": [0, 1], "epoch": 1, "session": 1}
+    rng = random.Random(0)
+    was_ready = 0
+
+    def both(fields, tensors):
+        said, want = told.answer(Message(fields, tensors)), twin.answer(Message(fields, tensors))
+        assert said.fields == want.fields
+        for name, tensor in want.tensors.items():
+            assert torch.equal(said.tensors[name], tensor)
+
+    both({"kind": "begin", "stage": [0, 1], "epoch": 1}, {})
+    step = {**fence, "kind": "step", "shares": [[[], []]] * 2, "live": [1]}
+    ids = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    both({**step, "position": 0, "counts": [3, 2], "starts": [0, 4]}, {"ids": ids})
+    for position in range(1, 100):
+        call = {**step, "position": position, "counts": [1, rng.randrange(2)]}
+        for _ in range(rng.randrange(4)):
+            other = call | rng.choice(
+                (
+                    {},
+                    {"counts": [1, 1]},
+                    {"counts": [1]},
+                    {"counts": [2, 1]},
+                    {"position": position - 1},
+                    {"epoch": 2},
+                    {"session": 2},
+                    {"shares": None},
+                    {"shares": [[[["no key", 1.0]], []]] * 2},
+                    {"stage": [1, 2]},
+                )
+            )
+            assert told.answer(Message(other | {"kind": "soon"})) is None
+        was_ready += told._soon is not None
+        if rng.random() < 0.3:
+            both({**fence, "session": 0, "kind": "drop", "position": told_of(told), "key": "none"}, {})
+        tokens = rng.choice((1, 1, 2))
+        both(call, {"ids": torch.tensor([[5, 6], [8, 9]])[:, :tokens]})
+    assert was_ready > 10
+
+
+def told_of(stage):
+    """How many calls without rows a stage has answered."""
+    return stage._sessions[0].done if 0 in stage._sessions else 0

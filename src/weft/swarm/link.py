@@ -35,11 +35,13 @@ class LocalLink(AbstractLink):
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[bytearray] = deque()
 
     def send(self, message: Message) -> None:
-        """Let the stage answer; the answer waits."""
-        self._answers.append(encode(self.stage.answer(decode(encode(message)))))
+        """Let the stage answer; the answer, if there is one, waits."""
+        answer = self.stage.answer(decode(encode(message)))
+        if answer is not None:
+            self._answers.append(encode(answer))
 
     def receive(self, seconds: float) -> Message:
         """The next answer. Raises WorkerError where there is none, MessageError for a damaged one."""

@@ -25,6 +25,7 @@ from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
 from weft.host.fetch import fetch_model
 from weft.host.sites import ALL_LINEAR
+from weft.plain import reason_of
 from weft.reading import read_json
 from weft.registry import NAMED
 from weft.swarm.part import FAMILIES, Part
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise MissingFileError(f"{folder} holds no model: {' '.join(str(error).split())[:200]}") from error
+        raise MissingFileError(f"{folder} holds no model: {reason_of(error)}") from error
     if config.model_type not in FAMILIES:
         raise ConfigError(f"a {config.model_type} is not spread yet; families: {', '.join(FAMILIES)}")
     return config
@@ -184,7 +185,7 @@ def _open(folder: Path, files: ExitStack) -> Mapping[str, Any]:
         opened = [files.enter_context(safe_open(folder / name, "pt")) for name in names]
     except (SafetensorError, OSError) as error:
         raise MissingFileError(
-            f"the weights of {folder} are missing or damaged: {' '.join(str(error).split())[:200]}"
+            f"the weights of {folder} are missing or damaged: {reason_of(error)}"
         ) from error
     return {name: file for file in opened for name in list(file.keys())}
 

@@ -1,20 +1,23 @@
 """Messages between the machines of a spread host: named values and tensors, and nothing that runs.
 
-    "WEFT" | length of the body, 8 bytes | XXH3-128 of the body | CRC-32 of the 28 bytes before | body
+    "WEFT" | length of the values, 4 bytes | length of both, 8 bytes | XXH3-128 of both
+           | CRC-32 of the 32 bytes before | values | tensors
 
-The body is a safetensors file in memory whose metadata holds the values as JSON. The head is checked before
-the body is read, the body before its values are looked at, so a flipped bit anywhere is noticed. What the
-checksum has passed is read more briefly than a file that anybody may have written: as `encode` lays it out.
+Values are JSON, filled with spaces to a multiple of 8 bytes; tensors are a safetensors file in memory.
+The head is checked before the rest is read, and that before it is looked at, so a flipped bit is noticed.
+What the checksum has passed is read more briefly than a file that anybody may have written.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,12 +25,14 @@ import xxhash
 from torch import Tensor
 
 from weft.errors import MessageError, WeftError
+from weft.plain import reason_of
 from weft.tensor_file import framed, header_size, strict_json
 
 LIMIT = 1 << 30
 """Most bytes of a body."""
-_HEAD = struct.Struct("<4sQ16sI")
-HEAD_BYTES = _HEAD.size
+_HEAD = struct.Struct("<4sIQ16s")
+_CRC = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size + _CRC.size
 MAGIC = b"WEFT"
 _CHUNK = 1 << 20
 _TYPES = {
@@ -46,6 +51,8 @@ _TYPES = {
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _DIMS = 16
 """A tensor has at most so many."""
+_REMEMBERED = 4096
+"""Bytes of a header that is read once for all messages that have it."""
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _MOST = 1 << 53
 """Whole numbers are at most so large, which JSON keeps everywhere."""
@@ -92,33 +99,32 @@ class Message:
         return value
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message) -> bytearray:
     """A message as bytes. Raises MessageError for one above the limit, or with tensors that do not travel."""
-    header: dict[str, Any] = {"__metadata__": {"values": _json(message.fields)}}
-    parts: list[bytes | memoryview] = [b""]
-    at = 0
     # The widest first, so that each lies at a multiple of its width.
-    for name, tensor in sorted(message.tensors.items(), key=lambda named: -named[1].itemsize):
-        if tensor.dtype not in _NAMES:
-            raise MessageError(f"a tensor of {tensor.dtype} does not travel")
-        part = tensor.reshape(-1).view(torch.uint8).numpy(force=True).data
-        place = [at, at + len(part)]
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
-        parts.append(part)
-        at += len(part)
-    text = _json(header).encode()
-    parts[0] = framed(text + b" " * (-len(text) % 8))
-    length = len(parts[0]) + at
+    named = sorted(message.tensors.items(), key=lambda named: -named[1].itemsize)
+    values = _json(message.fields).encode()
+    values += b" " * (-len(values) % 8)
+    laid = tuple((name, tensor.dtype, tensor.shape) for name, tensor in named)
+    parts = [bytes(HEAD_BYTES), values, _header(laid) if laid else b""]
+    parts += [_bytes(tensor) for _, tensor in named]
+    data = bytearray().join(parts)
+    length = len(data) - HEAD_BYTES
     if length > LIMIT:
         raise MessageError(f"a message of {length} bytes, at most {LIMIT} are sent")
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
-    head = MAGIC + length.to_bytes(8, "little") + digest.digest()
-    return b"".join([head, zlib.crc32(head).to_bytes(4, "little"), *parts])
+    with memoryview(data) as whole:
+        digest = xxhash.xxh3_128_digest(whole[HEAD_BYTES:])
+        _HEAD.pack_into(data, 0, MAGIC, len(values), length, digest)
+        _CRC.pack_into(data, _HEAD.size, zlib.crc32(whole[: _HEAD.size]))
+    return data
 
 
-def decode(data: bytes) -> Message:
+def _bytes(tensor: Tensor) -> bytes:
+    tensor = tensor.cpu().contiguous()
+    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
+
+
+def decode(data: bytes | bytearray) -> Message:
     """The message that whole bytes are. Raises MessageError for anything that `encode` has not written."""
     source = memoryview(data)
 
@@ -140,43 +146,70 @@ def receive(read: Callable[[int], bytes]) -> Message:
     message, and what `read` raises.
     """
     head = _exactly(read, HEAD_BYTES)
-    magic, length, digest, crc = _HEAD.unpack(head)
-    if magic != MAGIC or crc != zlib.crc32(head[:-4]):
+    magic, begin, length, digest = _HEAD.unpack_from(head)
+    if magic != MAGIC or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
         raise MessageError("a message has a damaged head")
-    if length > LIMIT:
-        raise MessageError(f"a message announces {length} bytes, at most {LIMIT} are read")
+    if not begin <= length <= LIMIT or begin % 8:
+        raise MessageError(f"a message announces {begin} of {length} bytes, at most {LIMIT} are read")
     body = _exactly(read, length)
     if xxhash.xxh3_128_digest(body) != digest:
         raise MessageError("a message does not have the checksum that it announces")
-    return _opened(body)
-
-
-def _opened(body: bytearray) -> Message:
-    """The values and tensors of a body; tensors lie in its memory."""
     try:
-        start = 8 + header_size(bytes(body[:8]), len(body), "a message")
-        header = strict_json(bytes(body[8:start]), "a message")
-        values = strict_json(header.pop("__metadata__")["values"].encode(), "a message")
-        tensors, at = {}, 0
-        for name, told in header.items():
-            dtype, (begin, end) = _TYPES[told["dtype"]], told["data_offsets"]
-            shape = [_whole(size, "shape", LIMIT) for size in told["shape"][:_DIMS]]
-            count = math.prod(shape)
-            lies = begin == at and end == at + count * dtype.itemsize and not (start + at) % dtype.itemsize
-            # Neither the number of elements nor the strides of none at all may overflow.
-            fits = lies and end <= len(body) - start and math.prod(filter(None, shape)) <= LIMIT
-            if not fits or len(shape) != len(told["shape"]):
-                raise MessageError(f"a tensor of {dtype} {shape} does not lie from {begin!r} to {end!r}")
-            if count:
-                flat = torch.frombuffer(body, dtype=dtype, count=count, offset=start + at)
-            else:
-                flat = torch.empty(0, dtype=dtype)
-            tensors[name], at = flat.view(shape), end
+        values = strict_json(bytes(body[:begin]), "a message")
+        tensors = _opened(body, begin) if begin < length else {}
     except (WeftError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise MessageError(f"a message cannot be read: {' '.join(str(error).split())[:200]}") from error
-    if start + at != len(body):
-        raise MessageError(f"a message of {len(body)} bytes speaks of {start + at}")
+        raise MessageError(f"a message cannot be read: {reason_of(error)}") from error
     return Message(values, tensors)
+
+
+def _opened(body: bytearray, begin: int) -> dict[str, Tensor]:
+    """The tensors of a body, which lie in its memory from a place on."""
+    start = 8 + header_size(bytes(body[begin : begin + 8]), len(body) - begin, "a message")
+    header, size = bytes(body[begin + 8 : begin + start]), len(body) - begin - start
+    laid = _laid(header, size) if start <= _REMEMBERED else _laid.__wrapped__(header, size)
+    tensors = {}
+    for name, dtype, shape, count, at in laid:
+        if count:
+            flat = torch.frombuffer(body, dtype=dtype, count=count, offset=begin + start + at)
+        else:
+            flat = torch.empty(0, dtype=dtype)
+        tensors[name] = flat.view(shape)
+    return tensors
+
+
+# Tensors of the same names and shapes come again and again: their headers are written and read once.
+@lru_cache(256)
+def _header(laid: tuple[tuple[str, torch.dtype, torch.Size], ...]) -> bytes:
+    """The header of tensors of such names, types and shapes, end to end."""
+    header, at = {}, 0
+    for name, dtype, shape in laid:
+        if dtype not in _NAMES:
+            raise MessageError(f"a tensor of {dtype} does not travel")
+        place = [at, at + shape.numel() * dtype.itemsize]
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": place}
+        at = place[1]
+    text = _json(header).encode()
+    return framed(text + b" " * (-len(text) % 8))
+
+
+@lru_cache(256)
+def _laid(header: bytes, size: int) -> tuple[tuple[str, torch.dtype, tuple[int, ...], int, int], ...]:
+    """Name, type, shape, number of elements and place of every tensor in `size` bytes."""
+    laid, at, start = [], 0, 8 + len(header)
+    for name, told in strict_json(header, "a message").items():
+        dtype, (begin, end) = _TYPES[told["dtype"]], told["data_offsets"]
+        shape = tuple(_whole(one, "shape", LIMIT) for one in told["shape"][:_DIMS])
+        count = math.prod(shape)
+        lies = begin == at and end == at + count * dtype.itemsize and not (start + at) % dtype.itemsize
+        # Neither the number of elements nor the strides of none at all may overflow.
+        fits = lies and end <= size and math.prod(filter(None, shape)) <= LIMIT
+        if not fits or len(shape) != len(told["shape"]):
+            raise MessageError(f"a tensor of {dtype} {shape} does not lie from {begin!r} to {end!r}")
+        laid.append((name, dtype, shape, count, at))
+        at = end
+    if at != size:
+        raise MessageError(f"{size} bytes of tensors, the header speaks of {at}")
+    return tuple(laid)
 
 
 def _exactly(read: Callable[[int], bytes], count: int) -> bytearray:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from weft.errors import MissingExtraError, WorkerError
+from weft.plain import reason_of
 from weft.swarm.folder import Plan
 from weft.swarm.launch import AbstractSlot
 
@@ -107,7 +108,7 @@ def start_ray(plan: Plan, count: int) -> list[AbstractSlot]:
     try:
         ray.init(**options, log_to_driver=False, namespace="weft")
     except Exception as error:  # Ray raises many kinds
-        told = " ".join(str(error).split())[:300]
+        told = reason_of(error)
         if local:
             raise WorkerError(f"Ray does not start on this machine: {told}") from error
         raise WorkerError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weft.adapters import site_at
 from weft.errors import ConfigError, MessageError, WeftError
+from weft.plain import reason_of
 from weft.route import Arrow, LayerWeights, Smear, Spectr, Top1, TreeGate, XLora
 from weft.swarm.message import Message
 from weft.types import (
@@ -176,7 +177,7 @@ def to_gate(thing: Thing, bank: Bank) -> AbstractGate:
             raise MessageError(f"no kind of gate {kind!r:.40} is known here")
         gate.load_state_dict(dict(thing.tensors))
     except (WeftError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise MessageError(f"a gate cannot be made: {' '.join(str(error).split())[:200]}") from error
+        raise MessageError(f"a gate cannot be made: {reason_of(error)}") from error
     return gate.eval().requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ import psutil
 import torch
 
 from weft.errors import MessageError, WeftError, WorkerError
+from weft.plain import reason_of
 from weft.swarm.link import until
 from weft.swarm.load import load_part
 from weft.swarm.message import Message, encode, receive
@@ -37,8 +38,8 @@ _BODY_SECONDS = 60.0
 """How long the rest of a message may take once it has begun."""
 
 
-Answer = Callable[[Message], Message]
-"""What stands behind a port; called from any thread."""
+Answer = Callable[[Message], Message | None]
+"""What stands behind a port; called from any thread. Some calls get no answer."""
 
 
 class Worker:
@@ -52,7 +53,7 @@ class Worker:
         self.stage: Stage | None = None
         self._loading = threading.Lock()
 
-    def answer(self, call: Message) -> Message:
+    def answer(self, call: Message) -> Message | None:
         """Answer a call: `ping`, `measure`, `load` and `die` here, all others by the stage."""
         kind = call.fields.get("kind")
         if kind not in ("ping", "measure", "load", "die") and self.stage is not None:
@@ -71,11 +72,10 @@ class Worker:
                 case _:
                     told = {"error": "Failed", "text": "this worker has no layers yet"}
         except WeftError as error:
-            told = {"error": type(error).__name__, "text": " ".join(str(error).split())[:400]}
+            told = {"error": type(error).__name__, "text": reason_of(error)}
         except Exception as error:  # a base too large for the machine, say: told, and the worker lives on
             _LOG.exception("call %r failed", kind)
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            told = {"error": "Failed", "text": text[:400]}
+            told = {"error": "Failed", "text": f"{type(error).__name__}: {reason_of(error)}"}
         serial = call.fields.get("serial")
         return Message({**told, "serial": serial if type(serial) is int else -1})
 
@@ -141,7 +141,9 @@ def _converse(answer: Answer, connection: socket.socket, free: threading.Bounded
                 seconds = None
                 message = receive(until(connection, time.monotonic() + _BODY_SECONDS))
                 connection.settimeout(_BODY_SECONDS)
-                connection.sendall(encode(answer(message)))
+                answered = answer(message)
+                if answered is not None:
+                    connection.sendall(encode(answered))
         except MessageError as error:
             _LOG.warning("a connection was ended: %s", error)
         except (WeftError, OSError):
