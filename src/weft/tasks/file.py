@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from weft.errors import ConfigError, MissingExtraError, MissingFileError
+from weft.plain import reason_of
 from weft.reading import check_file, read_json, read_json_lines, refuse_pointer, shown, shown_path
 from weft.tasks.rows import read_rows, to_rows
 from weft.tasks.task import Row, Task
@@ -147,8 +148,7 @@ def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str
 
 
 def _said(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return shown(" ".join(str(cause).split()), 160)
+    return reason_of(error.__cause__ or error)
 
 
 def _named(file: Path) -> str:
