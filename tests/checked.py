@@ -15,9 +15,10 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, get_args, get_type_hints
 
-from beartype import beartype
-from jaxtyping import AbstractArray, jaxtyped
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 
+_checked = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 _INNER = 8
 """How often a function within another is checked: it is made anew at every call, and its check with it."""
 _made: Counter[CodeType] = Counter()
@@ -38,10 +39,10 @@ def check(function: Any) -> Any:
     hints = function.__annotations__
     copy.__annotations__ = {name: _resolved(hint, function.__globals__) for name, hint in hints.items()}
     if not any(map(_tells_shapes, copy.__annotations__.values())):
-        return functools.update_wrapper(beartype(copy), function)
+        return functools.update_wrapper(_checked(copy), function)
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
-        return functools.update_wrapper(jaxtyped(copy, typechecker=beartype), function)
-    checked = beartype(copy)
+        return functools.update_wrapper(jaxtyped(copy, typechecker=_checked), function)
+    checked = _checked(copy)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -100,7 +100,7 @@ def _read(page: Path) -> str:
 
 
 def _section(about: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(rows[0])
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    lines += [f"| {' | '.join(readable(row[column]) for column in columns)} |" for row in rows]
-    return f"{about}\n\n{conditions()}\n\n" + "\n".join(lines)
+    from weft.evaluate.tables import markdown_table
+
+    cells = [list(rows[0]), *([readable(value) for value in row.values()] for row in rows)]
+    return f"{about}\n\n{conditions()}\n\n{markdown_table(cells)}"

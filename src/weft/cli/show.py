@@ -1,12 +1,12 @@
 """`weft show`: what a folder, a model or a task is."""
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.cli.shared.flags import Json
-from weft.cli.shared.kinds import adapters_in, kind_of
+from weft.cli.shared.kinds import Kind, adapters_in, kind_of
 from weft.cli.shared.model import open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
@@ -32,32 +32,7 @@ def show(what: str, /, *, json: Json = False) -> None:
         what: A folder, a model that ships with Weft, or the name of a task of the letters world.
     """
     folder = resolve(what)
-    if folder is None:
-        facts = _letters_task(what)
-    else:
-        match kind_of(folder):
-            case "adapter":
-                facts = _adapter(folder)
-            case "hypernetwork":
-                facts = _hypernetwork(folder)
-            case "tree":
-                facts = _tree(folder)
-            case "router":
-                facts = _router(folder)
-            case "shift":
-                facts = _shift(folder)
-            case "context":
-                facts = _context(folder)
-            case "mix":
-                facts = _mix(folder)
-            case "base":
-                facts = _base(folder)
-            case "run":
-                facts = _run(folder)
-            case "task":
-                facts = _task_folder(folder)
-            case "folder":
-                facts = _other(folder)
+    facts = _letters_task(what) if folder is None else _FACTS[kind_of(folder)](folder)
     print_json(_flat(facts)) if json else print_pairs(_flat(_brief(facts)))
 
 
@@ -252,3 +227,18 @@ def _brief(values: dict[str, Any]) -> dict[str, Any]:
         else:
             brief[key] = value
     return brief
+
+
+_FACTS: dict[Kind, Callable[[Path], dict[str, Any]]] = {
+    "adapter": _adapter,
+    "hypernetwork": _hypernetwork,
+    "tree": _tree,
+    "router": _router,
+    "shift": _shift,
+    "context": _context,
+    "mix": _mix,
+    "base": _base,
+    "run": _run,
+    "task": _task_folder,
+    "folder": _other,
+}

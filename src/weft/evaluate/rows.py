@@ -37,12 +37,7 @@ class RowsReport:
 
 
 def evaluate_rows(
-    engine: Engine,
-    rows: Sequence[Row],
-    mixture: Mixture | None,
-    *,
-    max_new_tokens: int = 64,
-    batch_size: int = 32,
+    engine: Engine, rows: Sequence[Row], mixture: Mixture | None, *, max_new_tokens: int = 64
 ) -> RowsReport:
     """Answer rows by greedy decoding, and measure how likely their references are.
 
@@ -62,15 +57,10 @@ def evaluate_rows(
             kept.append((row, question))
     if not kept:
         raise ConfigError(f"none of {len(rows)} rows fits the window with {max_new_tokens} new tokens")
-    answers = answer_questions(
-        engine,
-        [question for _, question in kept],
-        mixture,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
+    questions = [question for _, question in kept]
+    answers = answer_questions(engine, questions, mixture, max_new_tokens=max_new_tokens, batch_size=32)
     offered = [row for row, _ in kept if row.choices]
-    choice = choose(engine, offered, mixture, batch_size=batch_size) if offered else None
+    choice = choose(engine, offered, mixture) if offered else None
     loss = sum(said.nll for said in answers) / sum(said.tokens for said in answers)
     answered = [(row, said.text) for (row, _), said in zip(kept, answers, strict=True)]
     return RowsReport(

@@ -43,18 +43,16 @@ class Specialists:
         return Bank.stack(self.adapters, [task.name for task in self.tasks])
 
 
-def load_specialists(
-    folder: str | os.PathLike[str], data: Source, host: AbstractHost, split: str = "train"
-) -> Specialists:
-    """The adapters in a folder that are named as tasks of a split, in the split's order.
+def load_specialists(folder: str | os.PathLike[str], data: Source, host: AbstractHost) -> Specialists:
+    """The adapters in a folder that are named as training tasks, in their order.
 
-    Raises MissingFileError for a folder that is not there or holds no adapter of the split, and what loading
-    an adapter and checking it against the host raise.
+    Raises MissingFileError for a folder that is not there or holds no such adapter, and what loading an
+    adapter and checking it against the host raise.
     """
-    tasks = load_split(data, split)
+    tasks = load_split(data, "train")
     adapters = load_by_task(folder, tasks, host)
     if not adapters:
-        raise MissingFileError(f"{os.fspath(folder)} holds no adapter that is named as a task of {split}")
+        raise MissingFileError(f"{os.fspath(folder)} holds no adapter that is named as a task of train")
     return Specialists(tuple(t for t in tasks if t.name in adapters), tuple(adapters.values()))
 
 

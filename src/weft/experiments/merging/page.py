@@ -59,11 +59,11 @@ def points(scores: Sequence[SetScores]) -> list[Point]:
     ]
 
 
-def differences(scores: Sequence[SetScores], sizes: Sequence[int] = _COMPARED) -> list[Difference]:
-    """Every way minus the plain average at these sizes, paired by set and task."""
+def differences(scores: Sequence[SetScores]) -> list[Difference]:
+    """Every way minus the plain average at two sizes, paired by set and task."""
     found = []
     for way, size in _keys(scores):
-        if size in sizes and way not in (AVERAGE, BASE) and (AVERAGE, size) in _keys(scores):
+        if size in _COMPARED and way not in (AVERAGE, BASE) and (AVERAGE, size) in _keys(scores):
             here, there = _values(scores, way, size), _values(scores, AVERAGE, size)
             right_NM, loss_NM = (one - other for one, other in zip(here, there, strict=True))
             p = p_value(bootstrap(loss_NM[None])[:, 0])

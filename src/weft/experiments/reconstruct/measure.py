@@ -69,7 +69,16 @@ def measure_reconstruction(
                     continue
                 tell(f"{count} adapters, {name}, {cue}")
                 folder = _train(recipe, host, part, name, cue)
-                found.append(_score(recipe, host, engine, part, name, cue, folder, oracle))
+                hyper = HyperNetwork.from_pretrained(folder, host=host)
+                main = [task.name if cue == "one-hot" else task.descriptions[0] for task in part.tasks]
+                unseen = None
+                if cue == "text" and all(task.unseen_descriptions for task in part.tasks):
+                    texts = [task.unseen_descriptions[0] for task in part.tasks]
+                    unseen = _right(recipe, engine, part, _bank(hyper, texts))
+                *_, (_, last) = read_json_lines(folder.parent / "metrics.jsonl")
+                size = sum(parameter.numel() for parameter in hyper.network.parameters())
+                right = _right(recipe, engine, part, _bank(hyper, main))
+                found.append(Written(name, cue, count, size, float(last["error"]), right, unseen, oracle))
     return found
 
 
@@ -96,35 +105,6 @@ def _train(recipe: ReconstructionRecipe, host: Host, part: Specialists, name: st
         name=f"{name}-{cue}",
     )
     return train_reconstruct(asked, host=host)
-
-
-def _score(
-    recipe: ReconstructionRecipe,
-    host: Host,
-    engine: Engine,
-    part: Specialists,
-    name: str,
-    cue: Cue,
-    folder: Path,
-    oracle: float,
-) -> Written:
-    hyper = HyperNetwork.from_pretrained(folder, host=host)
-    main = [task.name if cue == "one-hot" else task.descriptions[0] for task in part.tasks]
-    unseen = None
-    if cue == "text" and all(task.unseen_descriptions for task in part.tasks):
-        texts = [task.unseen_descriptions[0] for task in part.tasks]
-        unseen = _right(recipe, engine, part, _bank(hyper, texts))
-    lines = [line for _, line in read_json_lines(folder.parent / "metrics.jsonl")]
-    return Written(
-        network=name,
-        cue=cue,
-        count=len(part),
-        parameters=sum(parameter.numel() for parameter in hyper.network.parameters()),
-        error=float(lines[-1]["error"]),
-        right=_right(recipe, engine, part, _bank(hyper, main)),
-        unseen=unseen,
-        oracle=oracle,
-    )
 
 
 def _bank(hyper: HyperNetwork, texts: Sequence[str]) -> Bank:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -81,13 +82,10 @@ def train_both(host: AbstractHost, hyper: HyperNetwork, task: Task, steps: Steps
 
 def summary(curves: Sequence[Curve], steps: int) -> dict[str, Any]:
     """The median share of the steps that the generated start needs; one that never arrives counts as 1."""
-    shares = sorted(1.0 if curve.needed is None else curve.needed / steps for curve in curves)
-    middle = len(shares) // 2
+    shares = [1.0 if curve.needed is None else curve.needed / steps for curve in curves]
     return {
         "functions": len(curves),
-        "median share of the steps": shares[middle]
-        if len(shares) % 2
-        else (shares[middle - 1] + shares[middle]) / 2,
+        "median share of the steps": median(shares),
         "never": sum(curve.needed is None for curve in curves),
         "at once": sum(curve.needed == 0 for curve in curves),
     }
