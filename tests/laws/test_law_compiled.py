@@ -1,7 +1,7 @@
 """A compiled step says what the others say, and swapping adapters or rows recompiles nothing."""
 
 import pytest
-from compiled_rows import main
+from compiled_rows import APART, WEIGHED, main
 
 from forked import elsewhere
 from tiny_models import make_llama
@@ -12,9 +12,12 @@ from weft.host import Host
 @pytest.mark.slow
 def test_a_compiled_step_says_the_same_and_swaps_recompile_nothing(tmp_path):
     graphs = elsewhere(main, said=tmp_path / "said.txt").split()
-    assert len(graphs) == 3
-    assert int(graphs[0]) > 0
-    assert len(set(graphs)) == 1
+    weighed, apart = graphs[: len(WEIGHED)], graphs[len(WEIGHED) :]
+    assert len(apart) == len(APART)
+    assert int(weighed[0]) > 0
+    assert len(set(weighed)) == 1
+    assert int(apart[0]) == 2 * int(weighed[0])
+    assert len(set(apart)) == 1
 
 
 def test_a_pool_that_grows_is_not_compiled():

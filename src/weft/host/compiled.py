@@ -1,9 +1,10 @@
 """A decode step of fixed shapes, compiled whole: an option that changes speed and nothing else.
 
 Compilers want shapes that stay. So rows are filled up to a bucket of rows, the cache is read up to a bucket
-of columns, and all slots of a pool of fixed size run on every row, those that a row does not use at weight 0:
-rows that come, end or change, and adapters that enter or leave their slots, change numbers in place and
-recompile nothing. Each pair of buckets is one graph, compiled when it is first met.
+of columns, and all slots of a pool of fixed size run, those that a row does not use at weight 0: rows that
+come, end or change, and adapters that enter or leave their slots, change numbers in place and recompile
+nothing. Each pair of buckets is one graph, compiled when it is first met, and one more where no two rows have
+the same adapter and none has a mix: then a slot runs on its own row alone, not on all.
 
 On a CPU the weights are frozen into the graph, packed for few rows at a time: a fifth less time in the matrix
 products, for a second copy of the weights in memory.
@@ -29,9 +30,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from weft.errors import ConfigError
 from weft.host.cache import RowCache
-from weft.host.kernels import side_by_side
+from weft.host.kernels import apart, side_by_side
 from weft.host.pool import Pool
-from weft.host.share import weighed_slots
+from weft.host.share import places_of, weighed_slots
 from weft.rows import Share
 from weft.types import Site
 
@@ -41,6 +42,9 @@ _ATTENTION = "weft-decode-step"
 _GRAPHS = 64
 """Most graphs of one process: pairs of buckets, of every host that is compiled."""
 _NUMBERS = itertools.count()
+
+_Who = tuple[Tensor] | tuple[Tensor, Tensor, Tensor]
+"""Every row's weight of every slot, once per rank; or the places of rows that `kernels.apart` takes."""
 
 
 class CompiledStep:
@@ -62,17 +66,14 @@ class CompiledStep:
         self._key: tuple[int, ...] = ()
         self._shares: tuple[Share, ...] = ()
         """Those that were weighed, kept so that their ids stay theirs."""
-        self._weighed = torch.zeros(0)
-        self._acting: tuple[Tensor, dict[str, tuple[Tensor, Tensor]]] | None = None
-        """In the step under way: every row's weight of every slot, and each site's factors side by side."""
+        self._who: _Who = (torch.zeros(0),)
+        self._acting: tuple[_Who, dict[str, tuple[Tensor, Tensor]]] | None = None
+        """In the step under way: who acts where, and each site's factors, (a_NIR, b_NRO)."""
         self._hidden_BTH: Tensor | None = None
         self._layers = [_Blocks() for _ in range(module.config.get_text_config().num_hidden_layers)]
         self._twin = _twin(module)
         self._number = next(_NUMBERS)
-        self._factors = {
-            site.path: (a_NRI.flatten(0, 1).T, pool.bank.b[site].mT.flatten(0, 1))
-            for site, a_NRI in pool.bank.a.items()
-        }
+        self._factors = {site.path: (a_NRI.mT, pool.bank.b[site].mT) for site, a_NRI in pool.bank.a.items()}
         for site in sites:
             if site.path in self._factors:
                 self._twin.get_submodule(site.path).register_forward_hook(self._add(site))
@@ -100,9 +101,9 @@ class CompiledStep:
         """
         key = (self.pool.version, *map(id, shares))
         if key != self._key:
-            self._shares, self._weighed = tuple(shares), self._weights(shares)
+            self._shares, self._who = tuple(shares), self._asked(shares)
             self._key = (self.pool.version, *map(id, shares))  # putting in may have raised the version
-        rows, full = len(ids_B1), len(self._weighed)
+        rows, full = len(ids_B1), _bucket(len(shares), 1)
         for layer in cache.layers:
             layer.reserve(self.rows, self.columns)
         columns_BT, positions_BT = cache.open(1, ids_B1.device)
@@ -117,7 +118,7 @@ class CompiledStep:
                 ids_B1,
                 columns_BT,
                 positions_BT,
-                self._weighed,
+                self._who,
                 self._factors,
                 [(layer.keys, layer.values) for layer in cache.layers],
                 _bucket(cache.columns, _COLUMNS),
@@ -132,28 +133,34 @@ class CompiledStep:
             tensor._version for tensor in (*self._twin.parameters(), *self._twin.buffers())
         )
 
-    def _weights(self, shares: Sequence[Share]) -> Float[Tensor, "B M"]:
-        """Every row's weight of every slot, once per rank; rows that fill the bucket have none."""
-        weight_BK = torch.zeros(_bucket(len(shares), 1), self.pool.slots)
-        for row, weighed in enumerate(weighed_slots(shares, self.pool)):
-            for slot, weight in weighed:
-                weight_BK[row, slot] += weight
+    def _asked(self, shares: Sequence[Share]) -> _Who:
+        """Who acts where; nobody does on the rows that fill the bucket."""
         like = next(iter(self.pool.bank.a.values()))
-        return weight_BK.to(like).repeat_interleave(self.pool.r, 1)
+        slots = [*weighed_slots(shares, self.pool), *[[]] * (_bucket(len(shares), 1) - len(shares))]
+        if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
+            places = places_of([row[0][0] if row else -1 for row in slots], self.pool.slots)
+            if len(places[0]) == self.pool.slots:
+                take_N, back_B, base_N = places
+                return take_N.to(like.device), back_B.to(like.device), base_N.to(like.device)
+        weight_BN = torch.zeros(len(slots), self.pool.slots)
+        for row, weighed in enumerate(slots):
+            for slot, weight in weighed:
+                weight_BN[row, slot] += weight
+        return (weight_BN.to(like).repeat_interleave(self.pool.r, 1),)
 
     def _forward(
         self,
         ids_B1: Tensor,
         columns_B1: Tensor,
         positions_B1: Tensor,
-        scale_BM: Tensor,
+        who: _Who,
         factors: dict[str, tuple[Tensor, Tensor]],
         blocks: list[tuple[Tensor, Tensor]],
         columns: int,
         frozen: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         assert min(frozen) >= 0  # what a graph does not look at, it is not kept apart by
-        self._acting = scale_BM, factors
+        self._acting = who, factors
         for layer, (keys, values) in zip(self._layers, blocks, strict=True):
             layer.open(keys, values, columns_B1, columns)
         seen_B11C = torch.arange(columns, device=ids_B1.device) <= columns_B1[:, :, None, None]
@@ -170,8 +177,11 @@ class CompiledStep:
     def _add(self, site: Site) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def add(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             assert self._acting is not None
-            scale_BM, factors = self._acting
-            return side_by_side(output, inputs[0], *factors[site.path], scale_BM)
+            who, factors = self._acting
+            a_NIR, b_NRO = factors[site.path]
+            if len(who) == 3:
+                return apart(output, inputs[0], a_NIR, b_NRO, who)
+            return side_by_side(output, inputs[0], a_NIR.mT.flatten(0, 1).T, b_NRO.flatten(0, 1), *who)
 
         return add
 

@@ -136,29 +136,32 @@ def _alone(bank: Bank, place: int, rank: int) -> SideBySide:
 
 def _apart(bank: Bank, index: Sequence[int], rank: int) -> Apart | None:
     """Views of the pool and the places of rows; None where adapters side by side are faster."""
-    rows_K = [[row for row, k in enumerate(index) if k == place] for place in range(len(bank))]
+    take_M, back_B, base_M = places_of(index, len(bank))
+    if take_M.tolist() == list(range(len(index))) and not base_M.any():
+        places = None
+    elif len(bank) * rank <= _SORTED or len(take_M) > _PLACES * len(index):
+        return None
+    else:
+        device = next(iter(bank.a.values())).device
+        places = take_M.to(device), back_B.to(device), base_M.to(device)
+    return Apart({s.path: (bank.a[s].mT[:, :, :rank], bank.b[s].mT[:, :rank]) for s in bank.a}, places)
+
+
+def places_of(index: Sequence[int], adapters: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows by the adapter that acts on them, as `kernels.apart` takes them; -1 is the base.
+
+    As many places for every adapter as one of them needs; rows of the base take some that are left.
+    """
+    rows_K = [[row for row, k in enumerate(index) if k == place] for place in range(adapters)]
     base = [row for row, place in enumerate(index) if place < 0]
     for row in base:
         min(rows_K, key=len).append(row)
     most = max(map(len, rows_K))
-    take = [row for rows in rows_K for row in rows + [0] * (most - len(rows))]
-    if take == list(range(len(index))) and not base:
-        places = None
-    elif len(bank) * rank <= _SORTED or len(take) > _PLACES * len(index):
-        return None
-    else:
-        at = {row: place * most + i for place, rows in enumerate(rows_K) for i, row in enumerate(rows)}
-        back = [at[row] for row in range(len(index))]
-        idle = [False] * len(take)
-        for row in base:
-            idle[at[row]] = True
-        device = next(iter(bank.a.values())).device
-        places = (
-            torch.tensor(take, device=device),
-            torch.tensor(back, device=device),
-            torch.tensor(idle, device=device),
-        )
-    return Apart({s.path: (bank.a[s].mT[:, :, :rank], bank.b[s].mT[:, :rank]) for s in bank.a}, places)
+    at = {row: place * most + i for place, rows in enumerate(rows_K) for i, row in enumerate(rows)}
+    take_M = [row for rows in rows_K for row in rows + [0] * (most - len(rows))]
+    base_M = torch.zeros(len(take_M), dtype=torch.bool)
+    base_M[[at[row] for row in base]] = True
+    return torch.tensor(take_M), torch.tensor([at[row] for row in range(len(index))]), base_M
 
 
 def _side_by_side(bank: Bank, weight_BK: Tensor, rank: int) -> SideBySide | None:
