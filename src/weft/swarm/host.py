@@ -261,15 +261,16 @@ class SwarmHost(AbstractHost):
             fields["codec"] = self.codec
         if not cache.rows:
             fields["starts"] = [row.first for row in begun]
-        soon = bool(cache.rows) and ids_BT.shape[1] == 1
+        soon = bool(cache.rows) and ids_BT.shape[1] == 1 and len(self.seats) > 1
         written: list[Tensor] = []
         said = None
         for place, seat in enumerate(self.seats):
             fields["shares"] = [own[place].reference for own in told]
             seat.start("step", cache.session, fields, tensors)
-            if soon and place + 1 < len(self.seats):
-                ahead = [own[place + 1].reference for own in told]
-                self.seats[place + 1].announce(cache.session, {"counts": list(counts), "shares": ahead})
+            if soon:  # after the last stage the first one, for the same rows go on as a rule
+                after = (place + 1) % len(self.seats)
+                ahead = [own[after].reference for own in told]
+                self.seats[after].announce(cache.session, {"counts": list(counts), "shares": ahead})
             said = seat.finish()
             written.append(said.tensor("written", 5))
             tensors = {name: tensor for name, tensor in said.tensors.items() if name != "written"}
