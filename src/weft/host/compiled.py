@@ -7,7 +7,7 @@ nothing. Each pair of buckets is one graph, compiled when it is first met, and o
 the same adapter and none has a mix: then a slot runs on its own row alone, not on all.
 
 On a CPU the weights are frozen into the graph, packed for few rows at a time: a fifth less time in the matrix
-products, for a second copy of the weights in memory.
+products, for a copy of the weights in memory per graph.
 
 The graph runs over a twin of the module that shares its parameters and has hooks of its own, since the hooks
 of a host ask who acts, which no graph can hold.
