@@ -208,11 +208,12 @@ def test_context_shows_texts_that_no_training_has(capsys: pytest.CaptureFixture[
     assert main(["demo", "--context", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert all(row["text"].startswith(row["asked"]) for row in rows)
-    assert sum(row["right"] == "yes" for row in rows) >= len(rows) / 2
+    assert sum(row["right"] == "yes" for row in rows) >= len(rows) - 1
     assert all(row["text"].endswith(row["from its weights"]) for row in rows if row["right"] == "yes")
     assert not any(row["text"].endswith(f">{row['base alone']}") for row in rows)
-    trained = load_splits(WordsSource(kind="words", words=(1,), documents=8000))["train"]
-    assert not {row["text"] for row in rows} & {task.descriptions[0].strip() for task in trained}
+    trained = load_splits(WordsSource(kind="words", words=(1, 2), idle=3, documents=6000))["train"]
+    lines = {line for task in trained for line in task.descriptions[0].splitlines()}
+    assert not {row["text"] for row in rows} & lines
     assert main(["demo", "--context"]) == 0
     assert "Texts to adapters" in capsys.readouterr().out
     assert main(["demo", "--context", "--mix"]) == 1

@@ -20,8 +20,8 @@ READERS = {
 }
 
 
-def make_network(host, kind, *, chunk=4, trained=True, rank_budget=64, seed=0):
-    config = {"reader": READERS[kind], "chunk": chunk, "rank_budget": rank_budget}
+def make_network(host, kind, *, chunk=4, trained=True, rank_budget=64, seed=0, **more):
+    config = {"reader": READERS[kind], "chunk": chunk, "rank_budget": rank_budget, **more}
     torch.manual_seed(seed)
     network = ContextNetwork(host, ContextConfig.model_validate(config))
     if trained:
@@ -53,7 +53,7 @@ def test_what_has_learned_nothing_changes_nothing(pico_host, kind):
 
 
 def test_the_first_gradient_reaches_b_and_the_second_everything(pico_host, kind):
-    network = make_network(pico_host, kind, trained=False)
+    network = make_network(pico_host, kind, trained=False, gate=8)
     ids = torch.tensor([tokens(0, 7), tokens(5, 7)])
 
     def backward():
@@ -123,18 +123,106 @@ def test_a_stream_equals_the_whole_and_is_read_as_it_comes(pico_host, kind):
             taken += 1
             yield i
 
-    press = network.press
+    learn = network.learn
 
-    def watched(chunks):
+    def watched(known, chunks):
         nonlocal read
         ahead.append(taken - read)
         read += sum(map(len, chunks))
-        return press(chunks)
+        return learn(known, chunks)
 
-    network.press = watched
+    network.learn = watched
     network.adapt_stream(stream())
     assert read == 700
     assert max(ahead) <= 64  # never more than 16 chunks of 4 tokens at a time
+
+
+def with_gate(host, kind, **more):
+    """A network whose gate hears some chunks and not others, and some of either."""
+    network = make_network(host, kind, gate=8, **more)
+    chunks = list(network.chunks(tokens(20, 200)))[:12]
+    with torch.no_grad():
+        # a steep gate, whose threshold lies in the middle of what it says of these
+        network.silence.out.weight.mul_(20)
+        raws = torch.stack([raw(network, chunk) for chunk in chunks]).sort().values
+        network.silence.out.bias.sub_((raws[5] + raws[6]) / 2)
+    heard = [bool(network.hear([chunk])[1] > 0) for chunk in chunks]
+    spoken = [chunk for chunk, yes in zip(chunks, heard, strict=True) if yes]
+    idle = [chunk for chunk, yes in zip(chunks, heard, strict=True) if not yes]
+    assert min(len(spoken), len(idle)) >= 3
+    return network, spoken, idle
+
+
+@torch.no_grad()
+def raw(network, chunk):
+    """What the gate says before it is cut at 0, as a logit."""
+    seen = []
+    handle = network.silence.out.register_forward_hook(lambda *call: seen.append(call[2]))
+    network.hear([chunk])
+    handle.remove()
+    return seen[0][0, 0]
+
+
+def test_an_idle_chunk_is_exactly_nothing(pico_host, kind):
+    network, spoken, idle = with_gate(pico_host, kind)
+    bank = network.press([*idle, *spoken])
+    ids = torch.tensor([tokens(0, 7)])
+    plain = pico_host(ids).logits
+    for k in range(len(idle)):
+        assert all(not b_KOR[k].any() for b_KOR in bank.b.values())
+        assert torch.equal(pico_host(ids, Mixture.rows(bank, [k])).logits, plain)
+    for k in range(len(idle), len(bank)):
+        assert (pico_host(ids, Mixture.rows(bank, [k])).logits - plain).abs().max() > 1e-3
+
+
+def test_idle_chunks_leave_what_is_known_bit_for_bit_and_take_no_rank(pico_host, kind):
+    """However many, before, between and behind; whatever is joined at a time."""
+    network, spoken, idle = with_gate(pico_host, kind, rank_budget=400)
+    facts = [network.press([chunk])[0] for chunk in spoken[:3]]
+    nothing = [network.press([chunk])[0] for chunk in idle[:3]]
+    wanted = network.join(facts)
+    among = [nothing[0], facts[0], *nothing * 5, *facts[1:], nothing[1]]
+    at_once = network.join(among)
+    one_by_one = None
+    for adapter in among:
+        one_by_one = network.join([*([] if one_by_one is None else [one_by_one]), adapter])
+    for joined in (at_once, one_by_one):
+        assert joined.rank == wanted.rank
+    ids = torch.tensor([tokens(0, 7)])
+    said = pico_host(ids, Mixture.of(wanted)).logits
+    assert torch.equal(pico_host(ids, Mixture.of(at_once)).logits, said)
+    if network.additive:
+        assert torch.equal(pico_host(ids, Mixture.of(one_by_one)).logits, said)
+    assert not torch.equal(said, pico_host(ids).logits)
+    silent = network.join(nothing)
+    assert torch.equal(pico_host(ids, Mixture.of(silent)).logits, pico_host(ids).logits)
+
+
+def test_a_gate_that_is_shut_still_learns(pico_host, kind):
+    network, _, idle = with_gate(pico_host, kind)
+    bank, open_K = network.hear(idle[:2])
+    assert not open_K.any()
+    ids = torch.tensor([tokens(0, 7), tokens(5, 7)])
+    pico_host(ids, Mixture.rows(bank, [0, 1])).logits[..., 5].sum().backward()
+    assert network.silence.out.weight.grad.abs().sum() > 0
+    # and nothing goes where it has nothing to say
+    assert all(not p.grad.any() for n, p in network.named_parameters() if "head_b" in n or "out_b" in n)
+
+
+def test_a_chunk_ends_behind_a_token_that_ends_one(pico_host, kind):
+    network = make_network(pico_host, kind, ends=[9, 8])
+    assert list(network.chunks([9, 3, 4, 9, 5, 6, 7, 3, 4, 5, 8, 3])) == [
+        [9],
+        [3, 4, 9],
+        [5, 6, 7, 3],
+        [4, 5, 8],
+        [3],
+    ]
+    # so a line means the same wherever it stands
+    alone = network.press([[3, 4, 9]])[0]
+    among = network.press(list(network.chunks([9, 3, 4, 9, 5])))[1]
+    for site, wanted in deltas(alone).items():
+        torch.testing.assert_close(deltas(among)[site], wanted, **CLOSE)
 
 
 def write(host, network, ids, new, *, window, mates=0):
@@ -159,23 +247,35 @@ def write(host, network, ids, new, *, window, mates=0):
 
 
 @pytest.mark.parametrize("prompt", [5, 23])
-def test_the_window_equals_an_uncached_replay(pico_host, kind, prompt):
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_window_equals_an_uncached_replay(pico_host, kind, prompt, gated):
     """The slow twin: one forward over all that was written, told which chunks act on and hide from whom."""
-    network = make_network(pico_host, kind, rank_budget=400)
-    ids, new, window, size = tokens(0, prompt), 30, 10, 4
+    if gated:
+        network, _, _ = with_gate(pico_host, kind, rank_budget=400, ends=list(range(3, 64, 5)))
+    else:
+        network = make_network(pico_host, kind, rank_budget=400)
+    ids, new, window = tokens(0, prompt), 30, 10
     said, logits, held = write(pico_host, network, ids, new, window=window)
     assert held <= window
     whole = [*ids, *said]
-    left = max(-(-(prompt - window) // size), 0)  # chunks that were pressed before the prompt was read
+    chunks = list(network.chunks(whole))
+    ends = torch.tensor([len(chunk) for chunk in chunks]).cumsum(0).tolist()
+
+    def leave(over):  # how many chunks have to go before so many tokens have gone
+        return 0 if over <= 0 else next(k for k, end in enumerate(ends, 1) if end >= over)
+
+    left = leave(prompt - window)  # chunks that were pressed before the prompt was read
     seen = torch.ones(len(whole), len(whole), dtype=torch.bool).tril()
-    chunks = (len(whole) - window) // size + 1
-    weight = torch.zeros(1, len(whole), chunks)
-    for column in range(left * size, len(whole)):
-        gone = left if column < prompt else max(-(-(column + 1 - window) // size), left)
-        seen[column, : gone * size] = False
+    weight = torch.zeros(1, len(whole), len(chunks))
+    start = ends[left - 1] if left else 0
+    for column in range(start, len(whole)):
+        gone = left if column < prompt else max(leave(column + 1 - window), left)
+        seen[column, : ends[gone - 1] if gone else 0] = False
         weight[0, column, :gone] = 1
-    seen[: left * size] |= torch.eye(len(whole), dtype=torch.bool)[: left * size]
-    bank = network.press(list(network.chunks(whole))[:chunks])
+    seen[:start] |= torch.eye(len(whole), dtype=torch.bool)[:start]
+    bank, open_K = network.hear(chunks)
+    if gated:
+        assert 0 < (open_K > 0).sum() < len(chunks)
     mixture = Mixture((Term(bank, Dense(weight)),))
     with torch.no_grad(), pico_host.running(mixture):
         out = pico_host.module(input_ids=torch.tensor([whole]), attention_mask=seen[None, None])

@@ -1,5 +1,6 @@
 """The letters world: what the issue of held-out tasks rests on."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +181,24 @@ def test_no_phrase_that_is_kept_for_evaluation_is_among_more_phrases():
         for phrase in phrases:
             for key in OPERATIONS[name].parameters[0]:
                 assert f"{{{key}}}" in phrase
+
+
+def test_a_document_of_words_has_its_facts_once_among_idle_lines_of_the_kinds_asked_for():
+    from weft.tasks.letters.idle import STRANGE, TRAINED
+    from weft.tasks.letters.recalls import document_task
+
+    assert not set(STRANGE) & set(TRAINED)
+    for kinds in (TRAINED, STRANGE):
+        for number in range(20):
+            task = document_task(f"a/{number}", words=2, idle=6, kinds=kinds)
+            lines = task.descriptions[0].splitlines()
+            assert len(lines) == 8
+            facts = [f"{row.prompt} >{row.completion}" for row in task.test]
+            assert all(lines.count(fact) == 1 for fact in facts)
+            others = [line for line in lines if line not in facts]
+            # nothing else has the form of a fact, so a question has one answer
+            assert not any(re.fullmatch(r"[A-Z] >[a-z]+", line) for line in others)
+            assert task.category == "words-2-idle"
+    numbers = document_task("b", words=1, idle=5, kinds=["numbers"]).descriptions[0].splitlines()
+    assert sum(bool(re.fullmatch(r"[\d ]+", line)) for line in numbers) == 5
+    assert document_task("c", words=2).descriptions[0].count("\n") == 2

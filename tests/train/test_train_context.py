@@ -124,3 +124,46 @@ def test_recipes_that_cannot_be_are_refused(tmp_path):
         train_context(recipe(tmp_path, 1, select_on="validatoin"))
     with pytest.raises(ConfigError, match=r"links has 1 numbers, one for each of 2"):
         train_context(recipe(tmp_path, 1, data={**DATA, "links": [1]}))
+
+
+def test_a_priced_gate_shuts_and_unrelated_questions_pull_the_weights_back_to_the_base(tmp_path):
+    host = make_host()
+    gated = {**NETWORK, "gate": 8}
+    plain = {"until": 1.0, "category_shares": {}}
+    heard, apart = {}, {}
+    for name, stage in {
+        "free": plain,
+        "priced": {**plain, "silence": 100.0},
+        "kept": {**plain, "unrelated": 6},
+    }.items():
+        made = recipe(
+            tmp_path / name,
+            30,
+            network=gated,
+            curriculum=[stage],
+            unrelated={**DATA, "seed": 5},
+            unrelated_weight=100.0,
+        )
+        train_context(made, host=host)
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert any("unrelated" in line for line in lines) == (name == "kept")
+        network = ContextNetwork.from_pretrained(tmp_path / name / "context", host=host)
+        tasks = load_splits(FactsSource.model_validate(DATA))["train"]
+        lessons = [lesson_of_task(network, task.descriptions[0], task.train) for task in tasks]
+        with torch.no_grad():
+            _, open_K = network.hear([chunk for lesson in lessons for chunk in lesson.chunks])
+            heard[name] = (open_K > 0).float().mean().item()
+            bank = adapters_of(network, lessons)
+            ids = torch.tensor([host.tokenizer.encode("the old wind crossed the long road .")])
+            said = host(ids, Mixture.rows(bank, [0])).logits.log_softmax(-1)
+            apart[name] = (said.exp() * (said - host(ids).logits.log_softmax(-1))).sum().item()
+    assert heard["priced"] == 0.0
+    assert heard["free"] > 0.5
+    assert apart["priced"] == 0.0
+    assert apart["kept"] < 0.5 * apart["free"]
+
+
+def test_unrelated_questions_need_tasks(tmp_path):
+    stage = {"until": 1.0, "category_shares": {}, "unrelated": 2}
+    with pytest.raises(ConfigError, match="give the tasks in unrelated"):
+        train_context(recipe(tmp_path, 1, curriculum=[stage]), host=make_host())

@@ -177,12 +177,16 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.dynamic.page import PICTURED, dynamic_page, pictured
     from weft.experiments.dynamic.shift import measure_shift
     from weft.experiments.dynamic.stack import measure_stack
+    from weft.experiments.dynamic.words import curves, measure_words
     from weft.plot.bars import Bar, draw_bars
+    from weft.plot.needles import draw_needles
 
     sections = {}
     with _status() as tell:
         if recipe.shift is not None:
             sections["shift"] = measure_shift(recipe.shift, tell)
+        if recipe.words is not None:
+            sections["words"] = measure_words(recipe.words, tell)
         if recipe.context is not None:
             sections["context"] = measure_context(recipe.context, tell)
         if recipe.stack is not None:
@@ -194,6 +198,10 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
 
     def draw(folder: Path) -> None:
         for name, lines in sections.items():
+            if name == "words" and (words := recipe.words) is not None:
+                lengths = [words.lines * times for times in words.times]
+                draw_needles(curves(words, lines), lengths, folder / pictures[name])
+                continue
             bars = [Bar(line.who, line.interval, line.what) for line in pictured(name, lines)]
             limit = max([1.0, *(bar.value.mean for bar in bars)])
             draw_bars(bars, folder / pictures[name], label=PICTURED[name][1], limit=limit)

@@ -58,7 +58,10 @@ class Accumulator(nn.Module):
         self.whiten = Whitening(ordered)
         self.mlp = nn.Sequential(nn.Linear(latent, 4 * latent), nn.SiLU(), nn.Linear(4 * latent, latent))
         self.value_SWM = nn.Parameter(torch.randn(len(ordered), latent, rank) / latent**0.5)
-        self.shift_SJM = nn.Parameter(torch.full((len(ordered), SHIFT, rank), 1 / SHIFT))
+        self.shift_SJM = nn.Parameter(torch.zeros(len(ordered), SHIFT, rank))
+        with torch.no_grad():
+            self.shift_SJM[:, 1] = 1  # a token is found by the one before it,
+            self.mix.mix_SM[:, 0] += 2  # and what is found is the token, whatever stands around it
         self.gate_SW = nn.Parameter(torch.zeros(len(ordered), latent))
         self.start_a = nn.ParameterDict(
             {group.name: kaiming(len(group.sites), rank, group.in_features) for group in self.groups}

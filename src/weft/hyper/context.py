@@ -2,7 +2,8 @@
 
     chunk -> hidden states of the frozen base -> perceiver or accumulator -> (A, B) of every site
 
-What a chunk becomes depends on its own tokens alone. Chunks go together in one of two ways, by the network:
+What a chunk becomes depends on its own tokens alone. With `gate` one in which nothing is said becomes exact
+zeros (silence.py). Chunks go together in one of two ways, by the network:
 
     perceiver      delta = sum of the chunks' deltas, cut back to `rank_budget` by truncated SVD (concat)
     accumulator    A is shared, B adds up: a state of fixed size, an update of fixed cost (additive)
@@ -15,12 +16,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -31,6 +33,7 @@ from weft.host import Host
 from weft.hyper.accumulator import Accumulator, AccumulatorConfig
 from weft.hyper.made import bank_of
 from weft.hyper.perceiver import Perceiver, PerceiverConfig
+from weft.hyper.silence import Silence
 from weft.hyper.slug import slug
 from weft.hyper.states import Inputs
 from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
@@ -55,7 +58,11 @@ class ContextConfig(Config):
 
     reader: PerceiverConfig | AccumulatorConfig = PerceiverConfig()
     chunk: Size = 32
-    """Tokens that are pressed at a time."""
+    """Tokens that are pressed at a time, at most."""
+    ends: tuple[int, ...] = ()
+    """Tokens that end a chunk, so that none is cut in the middle of what it says: that of a line break."""
+    gate: Size | None = None
+    """Width of the gate that lets a chunk say nothing, exactly; there is none unless given."""
     rank_budget: Size = 64
     """Rank that concatenated chunks are cut back to; an accumulator has its own."""
 
@@ -69,6 +76,21 @@ class SavedContext(Saved):
     network: ContextConfig
     sites: tuple[SavedSite, ...]
     """In the order of the network's groups."""
+
+
+class _Read(NamedTuple):
+    """What a base makes of chunks."""
+
+    states_BMTH: Float[Tensor, "B M T H"]
+    """Of every layer."""
+    inputs: Inputs
+    """What the sites read."""
+    mask_BT: Bool[Tensor, "B T"]
+
+    def of(self, index_N: Int[Tensor, " N"]) -> _Read:
+        """Some of the chunks."""
+        inputs = {site: x_BTI[index_N] for site, x_BTI in self.inputs.items()}
+        return _Read(self.states_BMTH[index_N], inputs, self.mask_BT[index_N])
 
 
 class ContextNetwork(AbstractHyperNetwork):
@@ -97,6 +119,7 @@ class ContextNetwork(AbstractHyperNetwork):
             self.reader = Perceiver(config.reader, sites, **sizes)
         else:
             self.reader = Accumulator(config.reader, sites, **sizes)
+        self.silence = None if config.gate is None else Silence(**sizes, latent=config.gate)
         self.config = config
         self.name = name
         self.provenance = dict(provenance)
@@ -122,11 +145,16 @@ class ContextNetwork(AbstractHyperNetwork):
 
         Raises CueError for an empty chunk.
         """
-        if not all(chunks):
-            raise CueError("there is nothing to read in an empty chunk")
-        made = self.reader(*self._read(chunks))
-        names = [f"chunk-{k}" for k in range(len(chunks))]
-        return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint)
+        return self.hear(chunks)[0]
+
+    def hear(self, chunks: Sequence[Sequence[int]]) -> tuple[Bank, Float[Tensor, " K"]]:
+        """What `press` makes, and how far each chunk is heard: 0 for an idle one, 1 without a gate.
+
+        Raises CueError for an empty chunk.
+        """
+        read = self._read(chunks)
+        open_B = self._open(read)
+        return self._say(read, open_B), open_B
 
     def fit_whitening(self, chunks: Sequence[Sequence[int]]) -> None:
         """Let keys be whitened by what the sites read of ordinary texts. Raises CueError for no chunks."""
@@ -134,9 +162,9 @@ class ContextNetwork(AbstractHyperNetwork):
             raise CueError("there is no text to fit the whitening on")
         seen: dict[Site, list[Tensor]] = {site: [] for site in self.sites}
         for several in batched(chunks, _TOGETHER):
-            _, inputs, mask_BT = self._read(several)
-            for site, x_BTI in inputs.items():
-                seen[site].append(x_BTI[mask_BT])
+            read = self._read(several)
+            for site, x_BTI in read.inputs.items():
+                seen[site].append(x_BTI[read.mask_BT])
         self.reader.whiten.fit({site: torch.cat(parts) for site, parts in seen.items()})
 
     def gather(self, chunks: Bank, counts: Sequence[int]) -> Bank:
@@ -193,17 +221,26 @@ class ContextNetwork(AbstractHyperNetwork):
         return Bank(tuple(slug(cue) for cue in cues), bank.a, bank.b, bank.base)
 
     def chunks(self, ids: Iterable[int]) -> Iterator[list[int]]:
-        """Token ids cut into chunks; the last one may be shorter."""
-        return batched(ids, self.config.chunk)
+        """Token ids cut into chunks, behind a token that ends one or where a chunk is full."""
+        chunk: list[int] = []
+        for token_id in ids:
+            chunk.append(token_id)
+            if len(chunk) == self.config.chunk or token_id in self.config.ends:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
 
     @torch.no_grad()
     def join(self, adapters: Sequence[Adapter]) -> Adapter:
         """One adapter that knows what all of them know, cut back to the budget where they are concatenated.
 
-        Documents that were joined are taken apart by joining the others again. Raises ShapeError for none.
+        One that says nothing leaves the others as they are, bit for bit, and takes no rank. Documents that
+        were joined are taken apart by joining the others again. Raises ShapeError for none.
         """
         if not adapters:
             raise ShapeError("there is no adapter to join")
+        adapters = [adapter for adapter in adapters if _says(adapter)] or adapters[:1]
         if len(adapters) == 1:
             return adapters[0]
         if not self.additive:
@@ -211,7 +248,8 @@ class ContextNetwork(AbstractHyperNetwork):
         first = adapters[0]
         factors = {}
         for site, (a_RI, _, scaling) in first.factors.items():
-            b_OR = torch.stack([adapter.factors[site].b_OR for adapter in adapters]).sum(0)
+            # one after another: a sum that does not depend on how many are joined at a time
+            b_OR = reduce(torch.add, (adapter.factors[site].b_OR for adapter in adapters))
             factors[site] = Factors(a_RI, b_OR, scaling)
         return replace(first, factors=factors)
 
@@ -234,7 +272,14 @@ class ContextNetwork(AbstractHyperNetwork):
         training = self.training
         self.eval()
         try:
-            bank = self.press(chunks)
+            read = self._read(chunks)
+            open_B = self._open(read)
+            heard_N = open_B.nonzero()[:, 0]
+            if known is not None and not len(heard_N):
+                return known
+            if not len(heard_N):
+                heard_N = heard_N.new_zeros(1)  # an adapter of zeros
+            bank = self._say(read.of(heard_N), open_B[heard_N])  # idle ones cost no more than the reading
         finally:
             self.train(training)
         return self.join([*([] if known is None else [known]), *(bank[k] for k in range(len(bank)))])
@@ -285,14 +330,24 @@ class ContextNetwork(AbstractHyperNetwork):
             raise ConfigError("this host has no tokenizer, so it reads no text")
         return self.host.tokenizer.encode(text, add_special_tokens=False)
 
-    @torch.no_grad()
-    def _read(
-        self, chunks: Sequence[Sequence[int]]
-    ) -> tuple[Float[Tensor, "B M T H"], Inputs, Bool[Tensor, "B T"]]:
-        """What every layer of the bare base says of the chunks, and what the sites read.
+    def _open(self, read: _Read) -> Float[Tensor, " B"]:
+        """How far each chunk is heard."""
+        if self.silence is None:
+            return read.states_BMTH.new_ones(len(read.states_BMTH))
+        return self.silence(read.states_BMTH, read.mask_BT)
 
-        Each chunk is read alone, from position 0.
-        """
+    def _say(self, read: _Read, open_B: Float[Tensor, " B"]) -> Bank:
+        made = self.reader(*read)
+        if self.silence is not None:
+            made = {site: (a_BRI, b_BOR * open_B[:, None, None]) for site, (a_BRI, b_BOR) in made.items()}
+        names = [f"chunk-{k}" for k in range(len(open_B))]
+        return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint)
+
+    @torch.no_grad()
+    def _read(self, chunks: Sequence[Sequence[int]]) -> _Read:
+        """What the bare base makes of each chunk alone, from position 0. Raises CueError for an empty one."""
+        if not all(chunks):
+            raise CueError("there is nothing to read in an empty chunk")
         length_B = torch.tensor([len(chunk) for chunk in chunks])
         ids_BT = torch.zeros(len(chunks), int(length_B.max()), dtype=torch.long)
         for ids_T, chunk in zip(ids_BT, chunks, strict=True):
@@ -309,7 +364,12 @@ class ContextNetwork(AbstractHyperNetwork):
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.stack(out.hidden_states, 1).float(), inputs, mask_BT
+        return _Read(torch.stack(out.hidden_states, 1).float(), inputs, mask_BT)
+
+
+def _says(adapter: Adapter) -> bool:
+    """Whether it changes anything."""
+    return any(bool(factors.b_OR.any()) for factors in adapter.factors.values())
 
 
 def _keep(inputs: dict[Site, Tensor], site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

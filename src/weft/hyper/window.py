@@ -60,33 +60,37 @@ class WindowController(AbstractController):
 
     def skips(self, request: Request) -> int:
         """Whole chunks, until what is left fits the window."""
-        return self._over(len(request.prompt_ids)) * self.network.config.chunk
+        over = len(request.prompt_ids) - self.window
+        return sum(map(len, self._oldest(request.prompt_ids, over)))
 
     def fires(self, token_id: int, cached: int) -> bool:
         """Where the next token would no longer fit."""
-        return self._over(cached + 1) > 0
+        return cached + 1 > self.window
 
     def observe(
         self, states: Sequence[Pressed], events: Sequence[Event]
     ) -> Sequence[tuple[Pressed, Change | None]]:
         """Press the oldest chunks of all rows that are full, in one forward."""
-        size = self.network.config.chunk
-        counts = [self._over(event.cached + 1) for event in events]
-        chunks = [
-            list(event.ids[state.tokens + k * size : state.tokens + (k + 1) * size])
-            for state, event, count in zip(states, events, counts, strict=True)
-            for k in range(count)
+        leaving = [
+            self._oldest(event.ids[state.tokens :], event.cached + 1 - self.window)
+            for state, event in zip(states, events, strict=True)
         ]
-        bank = self.network.press(chunks)
+        bank = self.network.press([chunk for chunks in leaving for chunk in chunks])
         made, answers = 0, []
-        for state, count in zip(states, counts, strict=True):
-            new = [bank[k] for k in range(made, made + count)]
-            made += count
+        for state, chunks in zip(states, leaving, strict=True):
+            new = [bank[k] for k in range(made, made + len(chunks))]
+            made += len(chunks)
             known = self.network.join([*([] if state.known is None else [state.known]), *new])
-            left = count * size
+            left = sum(map(len, chunks))
             answers.append((Pressed(known, state.tokens + left), Change(Share.of(known), evict=left)))
         return answers
 
-    def _over(self, tokens: int) -> int:
-        """How many chunks have to go before so many tokens fit."""
-        return max(-(-(tokens - self.window) // self.network.config.chunk), 0)
+    def _oldest(self, ids: Sequence[int], over: int) -> list[list[int]]:
+        """The fewest whole chunks from the front that hold at least `over` tokens."""
+        chunks = []
+        for chunk in self.network.chunks(ids):
+            if over <= 0:
+                break
+            chunks.append(chunk)
+            over -= len(chunk)
+        return chunks

@@ -172,13 +172,15 @@ class FactsSource(Config):
 
 
 class WordsSource(Config):
-    """Documents of letters: words behind names; splits train, validation; categories `words-N`."""
+    """Documents of letters: words behind names; splits train, validation; categories `words-N(-idle)`."""
 
     kind: Literal["words"]
     seed: int = 0
     """Of what it draws."""
     words: tuple[int, ...] = (1, 2)
     """Words per document; as many documents of each."""
+    idle: int = Field(default=0, ge=0, le=1000)
+    """As many documents again have lines beside them that say nothing: 1 up to so many; none for 0."""
     documents: int = Field(default=4000, gt=0)
     """Training documents of each size."""
     validation_documents: int = Field(default=32, gt=0)
@@ -278,12 +280,8 @@ def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
         }
     if isinstance(source, WordsSource):
         return {
-            split: tuple(
-                words_task(f"{source.seed}/{split}/{words}/{number}", words=words)
-                for words in source.words
-                for number in range(count)
-            )
-            for split, count in (("train", source.documents), ("validation", source.validation_documents))
+            "train": _words_documents(source, "train", source.documents),
+            "validation": _words_documents(source, "validation", source.validation_documents),
         }
     if isinstance(source, FolderSource):
         return {"train": load_tasks(source.path)}
@@ -332,6 +330,18 @@ def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
         split: tuple(task for task in tasks if world.shape(task.name) in wanted)
         for split, tasks in splits.items()
     }
+
+
+def _words_documents(source: WordsSource, split: str, count: int) -> tuple[Task, ...]:
+    tasks = []
+    for words in source.words:
+        for number in range(count):
+            key = f"{source.seed}/{split}/{words}/{number}"
+            tasks.append(words_task(key, words=words))
+            if source.idle:
+                idle = 1 + int(random.Random(key).random() * source.idle)
+                tasks.append(words_task(f"{key}/idle", words=words, idle=idle))
+    return tuple(tasks)
 
 
 def _documents(source: FactsSource, split: str, count: int) -> tuple[Task, ...]:

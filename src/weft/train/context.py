@@ -36,7 +36,7 @@ from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
 from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.learner import Learner
-from weft.train.packing import pack
+from weft.train.packing import Packed, pack
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Bank, Mixture
@@ -48,7 +48,11 @@ class Stage(Config):
     until: float = Field(gt=0, le=1)
     """Share of all steps at which it ends."""
     category_shares: dict[str, int]
-    """Documents per step of each category."""
+    """Documents per step of each category; all tasks alike where there is none."""
+    silence: float = Field(default=0.0, ge=0)
+    """Price of a chunk that is heard, for a network with a gate: the mean factor is added to the loss."""
+    unrelated: int = Field(default=0, ge=0)
+    """Questions per step that no document is about, under the weights of one each."""
 
 
 class PassagesConfig(Config):
@@ -96,6 +100,10 @@ class ContextRecipe(AbstractRecipe):
     """Weight of the loss on the answers themselves."""
     reconstruction: float = Field(default=0.0, ge=0)
     """Weight of the loss of writing the document down again."""
+    unrelated: Source | None = Field(default=None, discriminator="kind")
+    """Tasks whose rows no document is about, told in the prompt; see the stages of the curriculum."""
+    unrelated_weight: float = Field(default=1.0, ge=0)
+    """Of the distance to what the bare base says of them."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the saved file; a network runs in float32."""
     name: str = "context"
@@ -127,19 +135,22 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         facts = provenance(recipe, placed=True, data_hash=hash_tasks(train))
         network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=facts).to(host.device)
         plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
-        stages = [(stage.until, _samplers(recipe, train, stage.category_shares)) for stage in plan]
+        stages = [(stage, _samplers(recipe, train, stage.category_shares)) for stage in plan]
         text = None if recipe.passages is None else encode_texts(host, recipe.passages)
         first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1][1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
+        strange = () if recipe.unrelated is None else load_splits(recipe.unrelated)["train"]
         learner = Learner(run, recipe.optimizer, network)
         folder = run.folder / "context"
         best = run.best("margin")
         for done in learner.left():
             at = done / recipe.run.max_steps
-            samplers = next((made for until, made in stages if at <= until), stages[-1][1])
+            stage, samplers = next((one for one in stages if at <= one[0].until), stages[-1])
             lessons = _lessons(recipe, network, samplers, text, done)
+            key = f"{recipe.run.seed}/unrelated/{done}"
+            aside = draw_unrelated(host, strange, min(stage.unrelated, len(lessons)), key)
             with run.accelerator.autocast():
-                loss, told = _loss(recipe, network, lessons)
+                loss, told = _loss(recipe, network, lessons, aside, stage.silence)
             run.accelerator.backward(loss)
             learner.step(done, {"loss": loss.item(), **told})
             if run.is_due("eval", done):
@@ -222,6 +233,19 @@ def _lessons(
     return lessons
 
 
+def draw_unrelated(host: AbstractHost, tasks: Sequence[Task], count: int, key: str) -> list[Encoded]:
+    """Rows of tasks drawn by a key, each behind its task's description. Raises ConfigError for no tasks."""
+    if count and not tasks:
+        raise ConfigError("a stage asks unrelated questions; give the tasks in unrelated")
+    chance = random.Random(key)
+    rows = []
+    for _ in range(count):
+        task = chance.choice(tasks)
+        row, wording = chance.choice(task.train), chance.choice(task.descriptions)
+        rows.append(render(host.tokenizer, row, description=wording))
+    return rows
+
+
 def adapters_of(network: ContextNetwork, lessons: Sequence[Lesson]) -> Bank:
     """One adapter per lesson's document; differentiable."""
     chunks = [chunk for lesson in lessons for chunk in lesson.chunks]
@@ -229,30 +253,51 @@ def adapters_of(network: ContextNetwork, lessons: Sequence[Lesson]) -> Bank:
 
 
 def _loss(
-    recipe: ContextRecipe, network: ContextNetwork, lessons: Sequence[Lesson]
+    recipe: ContextRecipe,
+    network: ContextNetwork,
+    lessons: Sequence[Lesson],
+    aside: Sequence[Encoded],
+    silence: float,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean over answer tokens, in nats, and its parts."""
+    """Mean over answer tokens, in nats, and its parts; the first lessons' weights are asked `aside` too."""
     host, pad = network.host, pad_id(network.host)
-    bank = adapters_of(network, lessons)
+    heard, open_K = network.hear([chunk for lesson in lessons for chunk in lesson.chunks])
+    bank = network.gather(heard, [len(lesson.chunks) for lesson in lessons])
     mixture = Mixture.rows(bank, range(len(lessons)))
     said = answer_logits(
         host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False)
     )
     log_NV = F.log_softmax(said.logits_NV.float(), -1)
-    parts: dict[str, Tensor] = {}
+    parts: dict[str, tuple[float, Tensor]] = {}
     if recipe.distillation:
-        with torch.no_grad():
-            told = answer_logits(host, None, pack([list(one.told) for one in lessons], pad_id=pad))
-            p_Nk, index_Nk = told.logits_NV.float().softmax(-1).topk(min(recipe.top_k, log_NV.shape[1]))
-        parts["distillation"] = -(p_Nk * log_NV.gather(1, index_Nk)).sum(1).mean()
+        told = pack([list(one.told) for one in lessons], pad_id=pad)
+        parts["distillation"] = recipe.distillation, _distance(recipe, host, told, log_NV)
     if recipe.completion:
-        parts["completion"] = F.nll_loss(log_NV, said.targets_N)
+        parts["completion"] = recipe.completion, F.nll_loss(log_NV, said.targets_N)
     if recipe.reconstruction:
         whole = [[Encoded([], [i for chunk in one.chunks for i in chunk])] for one in lessons]
         again = answer_logits(host, mixture, pack(whole, pad_id=pad, share_prefix=False))
-        parts["reconstruction"] = F.cross_entropy(again.logits_NV.float(), again.targets_N)
-    loss = torch.stack([getattr(recipe, name) * part for name, part in parts.items()]).sum()
-    return loss, {name: part.item() for name, part in parts.items()}
+        parts["reconstruction"] = (
+            recipe.reconstruction,
+            F.cross_entropy(again.logits_NV.float(), again.targets_N),
+        )
+    if silence:
+        parts["silence"] = silence, open_K.mean()
+    if aside:
+        packed = pack([[row] for row in aside], pad_id=pad, share_prefix=False)
+        under = answer_logits(host, Mixture.rows(bank, range(len(aside))), packed)
+        log_NV = F.log_softmax(under.logits_NV.float(), -1)
+        parts["unrelated"] = recipe.unrelated_weight, _distance(recipe, host, packed, log_NV)
+    loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+    return loss, {name: part.item() for name, (_, part) in parts.items()}
+
+
+def _distance(recipe: ContextRecipe, host: AbstractHost, told: Packed, log_NV: Tensor) -> Tensor:
+    """Cross-entropy with the bare base's own likeliest tokens, where it reads these rows."""
+    with torch.no_grad():
+        p_NV = answer_logits(host, None, told).logits_NV.float().softmax(-1)
+        p_Nk, index_Nk = p_NV.topk(min(recipe.top_k, p_NV.shape[1]))
+    return -(p_Nk * log_NV.gather(1, index_Nk)).sum(1).mean()
 
 
 @torch.no_grad()

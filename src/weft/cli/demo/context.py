@@ -26,7 +26,7 @@ def show_context(*, json: bool) -> None:
 
     network = ContextNetwork.from_pretrained(CONTEXT)
     engine = Engine(network.host)
-    tasks = [document_task(f"demo/{number}", words=1) for number in range(_TEXTS)]
+    tasks = [document_task(f"shown/{number}", words=1) for number in range(_TEXTS)]
     asked = [task.test[0] for task in tasks]
     prompts = [row.prompt for row in asked]
     loaded = time.perf_counter()

@@ -6,6 +6,7 @@ from weft.experiments.dynamic.table import Line
 
 TITLES = {
     "shift": "Shift: a special token and a vector",
+    "words": "Context: facts of letters among lines that say nothing",
     "context": "Context: what leaves the window enters the weights",
     "stack": "Stack: as much network as the problem needs",
     "mix": "Mix: a third network over both",

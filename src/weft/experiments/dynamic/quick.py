@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
+from weft.train.context import ContextRecipe
 from weft.train.mix import MixRecipe
 from weft.train.shift import ShiftRecipe
 
-_STEPS, _SHIFT_STEPS, _RIVAL_STEPS = 120, 600, 60
+_STEPS, _SHIFT_STEPS, _RIVAL_STEPS, _WORDS_STEPS = 120, 600, 60, 300
 _STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
-    """One seed, 600 steps of a shift, 60 of its rivals, 120 of a mix, a dozen of everything; own folders."""
+    """One seed, 600 steps of a shift, 60 of its rivals, 300 of words, 120 of a mix, a dozen of everything."""
     changed = {}
     if recipe.shift is not None:
         shift = recipe.shift
@@ -22,6 +23,17 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
                 "seeds": shift.seeds[:1],
                 "streams": min(shift.streams, _STREAMS),
                 "rival_steps": min(shift.rival_steps, _RIVAL_STEPS),
+            }
+        )
+    if recipe.words is not None:
+        words = recipe.words
+        changed["words"] = words.model_copy(
+            update={
+                "recipe": _shorten_run(words.recipe, _WORDS_STEPS),
+                "seeds": words.seeds[:1],
+                "documents": min(words.documents, _STREAMS),
+                "windowed": min(words.windowed, _STREAMS),
+                "questions": min(words.questions, _QUESTIONS),
             }
         )
     if recipe.context is not None:
@@ -45,7 +57,7 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
     return recipe.model_copy(update=changed)
 
 
-R = TypeVar("R", ShiftRecipe, MixRecipe)
+R = TypeVar("R", ShiftRecipe, MixRecipe, ContextRecipe)
 
 
 def _shorten_run(recipe: R, steps: int) -> R:

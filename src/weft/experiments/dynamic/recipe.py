@@ -5,12 +5,14 @@ from weft.experiments.dynamic.context import ContextComparison
 from weft.experiments.dynamic.mix import MixComparison
 from weft.experiments.dynamic.shift import ShiftComparison
 from weft.experiments.dynamic.stack import StackComparison
+from weft.experiments.dynamic.words import WordsComparison
 
 
 class DynamicRecipe(Config):
     """Sections are measured where they are there."""
 
     shift: ShiftComparison | None = None
+    words: WordsComparison | None = None
     context: ContextComparison | None = None
     stack: StackComparison | None = None
     mix: MixComparison | None = None

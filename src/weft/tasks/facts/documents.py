@@ -67,10 +67,10 @@ def write_document(chance: random.Random, sheet: Sheet, *, tokens: int, first: i
     idle = max(tokens - _FACT * len(facts), 0) // _FILLER
     early = idle if not first else min(idle, max(first - _FACT * len(facts), 0) // _FILLER)
     places = _some(chance, range(early + len(facts)), len(facts))
-    lines = [_idle(chance) for _ in range(early)]
+    lines = [idle_sentence(chance) for _ in range(early)]
     for place, fact in sorted(zip(places, facts, strict=True)):
         lines.insert(place, fact)
-    lines += [_idle(chance) for _ in range(idle - early)]
+    lines += [idle_sentence(chance) for _ in range(idle - early)]
     return "".join(f" {line}" for line in lines)  # a word after a space is one token
 
 
@@ -101,7 +101,8 @@ def category(pairs: int, links: int = 0) -> str:
     return f"pairs-{pairs}" + (f"-links-{links}" if links else "")
 
 
-def _idle(chance: random.Random) -> str:
+def idle_sentence(chance: random.Random) -> str:
+    """A sentence that says nothing of anybody."""
     adjectives, subjects = _some(chance, ADJECTIVES, 2), _some(chance, SUBJECTS, 2)
     verb = _some(chance, VERBS, 1)[0]
     return f"the {adjectives[0]} {subjects[0]} {verb} the {adjectives[1]} {subjects[1]} ."

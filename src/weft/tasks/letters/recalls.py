@@ -4,7 +4,8 @@
               B >doe
 
 `+` asks for what one adapter does and `-` for what another does: which operations those are, the question
-does not say. No letter stands twice in a document, so what follows a letter is one thing.
+does not say. No letter stands twice in the words of a document, so what follows a letter is one thing. Beside
+its words a document may hold idle lines, of which no question asks (idle.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from weft.errors import ConfigError
+from weft.tasks.letters.idle import TRAINED, IdleKind, idle_line
 from weft.tasks.letters.operation import ALPHABET
 from weft.tasks.letters.world import World
 from weft.tasks.task import Row, Task
@@ -41,14 +43,19 @@ class Recall(NamedTuple):
         return f"{self.word} >{self.answer}"
 
 
-def document_task(key: str, *, words: int) -> Task:
-    """One document as a task, its text the description; a row per word, and nothing done to it."""
+def document_task(key: str, *, words: int, idle: int = 0, kinds: Sequence[IdleKind] = TRAINED) -> Task:
+    """One document as a task, its text the description; a row per word, and nothing done to it.
+
+    The words stand at places drawn among `idle` other lines. Raises ConfigError for too many words.
+    """
     rng = random.Random(key)
     words_of = _words(rng, words)
     rows = tuple(Row(name, word) for name, word in words_of.items())
-    return Task(
-        f"words-{key.replace('/', '-')}", (_text(words_of),), train=rows, test=rows, category=f"words-{words}"
-    )
+    lines = _text(words_of).splitlines(keepends=True)
+    for place in sorted(rng.sample(range(words + idle), idle)) if idle else ():
+        lines.insert(place, idle_line(rng, rng.choice(kinds)))
+    name, category = f"words-{key.replace('/', '-')}", f"words-{words}" + ("-idle" if idle else "")
+    return Task(name, ("".join(lines),), train=rows, test=rows, category=category)
 
 
 def draw_recall(rng: random.Random, operations: Sequence[str], *, words: int = 1) -> Recall:

@@ -1,0 +1,318 @@
+"""Letters in weights: one fact among lines that say nothing, in documents of any length, and side effects.
+
+A network is trained per seed. Every share is of answers that greedy decoding gets right, all of them after a
+question that holds a name alone, on documents that no training has seen.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from weft.config import Config, Size
+from weft.engine import Engine
+from weft.experiments.dynamic.table import Line, line_of, share
+from weft.host import Host
+from weft.hyper import ContextNetwork, WindowController
+from weft.hyper.context import batched
+from weft.tasks import Encoded, Task, render
+from weft.tasks.letters.idle import STRANGE, TRAINED, IdleKind, idle_line
+from weft.tasks.letters.recalls import document_task
+from weft.tasks.source import Source, load_splits
+from weft.train.answer_logits import answer_logits, pad_id
+from weft.train.context import ContextRecipe, draw_unrelated, train_context
+from weft.train.packing import pack
+from weft.train.recipe import inside, load_base
+from weft.types import Adapter, Bank, Mixture
+
+CLEAR: Sequence[IdleKind] = tuple(kind for kind in TRAINED if kind != "near")
+KNOWN, ALL, UNKNOWN = "clearly idle lines", "near misses among the idle lines", "idle lines of strange kinds"
+HELD_OPEN = "the same network, its gate held open"
+_ROWS = 25
+"""Adapters that act in one forward."""
+_TOGETHER = 64
+"""Chunks that are read in one forward."""
+_NOISE = 64
+"""Tokens of a garbage document."""
+
+
+class WordsComparison(Config):
+    """`words` in the recipe of `weft experiment dynamic`."""
+
+    recipe: ContextRecipe
+    """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
+    seeds: tuple[int, ...] = (0,)
+    """What is trained is trained once with each."""
+    lines: Size = 4
+    """Of the longest document in training."""
+    times: tuple[int, ...] = (1, 8, 32)
+    """Lengths to measure, as multiples of that."""
+    needles: tuple[int, ...] = (1, 2)
+    """Facts in a document."""
+    documents: Size = 100
+    """Per length and kind of idle lines."""
+    window: Size = 24
+    """Tokens that the window controller keeps."""
+    windowed: Size = 50
+    """Documents that are read through it, per length."""
+    unrelated: Source
+    """Tasks whose test rows are asked beside a document."""
+    questions: Size = 300
+    """Of those rows."""
+
+
+def measure_words(comparison: WordsComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
+    """All lines of the section, each with one value per seed. Raises what training and loading raise."""
+    found: dict[tuple[str, str], list[float]] = {}
+    tasks = tuple(load_splits(comparison.unrelated)["train"])
+    folders = []
+    for seed in comparison.seeds:
+        tell(f"seed {seed}: training")
+        recipe = inside(comparison.recipe, f"seed-{seed}", seed=seed)
+        host = load_base(recipe, "cpu", target_modules=recipe.target_modules)
+        folders.append(train_context(recipe, host=host))
+        network = ContextNetwork.from_pretrained(folders[-1], host=host)
+        tell(f"seed {seed}: facts among idle lines")
+        values = {
+            **find_needles(network, comparison),
+            **find_after_window(network, comparison),
+            **side_effects(network, comparison, tasks),
+        }
+        for key, value in values.items():
+            found.setdefault(key, []).append(value)
+    lines = [line_of(what, who, values) for (what, who), values in found.items()]
+    tell("memory")
+    return lines + measure_memory(folders[0], comparison)
+
+
+def find_needles(network: ContextNetwork, comparison: WordsComparison) -> dict[tuple[str, str], float]:
+    """Shares of facts that the weights of documents know, by length and kind of idle lines."""
+    found = {}
+    for needles, times in product(comparison.needles, comparison.times):
+        what = _what(comparison, needles, times)
+        documents = _documents(comparison, needles, times, CLEAR)
+        found[what, KNOWN] = _known(network, documents)
+        if needles == 1:
+            for name, kinds in ((ALL, TRAINED), (UNKNOWN, STRANGE)):
+                found[what, name] = _known(network, _documents(comparison, needles, times, kinds))
+            with _held_open(network):
+                found[what, HELD_OPEN] = _known(network, documents)
+        if times == 1:
+            tokenizer = network.host.tokenizer
+            told = [
+                [render(tokenizer, row, description=t.descriptions[0]) for row in t.test] for t in documents
+            ]
+            found[what, "the document in the prompt, no adapter"] = _share(network.host, None, told)
+    return found
+
+
+def _known(network: ContextNetwork, documents: Sequence[Task]) -> float:
+    adapters = [network.adapt(task.descriptions[0]) for task in documents]
+    return _share(network.host, adapters, _questions(network.host, documents))
+
+
+@contextmanager
+def _held_open(network: ContextNetwork) -> Iterator[None]:
+    """Every chunk is heard in full, whatever the gate says."""
+    gate, network.silence = network.silence, None
+    try:
+        yield
+    finally:
+        network.silence = gate
+
+
+def find_after_window(network: ContextNetwork, comparison: WordsComparison) -> dict[tuple[str, str], float]:
+    """Shares of facts that are told once they and all but the end of the text have left the window."""
+    found, engine = {}, Engine(network.host)
+    controller = WindowController(network, window=comparison.window)
+    for times in comparison.times:
+        documents = _documents(comparison, 1, times, CLEAR)[: comparison.windowed]
+        prompts = [f"{task.descriptions[0]}{task.test[0].prompt} >" for task in documents]
+        said = engine.generate(prompts, controller=controller, raw=True, max_new_tokens=8)
+        right = [text == task.test[0].completion for text, task in zip(said, documents, strict=True)]
+        found[
+            f"1 of 1 facts in {times}x, through a window of {comparison.window} tokens", "weights and window"
+        ] = share(right)
+    return found
+
+
+def curves(comparison: WordsComparison, lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of one fact by way, in order of length: what the picture shows."""
+    found: dict[str, list[Line]] = {name: [] for name in (KNOWN, UNKNOWN, ALL, HELD_OPEN)}
+    for times in comparison.times:
+        what = _what(comparison, 1, times)
+        for line in lines:
+            if line.what == what and line.who in found:
+                found[line.who].append(line)
+    return found
+
+
+def _what(comparison: WordsComparison, needles: int, times: int) -> str:
+    return f"{needles} of {needles} facts in {times}x, {times * comparison.lines} lines"
+
+
+def side_effects(
+    network: ContextNetwork, comparison: WordsComparison, tasks: Sequence[Task]
+) -> dict[tuple[str, str], float]:
+    """What is heard and what is not, unrelated questions, garbage, updates, and what is taken out."""
+    host = network.host
+    documents = _documents(comparison, 1, 1, CLEAR)
+    bare = _questions(host, documents)
+    mine = [network.adapt(task.descriptions[0]) for task in documents]
+    chance = random.Random(0)
+    garbage = [[3 + int(chance.random() * (host.vocab_size - 3)) for _ in range(_NOISE)] for _ in documents]
+    noise = [network.adapt_stream(ids) for ids in garbage]
+    found = {("lines that are heard", name): value for name, value in _heard(network, comparison).items()}
+    pieces = [chunk for ids in garbage for chunk in network.chunks(ids)]
+    found["lines that are heard", "garbage, chunks of any tokens"] = _open(network, pieces)
+    asked = [[row] for row in _unrelated(host, tasks, comparison.questions)]
+    before = _share(host, None, asked)
+    found["unrelated questions", "no adapter"] = before
+    for name, adapters in {"a document in the weights": mine, "garbage in the weights": noise}.items():
+        after = _share(host, [adapters[k % len(adapters)] for k in range(len(asked))], asked)
+        found["unrelated questions", name] = after
+        found["relative loss on unrelated questions", name] = 1 - after / before if before else 0.0
+    with_noise = [network.join(pair) for pair in zip(mine, noise, strict=True)]
+    found["a fact in the weights", "alone"] = _share(host, mine, bare)
+    found["a fact in the weights", "and a garbage document"] = _share(host, with_noise, bare)
+    return found | _updates(network, documents, mine, noise)
+
+
+def _updates(
+    network: ContextNetwork, documents: Sequence[Task], mine: Sequence[Adapter], noise: Sequence[Adapter]
+) -> dict[tuple[str, str], float]:
+    """An old fact, a later one of the same name, and one of the two taken out."""
+    host = network.host
+    later = [document_task(f"later/{k}", words=1) for k in range(len(documents))]
+    texts = [
+        f"{old.test[0].prompt} >{new.test[0].completion}\n" for old, new in zip(documents, later, strict=True)
+    ]
+    newer = [network.adapt(text) for text in texts]
+    old_rows = _questions(host, documents)
+    new_rows = [
+        [Encoded(rows[0].prompt_ids, one[0].completion_ids)]
+        for rows, one in zip(old_rows, _questions(host, later), strict=True)
+    ]
+    both = [network.join([a, b, c]) for a, b, c in zip(mine, newer, noise, strict=True)]
+    taken = [network.join([b, c]) for b, c in zip(newer, noise, strict=True)]
+    never = [network.join([b, c]) for b, c in zip(newer, noise, strict=True)]
+    name = "an old fact and a later one of its name"
+    found = {
+        (name, "the later one"): _share(host, both, new_rows),
+        (name, "the old one"): _share(host, both, old_rows),
+        ("the old document taken out", "the later one"): _share(host, taken, new_rows),
+        ("the old document taken out", "the old one"): _share(host, taken, old_rows),
+    }
+    equal = _equal(host, taken, never, new_rows)
+    found["the old document taken out", "logits as if it had never been there, bit for bit"] = equal
+    return found
+
+
+def measure_memory(folder: Path, comparison: WordsComparison) -> list[Line]:
+    """Peak resident memory of a process of its own that reads one document, by length, in MiB."""
+    base, peaks = comparison.recipe.base, []
+    for times in (min(comparison.times), max(comparison.times)):
+        text = _documents(comparison, 1, times, CLEAR)[0].descriptions[0]
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            peaks.append(pool.submit(_peak, str(folder), base, text).result())
+    names = [f"{times}x" for times in (min(comparison.times), max(comparison.times))]
+    lines = [
+        line_of("peak memory of the process, MiB", name, [peak])
+        for name, (_, peak) in zip(names, peaks, strict=True)
+    ]
+    lines += [
+        line_of("of it beyond the loaded network, MiB", name, [peak - loaded])
+        for name, (loaded, peak) in zip(names, peaks, strict=True)
+    ]
+    return [*lines, line_of("peak memory", f"{names[1]} / {names[0]}", [peaks[1][1] / peaks[0][1]])]
+
+
+def _peak(folder: str, base: str, text: str) -> tuple[float, float]:
+    """Highest resident memory before and after a document was read, in MiB."""
+    torch.set_num_threads(1)
+    network = ContextNetwork.from_pretrained(folder, host=Host.from_pretrained(base, dtype="float32"))
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    network.adapt(text)
+    return loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _documents(
+    comparison: WordsComparison, needles: int, times: int, kinds: Sequence[IdleKind]
+) -> list[Task]:
+    """Documents of so many lines in all, the facts at any places among them."""
+    idle = times * comparison.lines - needles
+    return [
+        document_task(f"measured/{needles}/{times}/{k}", words=needles, idle=idle, kinds=kinds)
+        for k in range(comparison.documents)
+    ]
+
+
+def _questions(host: Host, documents: Sequence[Task]) -> list[list[Encoded]]:
+    """The questions of every document, as they are asked: a name alone."""
+    return [[render(host.tokenizer, row) for row in task.test] for task in documents]
+
+
+def _unrelated(host: Host, tasks: Sequence[Task], count: int) -> list[Encoded]:
+    """Test rows behind their descriptions, of tasks that no document is about."""
+    asked = [replace(task, train=task.test) for task in tasks]
+    return draw_unrelated(host, asked, count, "measured")
+
+
+def _heard(network: ContextNetwork, comparison: WordsComparison) -> dict[str, float]:
+    """Shares of lines that the gate lets speak, by kind; a line counts where any chunk of it does."""
+    chance = random.Random(0)
+    texts = {
+        "facts": [document_task(f"heard/{k}", words=1).descriptions[0] for k in range(comparison.documents)],
+        **{
+            f"idle: {kind}": [idle_line(chance, kind) for _ in range(comparison.documents)]
+            for kind in (*TRAINED, *STRANGE)
+        },
+    }
+    return {
+        name: share([_open(network, list(network.chunks(network.tokens(text)))) > 0 for text in lines])
+        for name, lines in texts.items()
+    }
+
+
+@torch.no_grad()
+def _open(network: ContextNetwork, chunks: Sequence[Sequence[int]]) -> float:
+    """The share of chunks that are heard at all."""
+    heard = [network.hear(several)[1] > 0 for several in batched(chunks, _TOGETHER)]
+    return float(torch.cat(heard).float().mean())
+
+
+@torch.no_grad()
+def _share(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> float:
+    """Of rows answered rightly; the rows of a place under the adapter of that place."""
+    right = total = 0
+    for places in batched(range(len(rows)), _ROWS):
+        packed = pack([list(rows[k]) for k in places], pad_id=pad_id(host), share_prefix=False)
+        mixture = None
+        if adapters is not None:
+            mixture = Mixture.rows(Bank.stack([adapters[k] for k in places]), range(len(places)))
+        said = answer_logits(host, mixture, packed)
+        correct, count = packed.count_right(said.logits_NV, said.targets_N)
+        right, total = right + correct, total + count
+    return right / max(total, 1)
+
+
+@torch.no_grad()
+def _equal(
+    host: Host, one: Sequence[Adapter], other: Sequence[Adapter], rows: Sequence[Sequence[Encoded]]
+) -> float:
+    """The share of questions whose logits are the same, bit for bit, under both."""
+    same = []
+    for first, second, of_one in zip(one, other, rows, strict=True):
+        ids_BT = torch.tensor([of_one[0].ids])
+        said = [host(ids_BT, Mixture.of(adapter)).logits for adapter in (first, second)]
+        same.append(torch.equal(*said))
+    return share(same)
