@@ -50,7 +50,7 @@ def test_every_line_is_measured_and_what_cannot_fail_holds(comparison):
         assert 0 <= known <= 1
     (ratio,) = lines["peak memory", "3x / 1x"]
     assert 0.8 < ratio < 1.3
-    (mib,) = lines["peak memory of the process, MiB", "1x"]
+    (mib,) = lines["peak memory of the process that reads, MiB", "1x"]
     assert mib > 50
     # two steps teach no silence: every fact is heard
     assert lines["lines that are heard", "facts"] == (1.0,)
