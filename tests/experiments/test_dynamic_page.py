@@ -28,4 +28,4 @@ def test_a_picture_shows_one_measure_after_the_other():
     page = dynamic_page({"stack": lines}, command="weft experiment", pictures={"stack": "s.png"})
     assert "](s.png)\n\n| measured |" in page
     assert "| exact match, pairs | depth 0 | 0.100 |" in page
-    assert PICTURED.keys() == TITLES.keys()
+    assert PICTURED.keys() | {"words"} == TITLES.keys()  # words have curves, not bars
