@@ -5,8 +5,6 @@
 Subtracting would leave rounding behind, so the old weights are kept and copied back.
 """
 
-from types import TracebackType
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,9 +37,7 @@ class Folded:
     def __enter__(self) -> "Folded":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.unfold()
 
 
