@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.embed import SentenceEncoder
@@ -13,12 +13,12 @@ from weft.route.arrow import Arrow
 from weft.route.blend import Blend
 from weft.route.classifier import Classifier
 from weft.route.everyday import calibrate
-from weft.route.library import Library, texts_of
+from weft.route.library import Label, Library, texts_of
 from weft.route.load import Router, load_router
 from weft.route.nearest import Nearest
 from weft.route.spectr import Spectr
 from weft.route.weigh import AbstractWeigher
-from weft.types import Bank, Term
+from weft.types import AbstractEncoder, Bank, Term
 
 WEIGHERS = ("nearest", "blend", "classifier")
 GATES = ("arrow", "spectr")
@@ -74,9 +74,7 @@ def explained(router: Router, requests: Sequence[str], library: Library) -> list
     names = [adapter.name for adapter in library.adapters]
     weight_BK = router.weights(requests, names).tolist()
     full_BK = _unlimited(router, requests, names)
-    index = Nearest(router.encoder)
-    for name, label in library.labels.items():
-        index.add(name, texts_of(label))
+    index = _index(router.encoder, library.labels)
     near_BK = index.cosines(requests, index.names).tolist() if index.names else [[]] * len(requests)
     results = []
     for weight_K, full_K, near_K in zip(weight_BK, full_BK, near_BK, strict=True):
@@ -108,7 +106,7 @@ def decides_in_the_forward(name: str) -> ConfigError:
 def _with_threshold(router: Router, name: str, bank: Bank, threshold: float | None) -> Router:
     if threshold is None and name not in WEIGHERS:
         return router
-    if isinstance(router, Nearest | Blend | Classifier):
+    if isinstance(router, AbstractWeigher):
         router.threshold = calibrate(router.cosines, bank.names) if threshold is None else threshold
     elif threshold is not None:
         raise ConfigError(
@@ -119,17 +117,12 @@ def _with_threshold(router: Router, name: str, bank: Bank, threshold: float | No
 
 def _unlimited(router: AbstractWeigher, requests: Sequence[str], names: Sequence[str]) -> list[list[float]]:
     """The weights that all adapters would have: the router's own order of those that it leaves out."""
-    kept, router.top_k = router.top_k, None
-    bounded = router if isinstance(router, Nearest | Blend | Classifier) else None
-    threshold = bounded.threshold if bounded else None
+    kept = router.top_k, router.threshold
+    router.top_k = router.threshold = None
     try:
-        if bounded:
-            bounded.threshold = None
         return router.weights(requests, names).tolist()
     finally:
-        router.top_k = kept
-        if bounded:
-            bounded.threshold = threshold
+        router.top_k, router.threshold = kept
 
 
 def _weigher(name: str, library: Library) -> AbstractWeigher:
@@ -141,7 +134,11 @@ def _weigher(name: str, library: Library) -> AbstractWeigher:
         return Classifier.fit(
             encoder, [(text, name) for name, label in labels.items() for text in texts_of(label)]
         )
+    return _index(encoder, labels)
+
+
+def _index(encoder: AbstractEncoder, labels: Mapping[str, Label]) -> Nearest:
     index = Nearest(encoder)
-    for adapter, label in labels.items():
-        index.add(adapter, texts_of(label))
+    for name, label in labels.items():
+        index.add(name, texts_of(label))
     return index

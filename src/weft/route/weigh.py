@@ -24,6 +24,12 @@ class AbstractWeigher(AbstractRouter):
     """What turns requests into vectors."""
     top_k: int | None
     """How many adapters share a request; None is all of them, 1 the best one at weight 1."""
+    threshold: float | None
+    """A request whose cosine with every task is below it gets no adapter; None for no such bound."""
+
+    @abstractmethod
+    def cosines(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
+        """Of every request with the task of every adapter of these names."""
 
     @abstractmethod
     def weights(self, requests: Sequence[Cue | str], names: Sequence[str]) -> Float[Tensor, "B K"]:
