@@ -28,12 +28,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weft.config import Config
-from weft.embed.load import EncoderConfig, build_same_encoder, check_frozen
+from weft.embed.load import build_same_encoder
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
-from weft.route.router_folder import open_router, write_router
+from weft.route.router_folder import WeigherOptions, open_router, weigher_options, write_router
 from weft.route.weigh import AbstractWeigher, as_cues, check_choice, near_enough, top_weights
 from weft.saved import CONFIG, WEIGHTS, Found, Shapes, check_base, read_tensors
 from weft.types import AbstractEncoder, Cue
@@ -177,16 +176,7 @@ class Blend(nn.Module, AbstractWeigher):
         `base` is the fingerprint of the base that its library is for. Raises ConfigError for an encoder that
         learns, SaveError when the disk refuses or the folder holds other files.
         """
-        check_frozen(self.encoder)
-        options = _Options.model_validate(
-            {
-                "encoder": self.encoder.config(),
-                "encoder_identity": self.encoder.identity,
-                "labels": list(self._labels.values()),
-                "top_k": self.top_k,
-                "threshold": self.threshold,
-            }
-        )
+        options = weigher_options(_Options, self, labels=list(self._labels.values()))
         about = {"names": tuple(self._labels), "base": base, "provenance": provenance}
         write_router(folder, "blend", self.state_dict(), options=options, **about)
 
@@ -224,9 +214,5 @@ def _shapes(dim: int, found: Found) -> Shapes:
     }
 
 
-class _Options(Config):
-    encoder: EncoderConfig
-    encoder_identity: str
+class _Options(WeigherOptions):
     labels: tuple[str | tuple[str, ...], ...]
-    top_k: int | None
-    threshold: float | None = None

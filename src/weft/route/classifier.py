@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weft.config import Config
-from weft.embed.load import EncoderConfig, build_same_encoder, check_frozen
+from weft.embed.load import build_same_encoder
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
-from weft.route.router_folder import open_router, read_router, write_router
+from weft.route.router_folder import WeigherOptions, open_router, read_router, weigher_options, write_router
 from weft.route.weigh import AbstractWeigher, check_choice, near_enough, top_weights, unit_vectors
 from weft.saved import check_base
 from weft.types import AbstractEncoder, Cue
@@ -175,16 +174,8 @@ class Classifier(AbstractWeigher):
         `base` is the fingerprint of the base that its library is for. Raises ConfigError for an encoder that
         learns, SaveError when the disk refuses or the folder holds other files.
         """
-        check_frozen(self.encoder)
-        options = _Options.model_validate(
-            {
-                "encoder": self.encoder.config(),
-                "encoder_identity": self.encoder.identity,
-                "top_k": self.top_k,
-                "temperature": self.temperature,
-                "threshold": self.threshold,
-                "centred": self.centre_KD is not None,
-            }
+        options = weigher_options(
+            _Options, self, temperature=self.temperature, centred=self.centre_KD is not None
         )
         tensors = {"weight_KD": self.weight_KD, "bias_K": self.bias_K}
         if self.centre_KD is not None:
@@ -211,12 +202,8 @@ class Classifier(AbstractWeigher):
         return cls(encoder, saved.names, **tensors, **choice)
 
 
-class _Options(Config):
-    encoder: EncoderConfig
-    encoder_identity: str
-    top_k: int | None
+class _Options(WeigherOptions):
     temperature: float
-    threshold: float | None = None
     centred: bool = False
     """Whether the centres of the examples lie beside the weights; they did not always."""
 

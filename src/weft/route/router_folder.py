@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from weft import saved
 from weft.config import Config, parse_config
+from weft.embed.load import EncoderConfig, check_frozen
 from weft.errors import ConfigError, ShapeError, UnknownNameError
 from weft.files import nearest
 from weft.reading import shown
+from weft.route.weigh import AbstractWeigher
 from weft.saved import CONFIG, WEIGHTS, Saved, Shapes, check_base, read_tensors
 from weft.types import AbstractGate, Bank
 
@@ -83,6 +85,25 @@ def open_router(folder: str | os.PathLike[str], kind: str, schema: type[C]) -> t
 def read_router(folder: Path, shapes: Shapes) -> dict[str, Tensor]:
     """The tensors of a router in float32. Raises WeightsError for damage, NaN, or tensors that do not fit."""
     return {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, shapes).items()}
+
+
+class WeigherOptions(Config):
+    """What the folder of every weigher says, beside the options of its own kind."""
+
+    encoder: EncoderConfig
+    encoder_identity: str
+    top_k: int | None
+    threshold: float | None = None
+
+
+W = TypeVar("W", bound=WeigherOptions)
+
+
+def weigher_options(schema: type[W], weigher: AbstractWeigher, **own: Any) -> W:
+    """The options of a weigher, and those of its own kind. Raises ConfigError for an encoder that learns."""
+    check_frozen(weigher.encoder)
+    shared = {"encoder": weigher.encoder.config(), "encoder_identity": weigher.encoder.identity}
+    return schema(**shared, top_k=weigher.top_k, threshold=weigher.threshold, **own)
 
 
 class GateParts(NamedTuple):
