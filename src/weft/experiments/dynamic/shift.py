@@ -104,8 +104,8 @@ class Answered:
     """Share of the answers, 0 to 1."""
     right_held: float
     """Of those whose task the library holds."""
-    right_lacking: float
-    """Of those whose task it lacks."""
+    right_lacking: float | None
+    """Of those whose task it lacks; None where there are none."""
     whole: float
     """Share of the streams that were right throughout."""
     by_stream: tuple[float, ...]
@@ -409,6 +409,7 @@ def _score(
         for stream, text in zip(streams, texts, strict=True)
         for part, answer in zip(stream.parts, text.answers, strict=True)
     ]
+    lacking = [right for known, right in marks if not known]
     whole = [
         all(a == p.answer for p, a in zip(s.parts, t.answers, strict=True))
         for s, t in zip(streams, texts, strict=True)
@@ -426,7 +427,7 @@ def _score(
         length,
         share([right for _, right in marks]),
         share([right for known, right in marks if known]),
-        share([right for known, right in marks if not known]),
+        share(lacking) if lacking else None,
         share(whole),
         tuple(
             share([a == p.answer for p, a in zip(s.parts, t.answers, strict=True)])
