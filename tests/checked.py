@@ -1,6 +1,7 @@
-"""Calls into Weft are checked while the tests run: their types everywhere, and shapes where they are told.
+"""Calls into Weft are checked while the tests run: their types, and shapes where they are told.
 
-beartype checks both, jaxtyping knows the shapes. WEFT_UNCHECKED leaves all of it out.
+beartype checks both, jaxtyping knows the shapes. A function that another makes is checked the first times
+that it is made in a process. WEFT_UNCHECKED leaves all of it out.
 """
 
 import ast
@@ -20,7 +21,7 @@ from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 
 _checked = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 _INNER = 8
-"""How often a function within another is checked: it is made anew at every call, and its check with it."""
+"""How many makings of a function within another are checked: each making costs a check of its own."""
 _made: Counter[CodeType] = Counter()
 
 

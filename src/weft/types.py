@@ -4,8 +4,7 @@ One idea: at every adapted matrix (a site) of a frozen network, for every token,
 
     y = W x + sum_k  w_k * s_k * B_k A_k x        A_k: [R, I]   B_k: [O, R]   s_k: scaling
 
-Systems differ only in who makes A and B (an adapter, a hypernetwork), who makes w (a gate), and when.
-A host accepts one thing, a `Mixture`, whatever made it.
+Systems differ only in who makes A and B, who makes w, and when. A host accepts one thing, a `Mixture`.
 
 Tensor letters, package-wide: B batch, T tokens, K adapters, R rank, I in, O out, S sites, L layers,
 D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is the k of top-k.

@@ -7,7 +7,7 @@ import pytest
 from weft.errors import ConfigError
 from weft.tasks.functions.streams import FunctionStreams, line_task
 from weft.tasks.functions.world import World
-from weft.tasks.streams import answers_of
+from weft.tasks.streams import answers_of, held_out_pairs
 
 TASKS = ("mail_domain", "date_long", "name_swap", "url_page", "path_ext")
 
@@ -83,3 +83,10 @@ def test_a_stream_says_by_its_inputs_alone_what_is_meant():
         FunctionStreams(TASKS[:2])
     with pytest.raises(ConfigError, match="1 to 9 lines, got 10"):
         FunctionStreams(TASKS).test(1, [10])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_every_task_keeps_a_follower_that_is_held_out_and_one_that_is_not(share: float) -> None:
+    pairs = held_out_pairs(TASKS[:3], share, seed=0)
+    for task in TASKS[:3]:
+        assert sum(before == task for before, _ in pairs) == 1

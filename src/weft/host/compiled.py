@@ -3,8 +3,8 @@
 Compilers want shapes that stay. So rows are filled up to a bucket of rows, the cache is read up to a bucket
 of columns, and all slots of a pool of fixed size run, those that a row does not use at weight 0: rows that
 come, end or change, and adapters that enter or leave their slots, change numbers in place and recompile
-nothing. Each pair of buckets is one graph, compiled when it is first met, and one more where no two rows have
-the same adapter and none has a mix: then a slot runs on its own row alone, not on all.
+nothing. Each pair of buckets is one graph, compiled when it is first met, and one more where each row has an
+adapter of its own, at weight 1, and a bucket of rows fits the slots: then a slot runs on its own row alone.
 
 On a CPU the weights are frozen into the graph, packed for few rows at a time: a fifth less time in the matrix
 products, for a copy of the weights in memory per graph.
@@ -39,8 +39,8 @@ from weft.types import Site
 _COLUMNS = 64
 """Least bucket of columns; the others are its doubles."""
 _ATTENTION = "weft-decode-step"
-_GRAPHS = 64
-"""Most graphs of one process: pairs of buckets, of every host that is compiled."""
+_GRAPHS = 128
+"""Most graphs of one process: up to two for a pair of buckets, of every host that is compiled."""
 _NUMBERS = itertools.count()
 
 _Who = tuple[Tensor] | tuple[Tensor, Tensor, Tensor]

@@ -255,9 +255,9 @@ class Host(AbstractHost):
     def compile(self, *, rows: int = 16, columns: int = 1024) -> None:
         """Compile the decode steps of up to `rows` rows of up to `columns` tokens under adapters of the pool.
 
-        Each size is compiled when it is first met, once for rows of which no two share an adapter and none
-        mixes some, once for all others; larger steps, gates and banks run as before. On a CPU each
-        graph holds a copy of the weights. Setting another pool ends it. Raises ConfigError for a pool that
+        Each size is compiled when it is first met, once for rows that each have an adapter of their own at
+        weight 1, once for all others; larger steps, gates and banks run as before. On a CPU each graph
+        holds a copy of the weights. Setting another pool ends it. Raises ConfigError for a pool that
         grows (set a `Pool` of fixed size first), or a model without plain sdpa attention.
         """
         self._compiled = CompiledStep(self.module, self.sites, self.pool, rows=rows, columns=columns)

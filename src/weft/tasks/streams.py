@@ -51,9 +51,9 @@ def answers_of(text: str, parts: Sequence[Part]) -> list[str]:
 
 
 def held_out_pairs(tasks: Sequence[str], share: float, seed: int) -> set[Pair]:
-    """Ordered pairs of different tasks that no training stream has: as many after each task, at least one."""
+    """Ordered pairs of different tasks that no training stream has: as many after each task, and not all."""
     rng = random.Random(f"{seed} pairs")
-    count = max(1, round(share * (len(tasks) - 1)))
+    count = min(max(1, round(share * (len(tasks) - 1))), len(tasks) - 2)
     return {(a, b) for a in tasks for b in rng.sample([t for t in tasks if t != a], count)}
 
 
