@@ -139,3 +139,5 @@ def test_a_run_that_tells_first_gives_a_folder_that_generates(host, control, lib
         train_shift(ShiftRecipe(**values, adapters=tuple(PLACES)), host=host, resume=False)
     with pytest.raises(ConfigError, match="'nothing' matches no linear module"):
         train_shift(ShiftRecipe(**(values | {"speaker_modules": "nothing"})), host=host, resume=False)
+    with pytest.raises(ConfigError, match="a network that generates has none"):
+        train_shift(ShiftRecipe(**(values | {"network": {"mode": "generate"}})), host=host, resume=False)

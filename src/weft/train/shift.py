@@ -108,7 +108,7 @@ class ShiftRecipe(AbstractRecipe):
     """Share of the steps over which the guide goes down to 0."""
     told_until: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps in which the told adapters also act, all parts in one forward. Faster than
-    part by part; the library has to hold every task of the streams."""
+    part by part; the library has to hold every task of the streams, and deltas learn nothing then."""
     price: float = Field(default=0.1, ge=0)
     """Of the probability of a control token where no shift belongs."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
@@ -139,6 +139,8 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
         places = {adapter.name: k for k, adapter in enumerate(library)}
 
         told_steps = round(recipe.told_until * recipe.run.max_steps)
+        if told_steps and not network.count:
+            raise ConfigError("told_until tells adapters of a library; a network that generates has none")
         if told_steps and (lacking := [task for task in recipe.data.tasks if task not in places]):
             raise ConfigError(f"told_until tells adapters of the library, which lacks {', '.join(lacking)}")
 
