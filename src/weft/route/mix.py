@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weft.adapters import squared_norms
 from weft.config import Config, Size
 from weft.errors import ConfigError, ShapeError
 from weft.types import Adapter, Bank, Factors, Mixture, Rows, Site, Term
@@ -96,8 +97,7 @@ def sizes(bank: Bank, sites: Sequence[Site]) -> Float[Tensor, "K S"]:
             found.append(torch.zeros(len(bank)))
             continue
         a_KRI, b_KOR = bank.a[site].detach().double(), bank.b[site].detach().double()
-        square_K = ((b_KOR.mT @ b_KOR) * (a_KRI @ a_KRI.mT)).sum((1, 2))
-        found.append(square_K.clamp(min=0).sqrt().float())
+        found.append(squared_norms(a_KRI, b_KOR).clamp(min=0).sqrt().float())
     return torch.stack(found, 1)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -39,6 +40,10 @@ class AnswerLogits(NamedTuple):
     targets_N: Int[Tensor, " N"]
     line_N: Int[Tensor, " N"]
     """Which line of the pack each place belongs to."""
+
+    def nats(self) -> Float[Tensor, ""]:
+        """The loss of all places together; differentiable."""
+        return F.cross_entropy(self.logits_NV.float(), self.targets_N, reduction="sum")
 
 
 def split_rows(rows: Sequence[Sequence[Encoded]], *, tokens: int, pad_id: int) -> Iterator[Forward]:

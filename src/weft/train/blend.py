@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
@@ -144,7 +143,7 @@ def _backward(
         mixture = _mixture(bank, given_GK[start:end], index_B)
         with accelerator.autocast():
             said = answer_logits(host, mixture, packed)
-            part = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
+            part = said.nats() / asked
         accelerator.backward(part)
         loss += part.detach()
     assert given_GK.grad is not None
@@ -170,8 +169,8 @@ def measure(
     ):
         mixture = _mixture(bank, weight_GK[start:end], index_B)
         said, plain = answer_logits(host, mixture, packed), answer_logits(host, None, packed)
-        loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
-        base += float(F.cross_entropy(plain.logits_NV.float(), plain.targets_N, reduction="sum"))
+        loss += float(said.nats())
+        base += float(plain.nats())
         places += len(said.targets_N)
         correct, count = packed.count_right(said.logits_NV, said.targets_N)
         right, total = right + correct, total + count

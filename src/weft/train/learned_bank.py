@@ -113,7 +113,7 @@ def score(host: AbstractHost, adapter: Bank, rows: Sequence[Encoded], *, tokens:
     loss, places, right, total = 0.0, 0, 0, 0
     for forward in split_rows([rows], tokens=tokens, pad_id=pad_id(host)):
         said = answer_logits(host, Mixture.rows(adapter, forward.index_B), forward.packed)
-        loss += float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))
+        loss += float(said.nats())
         places += len(said.targets_N)
         correct, count = forward.packed.count_right(said.logits_NV, said.targets_N)
         right, total = right + correct, total + count

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from weft.config import Rank, Size
@@ -221,9 +222,6 @@ def read_recalls(
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
-    ids_BT, mask_BT = torch.zeros(2, len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids_BT[place, : len(row)] = torch.tensor(row)
-        mask_BT[place, : len(row)] = 1
+    ids_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask_BT = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
     return ids_BT.to(device), mask_BT.to(device)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -103,13 +102,13 @@ def measure(
     places = right = rows = 0
     entropy, load_LK = 0.0, torch.zeros(1, 1, dtype=torch.long)
     for packed, *_ in split_rows(groups, tokens=tokens, pad_id=pad_id(host)):
-        loss["base"] += _summed(answer_logits(host, None, packed))
+        loss["base"] += float(answer_logits(host, None, packed).nats())
         if isinstance(gate, TreeGate):
             gate.descent = "soft"
-            loss["soft"] += _summed(answer_under(host, mixture, packed)[0])
+            loss["soft"] += float(answer_under(host, mixture, packed)[0].nats())
             gate.descent = "hard"
         said, decisions = answer_under(host, mixture, packed)
-        loss["hard"] += _summed(said)
+        loss["hard"] += float(said.nats())
         turns, _, load = watch(gate, decisions, packed)
         entropy += float(turns) * len(said.targets_N)
         load_LK = load_LK + load
@@ -127,7 +126,3 @@ def measure(
         "entropy": entropy / places,
         **evenness(load_LK),
     }
-
-
-def _summed(said: AnswerLogits) -> float:
-    return float(F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum"))

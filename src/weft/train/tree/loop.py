@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -134,7 +133,7 @@ def _backward(
             said, decisions = answer_under(host, learned.mixture(), packed)
         # The terms of a forward count by its answer tokens, as its loss does.
         share = len(said.targets_N) / asked
-        task = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="sum") / asked
+        task = said.nats() / asked
         entropy, uneven, load = watch(learned.gate, decisions, packed)
         accelerator.backward(task + share * (factor * entropy + recipe.balance * uneven))
         told_3 += torch.stack([task, share * entropy, share * uneven]).detach()
