@@ -1,6 +1,5 @@
 """`weft show`: what a folder, a model or a task is."""
 
-import json as jsonlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from weft.cli.shared.model import open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import read_json, resolve
+from weft.reading import read_json_lines
 
 if TYPE_CHECKING:
     from weft.tasks import Task
@@ -152,10 +152,9 @@ def _base(folder: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last: dict[str, Any] = {}
-    for line in lines:
-        last |= jsonlib.loads(line)
+    for _, line in read_json_lines(folder / "metrics.jsonl"):
+        last |= line
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
     results = sorted(
         path.name

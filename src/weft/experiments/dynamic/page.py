@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from weft.evaluate.tables import markdown_table
 from weft.experiments.dynamic.table import Line
 
 TITLES = {
@@ -37,8 +38,9 @@ def dynamic_page(
     """
     parts = [f"# Adapters that change while the model runs\n\nMade by `{command}`.\n"]
     for name, lines in sections.items():
-        table = ["| measured | who | value |", "| --- | --- | --- |"]
-        table += [f"| {line.what} | {line.who} | {line.shown} |" for line in lines]
+        table = markdown_table(
+            [["measured", "who", "value"], *([line.what, line.who, line.shown] for line in lines)]
+        )
         picture = f"![{TITLES[name]}]({pictures[name]})\n\n" if pictures else ""
-        parts.append(f"## {TITLES[name]}\n\n{picture}" + "\n".join(table) + "\n")
+        parts.append(f"## {TITLES[name]}\n\n{picture}{table}\n")
     return "\n".join(parts)

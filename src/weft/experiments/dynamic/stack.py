@@ -6,7 +6,8 @@ of making one adapter, counted. The cost of a cue is that of its own depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -80,18 +81,18 @@ def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[
     for name, seeds in found.items():
         for group in dict.fromkeys(group_of):
             places = [place for place, of_task in enumerate(group_of) if of_task == group]
-            rights = [_mean(said[place].right for place in places) for said in seeds]
-            nats = [_mean(said[place].nats for place in places) for said in seeds]
+            rights = [fmean(said[place].right for place in places) for said in seeds]
+            nats = [fmean(said[place].nats for place in places) for said in seeds]
             lines.append(line_of(f"exact match, {group}", name, rights))
             lines.append(line_of(f"nats per token, {group}", name, nats))
-        lines.append(line_of("exact match, all", name, [_mean(one.right for one in said) for said in seeds]))
-        flops = [_mean(one.flops for one in said) / 1e6 for said in seeds]
+        lines.append(line_of("exact match, all", name, [fmean(one.right for one in said) for said in seeds]))
+        flops = [fmean(one.flops for one in said) / 1e6 for said in seeds]
         lines.append(line_of("MFLOPs per adapter", name, flops))
     lines += [line_of("parameters, millions", name, values) for name, values in sizes.items()]
     if "halting unit" in found:
         hard = [float(len(task.name.split("+"))) for task in tasks]
         depths = [[float(one.depth) for one in said] for said in found["halting unit"]]
-        lines.append(line_of("levels used, mean", "halting unit", [_mean(depth) for depth in depths]))
+        lines.append(line_of("levels used, mean", "halting unit", [fmean(depth) for depth in depths]))
         ranks = [rank_correlation(hard, depth) for depth in depths]
         lines.append(line_of("rank correlation of depth and operations", "halting unit", ranks))
     return lines
@@ -136,8 +137,3 @@ def _ranks(values: list[float]) -> torch.Tensor:
 
 def _size(network: nn.Module) -> float:
     return sum(parameter.numel() for parameter in network.parameters()) / 1e6
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

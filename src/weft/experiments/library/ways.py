@@ -211,11 +211,8 @@ def _routers(
     for name, config in recipe.encoders.items():
         progress(f"descriptions by {name}")
         encoder = open_encoder(config, host, recipe.encoder_cache, library.tasks)
-        one, many, three = (
-            Nearest(encoder),
-            Nearest(encoder),
-            Nearest(encoder, top_k=_FIRST, temperature=0.05),
-        )
+        one, many = Nearest(encoder), Nearest(encoder)
+        three = Nearest(encoder, top_k=_FIRST, temperature=0.05)
         for task in library.tasks:
             one.add(task.name, task.descriptions[:1])
             many.add(task.name, task.descriptions)
