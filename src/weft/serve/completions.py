@@ -17,7 +17,7 @@ from weft.engine import Engine
 from weft.engine.loop import check_prompt
 from weft.errors import ConfigError, PromptTooLongError
 from weft.serve.keys import Account
-from weft.serve.replies import Choice, chat_reply, chunk, text_reply, usage
+from weft.serve.replies import Choice, chunk, usage, whole_reply
 from weft.serve.schema import ChatRequest, Drawn, StreamOptions, TextRequest
 from weft.serve.service import Refused, Service, Text, account_of, headers, resolve, service_of, written
 from weft.serve.shelf import Acting
@@ -164,9 +164,8 @@ async def _answer(work: _Work, body: Drawn, request: Request) -> Response:
         named = headers(work.acting)
         return StreamingResponse(_after(first, events), media_type="text/event-stream", headers=named)
     await _unless_gone(_collect(work), request)
-    reply = chat_reply if isinstance(body, ChatRequest) else text_reply
-    whole = {**reply(work.head, work.choices), "usage": work.used()}
-    return JSONResponse(whole, headers=headers(work.acting))
+    reply = whole_reply(work.head, work.choices, chat=isinstance(body, ChatRequest))
+    return JSONResponse({**reply, "usage": work.used()}, headers=headers(work.acting))
 
 
 async def _first(events: AsyncIterator[str]) -> str:

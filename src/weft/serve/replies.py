@@ -61,14 +61,8 @@ class Choice:
             return None
         offset = self._shown
         self._shown, self._listed, self._closed = len(self.text), len(self.likely), ends
-        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.reason}
-        if self.logprobs is not None:
-            choice["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
-        else:
-            choice["logprobs"] = None
-        if self.traced is not None:
-            choice["trace"] = trace_values(self._tokenizer, trace)
-            self._traced = len(self.traced)
+        self._traced += len(trace)
+        choice = self._choice(likely, offset, trace)
         if self.chat:
             role = {} if self._opened else {"role": "assistant"}
             self._opened = True
@@ -77,16 +71,19 @@ class Choice:
 
     def whole(self) -> dict[str, Any]:
         """The finished choice."""
-        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.reason, "logprobs": None}
-        if self.logprobs is not None:
-            choice["logprobs"] = (
-                self._chat_likely(self.likely) if self.chat else self._text_likely(self.likely, 0)
-            )
-        if self.traced is not None:
-            choice["trace"] = trace_values(self._tokenizer, self.traced)
+        choice = self._choice(self.likely, 0, self.traced or [])
         if self.chat:
             return {**choice, "message": {"role": "assistant", "content": self.text, "refusal": None}}
         return {**choice, "text": self.text}
+
+    def _choice(self, likely: Sequence[Likely], offset: int, traced: Sequence[Traced]) -> dict[str, Any]:
+        """A choice without its text."""
+        choice: dict[str, Any] = {"index": self.index, "finish_reason": self.reason, "logprobs": None}
+        if self.logprobs is not None:
+            choice["logprobs"] = self._chat_likely(likely) if self.chat else self._text_likely(likely, offset)
+        if self.traced is not None:
+            choice["trace"] = trace_values(self._tokenizer, traced)
+        return choice
 
     def _token(self, token_id: int) -> str:
         return self._tokenizer.decode([token_id])
@@ -128,14 +125,10 @@ def usage(prompts: Sequence[Sequence[int]], choices: Sequence[Choice]) -> dict[s
     return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
 
 
-def chat_reply(head: dict[str, Any], choices: Sequence[Choice]) -> dict[str, Any]:
-    """A whole answer to a chat."""
-    return {**head, "object": "chat.completion", "choices": [choice.whole() for choice in choices]}
-
-
-def text_reply(head: dict[str, Any], choices: Sequence[Choice]) -> dict[str, Any]:
-    """A whole continuation."""
-    return {**head, "object": "text_completion", "choices": [choice.whole() for choice in choices]}
+def whole_reply(head: dict[str, Any], choices: Sequence[Choice], *, chat: bool) -> dict[str, Any]:
+    """A whole answer to a chat, or a whole continuation."""
+    kind = "chat.completion" if chat else "text_completion"
+    return {**head, "object": kind, "choices": [choice.whole() for choice in choices]}
 
 
 def chunk(
