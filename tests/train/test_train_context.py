@@ -124,6 +124,9 @@ def test_recipes_that_cannot_be_are_refused(tmp_path):
         train_context(recipe(tmp_path, 1, select_on="validatoin"))
     with pytest.raises(ConfigError, match=r"links has 1 numbers, one for each of 2"):
         train_context(recipe(tmp_path, 1, data={**DATA, "links": [1]}))
+    priced = [{"until": 1.0, "category_shares": {}, "silence": 0.1}]
+    with pytest.raises(ConfigError, match=r"give network\.gate"):
+        train_context(recipe(tmp_path, 1, curriculum=priced))
 
 
 def test_a_priced_gate_shuts_and_unrelated_questions_pull_the_weights_back_to_the_base(tmp_path):

@@ -122,11 +122,13 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
     """Run a recipe to its end; returns `output_dir/context`, a context network.
 
     A `host` that is given takes the place of loading `base`. Raises ConfigError for a recipe without
-    documents, a split that the data lacks, or texts that are too short.
+    documents, a split that the data lacks, texts that are too short, or a price of silence without a gate.
     """
     torch.manual_seed(recipe.run.seed)
     if recipe.data is None and recipe.passages is None:
         raise ConfigError("there is nothing to read; give data or passages")
+    if recipe.network.gate is None and any(stage.silence for stage in recipe.curriculum):
+        raise ConfigError("a price of silence is for a network with a gate; give network.gate")
     splits = {} if recipe.data is None else load_splits(recipe.data, recipe.select_on)
     train = splits.get("train", ())
     with Run(recipe.run, recipe, resume=resume) as run:

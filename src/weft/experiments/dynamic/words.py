@@ -184,11 +184,11 @@ def side_effects(
     with_noise = [network.join(pair) for pair in zip(mine, noise, strict=True)]
     found["a fact in the weights", "alone"] = _share(host, mine, bare)
     found["a fact in the weights", "and a garbage document"] = _share(host, with_noise, bare)
-    return found | _updates(network, documents, mine, noise)
+    return found | _updates(network, documents, mine, garbage)
 
 
 def _updates(
-    network: ContextNetwork, documents: Sequence[Task], mine: Sequence[Adapter], noise: Sequence[Adapter]
+    network: ContextNetwork, documents: Sequence[Task], mine: Sequence[Adapter], garbage: Sequence[list[int]]
 ) -> dict[tuple[str, str], float]:
     """An old fact, a later one of the same name, and one of the two taken out."""
     host = network.host
@@ -197,6 +197,7 @@ def _updates(
         f"{old.test[0].prompt} >{new.test[0].completion}\n" for old, new in zip(documents, later, strict=True)
     ]
     newer = [network.adapt(text) for text in texts]
+    noise = [network.adapt_stream(ids) for ids in garbage]
     old_rows = _questions(host, documents)
     new_rows = [
         [Encoded(rows[0].prompt_ids, one[0].completion_ids)]
@@ -204,7 +205,11 @@ def _updates(
     ]
     both = [network.join([a, b, c]) for a, b, c in zip(mine, newer, noise, strict=True)]
     taken = [network.join([b, c]) for b, c in zip(newer, noise, strict=True)]
-    never = [network.join([b, c]) for b, c in zip(newer, noise, strict=True)]
+    # Pressed again by a network that reads nothing else in between.
+    never = [
+        network.join([network.adapt(text), network.adapt_stream(ids)])
+        for text, ids in zip(texts, garbage, strict=True)
+    ]
     name = "an old fact and a later one of its name"
     found = {
         (name, "the later one"): _share(host, both, new_rows),
