@@ -4,6 +4,7 @@ import json
 import os
 import random
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -14,7 +15,8 @@ from swarm.faults import parts_of
 from tiny_models import make_llama
 from weft.errors import MessageError
 from weft.swarm import Stage
-from weft.swarm.message import LIMIT, Message, decode, encode, receive
+from weft.swarm.message import HEAD_BYTES, LIMIT, Message, decode, encode, receive
+from weft.tensor_file import MAX_HEADER
 
 KINDS = (
     "hello",
@@ -120,8 +122,8 @@ def test_tensors_larger_than_their_message_are_refused(shape, end):
 
 
 def test_nothing_is_allocated_for_what_is_only_announced():
-    def head(length):
-        first = b"WEFT" + struct.pack("<IQ16s", 0, length, bytes(16))
+    def head(length, begin=0):
+        first = b"WEFT" + struct.pack("<IQ16s", begin, length, bytes(16))
         return first + zlib.crc32(first).to_bytes(4, "little")
 
     asked = []
@@ -138,9 +140,36 @@ def test_nothing_is_allocated_for_what_is_only_announced():
 
     with pytest.raises(MessageError, match="announces"):
         receive(read(head(LIMIT + 1)))
+    with pytest.raises(MessageError, match="announces"):
+        receive(read(head(LIMIT, MAX_HEADER + 8)))
+    assert asked == [HEAD_BYTES] * 2
+    with pytest.raises(MessageError, match="ends after 0 of"):
+        receive(read(head(LIMIT, MAX_HEADER)))
     with pytest.raises(MessageError, match="ends after 0 of"):
         receive(read(head(LIMIT)))
     assert max(asked) <= 1 << 20
+
+
+def test_what_is_too_large_is_not_sent():
+    """Before any tensor is copied: this one would be a terabyte."""
+    with pytest.raises(MessageError, match="at most"):
+        encode(Message({}, {"x": torch.zeros(1).expand(1 << 38)}))
+    least = len('{"a":""}')
+    assert decode(encode(Message({"a": "x" * (MAX_HEADER - least)}))).fields.keys() == {"a"}
+    with pytest.raises(MessageError, match="at most"):
+        encode(Message({"a": "x" * (MAX_HEADER - least + 1)}))
+
+
+def test_a_message_is_held_once_while_it_is_written():
+    sent = Message({"kind": "step"}, {"x": torch.randn(4 << 20), "y": torch.randn(2, 3).T})
+    tracemalloc.start()
+    try:
+        data = encode(sent)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(data) <= peak < 1.01 * len(data)
+    assert torch.equal(decode(data).tensors["y"], sent.tensors["y"])
 
 
 def value(rng, depth=0):
@@ -194,52 +223,3 @@ def test_calls_of_nonsense_are_answered_in_one_line_and_change_no_row():
     twin.answer(Message({**fence, **step, "position": 0}, {"ids": ids}))
     want = twin.answer(Message({**after, "position": 1}, {"ids": torch.tensor([[8]])}))
     assert torch.equal(said.tensors["x"], want.tensors["x"])
-
-
-def test_what_is_announced_late_twice_or_wrongly_changes_no_step():
-    """Two stages do the same; one is told of its steps before, of others, and of what is none."""
-    part = parts_of(make_llama(), [0, 1, 2])[0]
-    told, twin = Stage(part), Stage(part)
-    fence = {"stage": [0, 1], "epoch": 1, "session": 1}
-    rng = random.Random(0)
-    was_ready = 0
-
-    def both(fields, tensors):
-        said, want = told.answer(Message(fields, tensors)), twin.answer(Message(fields, tensors))
-        assert said.fields == want.fields
-        for name, tensor in want.tensors.items():
-            assert torch.equal(said.tensors[name], tensor)
-
-    both({"kind": "begin", "stage": [0, 1], "epoch": 1}, {})
-    step = {**fence, "kind": "step", "shares": [[[], []]] * 2, "live": [1]}
-    ids = torch.tensor([[5, 6, 7], [8, 9, 0]])
-    both({**step, "position": 0, "counts": [3, 2], "starts": [0, 4]}, {"ids": ids})
-    for position in range(1, 100):
-        call = {**step, "position": position, "counts": [1, rng.randrange(2)]}
-        for _ in range(rng.randrange(4)):
-            other = call | rng.choice(
-                (
-                    {},
-                    {"counts": [1, 1]},
-                    {"counts": [1]},
-                    {"counts": [2, 1]},
-                    {"position": position - 1},
-                    {"epoch": 2},
-                    {"session": 2},
-                    {"shares": None},
-                    {"shares": [[[["no key", 1.0]], []]] * 2},
-                    {"stage": [1, 2]},
-                )
-            )
-            assert told.answer(Message(other | {"kind": "soon"})) is None
-        was_ready += told._soon is not None
-        if rng.random() < 0.3:
-            both({**fence, "session": 0, "kind": "drop", "position": told_of(told), "key": "none"}, {})
-        tokens = rng.choice((1, 1, 2))
-        both(call, {"ids": torch.tensor([[5, 6], [8, 9]])[:, :tokens]})
-    assert was_ready > 10
-
-
-def told_of(stage):
-    """How many calls without rows a stage has answered."""
-    return stage._sessions[0].done if 0 in stage._sessions else 0

@@ -58,6 +58,27 @@ def test_nobody_there_is_told_in_one_line():
         SwarmHost([lambda failed: TcpLink(address)], tries=2)
 
 
+def test_a_call_that_cannot_be_sent_is_tried_so_often_and_no_more():
+    stage, told, sent = Stage(parts_of(make_llama(), [0, 2])[0]), [], []
+
+    class Link(LocalLink):
+        def send(self, message):
+            if message.fields["kind"] == "step":
+                sent.append(message)
+                raise WorkerError("the connection has ended")
+            super().send(message)
+
+    def connect(failed):
+        told.append(failed)
+        return Link(stage)
+
+    host = SwarmHost([connect], tries=6)
+    with pytest.raises(WorkerError, match="is lost: the connection has ended"):
+        host.step(torch.tensor([[5, 6]]), host.new_cache(), [Share()])
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert len(sent) == 6
+
+
 def test_stages_that_make_no_base_are_refused():
     _, two = parts_of(make_llama(num_hidden_layers=4), [0, 2, 4])
     with pytest.raises(ConfigError, match="do not make a base of 4 layers"):

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from weft.errors import MessageError, WeftError
 from weft.plain import reason_of
-from weft.tensor_file import framed, header_size, strict_json
+from weft.tensor_file import MAX_HEADER, framed, header_size, strict_json
 
 LIMIT = 1 << 30
-"""Most bytes of a body."""
+"""Most bytes of a body. Its values are at most MAX_HEADER of them, as the header of its tensors is."""
 _HEAD = struct.Struct("<4sIQ16s")
 _CRC = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size + _CRC.size
@@ -100,28 +100,30 @@ class Message:
 
 
 def encode(message: Message) -> bytearray:
-    """A message as bytes. Raises MessageError for one above the limit, or with tensors that do not travel."""
+    """A message as bytes. Raises MessageError for one above a limit, or with tensors that do not travel."""
     # The widest first, so that each lies at a multiple of its width.
     named = sorted(message.tensors.items(), key=lambda named: -named[1].itemsize)
     values = _json(message.fields).encode()
     values += b" " * (-len(values) % 8)
     laid = tuple((name, tensor.dtype, tensor.shape) for name, tensor in named)
-    parts = [bytes(HEAD_BYTES), values, _header(laid) if laid else b""]
-    parts += [_bytes(tensor) for _, tensor in named]
-    data = bytearray().join(parts)
-    length = len(data) - HEAD_BYTES
-    if length > LIMIT:
-        raise MessageError(f"a message of {length} bytes, at most {LIMIT} are sent")
+    header = _header(laid) if laid else b""
+    length = len(values) + len(header) + sum(tensor.nbytes for _, tensor in named)
+    if length > LIMIT or max(len(values), len(header)) > MAX_HEADER:
+        told = f"{len(values)} bytes of values and {len(header)} of names in {length}"
+        raise MessageError(f"a message has {told}, at most {MAX_HEADER} of each in {LIMIT} are sent")
+    data = bytearray(HEAD_BYTES + length)
+    at = HEAD_BYTES + len(values) + len(header)
+    data[HEAD_BYTES:at] = values + header
+    start = ctypes.addressof(ctypes.c_char.from_buffer(data))
+    for _, tensor in named:
+        plain = tensor.cpu().contiguous()
+        ctypes.memmove(start + at, plain.data_ptr(), plain.nbytes)
+        at += plain.nbytes
     with memoryview(data) as whole:
         digest = xxhash.xxh3_128_digest(whole[HEAD_BYTES:])
         _HEAD.pack_into(data, 0, MAGIC, len(values), length, digest)
         _CRC.pack_into(data, _HEAD.size, zlib.crc32(whole[: _HEAD.size]))
     return data
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    tensor = tensor.cpu().contiguous()
-    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
 
 
 def decode(data: bytes | bytearray) -> Message:
@@ -149,8 +151,10 @@ def receive(read: Callable[[int], bytes]) -> Message:
     magic, begin, length, digest = _HEAD.unpack_from(head)
     if magic != MAGIC or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
         raise MessageError("a message has a damaged head")
-    if not begin <= length <= LIMIT or begin % 8:
-        raise MessageError(f"a message announces {begin} of {length} bytes, at most {LIMIT} are read")
+    # Values become many small objects, far larger than their text: fewer bytes of them than of tensors.
+    if not begin <= length <= LIMIT or begin > MAX_HEADER or begin % 8:
+        told = f"{begin} bytes of values in {length}"
+        raise MessageError(f"a message announces {told}, at most {MAX_HEADER} in {LIMIT} are read")
     body = _exactly(read, length)
     if xxhash.xxh3_128_digest(body) != digest:
         raise MessageError("a message does not have the checksum that it announces")

@@ -52,6 +52,8 @@ class Seat:
         self._serial = 0
         self._started: tuple[str, int, Mapping[str, Any], Mapping[str, Tensor]] | None = None
         self._sent: _Sent | None = None
+        self._unsent: WeftError | None = None
+        """Why the call that was started has failed once already."""
         self._mean = 0.0
         self.epoch = 0
         self.place = (0, 0)
@@ -77,7 +79,7 @@ class Seat:
     ) -> None:
         """Send a call; `finish` waits for the answer, and mends what goes wrong here."""
         self._started = kind, session, fields, tensors
-        self._sent = self._sent_now(kind, session, fields, tensors)
+        self._sent, self._unsent = self._sent_now(kind, session, fields, tensors)
 
     def finish(self) -> Message:
         """The answer to the call that was started. Raises what `call` raises."""
@@ -105,8 +107,8 @@ class Seat:
         self._hang_up()
 
     def _until_answered(self, ask: Callable[[], Message]) -> Message:
-        reason: WeftError | None = None
-        for failed in range(self._tries):
+        reason, self._unsent = self._unsent, None
+        for failed in range(0 if reason is None else 1, self._tries):
             try:
                 if self._link is None:
                     self._begin(failed)
@@ -194,15 +196,15 @@ class Seat:
 
     def _sent_now(
         self, kind: str, session: int, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> _Sent | None:
-        """Send to a worker that is up to date; what goes wrong is mended by the next call that waits."""
+    ) -> tuple[_Sent | None, WeftError | None]:
+        """Send to a worker that is up to date, or say what went wrong: the next call that waits mends it."""
         if self._link is None or not self._instance:
-            return None
+            return None, None
         try:
-            return self._send(self._fenced(kind, session, fields), tensors)
-        except (WorkerError, MessageError):
+            return self._send(self._fenced(kind, session, fields), tensors), None
+        except (WorkerError, MessageError) as error:
             self._hang_up()
-            return None
+            return None, error
 
     def _exchange(self, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Message:
         return self._answer(self._send(fields, tensors))
