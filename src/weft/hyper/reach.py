@@ -26,6 +26,7 @@ from weft.embed import Cached
 from weft.errors import ConfigError
 from weft.hyper.hypernetwork import HyperNetwork
 from weft.registry import cache_folder
+from weft.tasks import evenly
 from weft.types import Description
 
 KEY = "reach"
@@ -60,8 +61,7 @@ def learn_reach(
     """
     if not (known and others and meaningless):
         raise ConfigError("reach is learned from known, kept and meaningless descriptions; give some of each")
-    count = min(len(known), _MOST)
-    kept = list(dict.fromkeys(known[i * len(known) // count] for i in range(count)))
+    kept = list(dict.fromkeys(evenly(known, _MOST)))
     found = [(*_gap(hyper, kept, others, meaningless, space), space) for space in _SPACES]
     _, threshold, space = max(found, key=lambda one: one[0])
     return {"known": kept, "threshold": round(threshold, 4), "space": space}

@@ -17,7 +17,6 @@ from torch import Tensor
 from weft.errors import ConfigError
 from weft.merging.consensus import weighted_sum
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, in_unit
 from weft.merging.threshold import at_site, keep_count, magnitude
 from weft.merging.ties import trimmed
@@ -29,7 +28,6 @@ def breadcrumbs(sources: Sources, *, density: float, gamma: float = 0.01, rank: 
 
     Raises ConfigError unless `density` is in (0, 1], `gamma` in [0, 1), and both together at most 1.
     """
-    check_rank(rank)
     in_unit("density", density)
     if not 0 <= gamma < 1 or density + gamma > 1 + 1e-9:
         raise ConfigError(f"gamma is {gamma}; it should be at least 0, and at most 1 with density {density}")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from weft.merging.consensus import disjoint_mean, weighted_sum
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, generator, in_unit, shares
 from weft.types import Site
 
@@ -43,7 +42,6 @@ def _dare(
     rank: int | None,
     join: Callable[[Tensor, tuple[float, ...]], Tensor],
 ) -> Merged:
-    check_rank(rank)
     in_unit("density", density)
     chance = generator(seed)
 

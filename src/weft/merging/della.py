@@ -20,7 +20,6 @@ from torch import Tensor
 from weft.errors import ConfigError
 from weft.merging.consensus import disjoint_mean
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, generator, in_unit, shares
 from weft.types import Site
 
@@ -38,7 +37,6 @@ def della(
 
     Raises ConfigError unless density - epsilon is above 0 and density + epsilon at most 1.
     """
-    check_rank(rank)
     in_unit("density", density)
     if epsilon < 0 or density - epsilon <= 0 or density + epsilon > 1 + 1e-9:
         raise ConfigError(

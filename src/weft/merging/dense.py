@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.merging.low_rank import check_rank, refactor
+from weft.merging.low_rank import refactor
 from weft.merging.sources import Merged, Sources, full_rank, widest
 from weft.types import Factors, Site
 
@@ -24,7 +24,6 @@ def merge_dense(sources: Sources, rank: int | None, combine: Combine) -> Merged:
 
     Unless given, the rank of a site is the sum of its ranks, or the smaller side of its matrix.
     """
-    check_rank(rank)
     factors, lost = {}, {}
     for site in sources.sites:
         merged_OI = _combine_rows(sources, site, combine)

@@ -21,6 +21,7 @@ from weft.merging.della import della
 from weft.merging.fisher import fisher
 from weft.merging.knots import knots
 from weft.merging.linear import linear
+from weft.merging.low_rank import check_rank
 from weft.merging.magnitude_prune import magnitude_prune
 from weft.merging.peft_linear import peft_linear
 from weft.merging.regmean import regmean
@@ -50,7 +51,7 @@ METHODS: Mapping[str, Callable[..., Merged]] = MappingProxyType(
         "slerp": slerp,
     }
 )
-"""Name -> pure function on `Sources`; its keyword arguments are the options of the method."""
+"""Name -> pure function on `Sources`; its keyword arguments are the options of the method, `rank` checked."""
 
 
 @torch.no_grad()
@@ -91,6 +92,7 @@ def merge(
         if name in options:
             _check_kind(name, options[name], parameter)
     sources = gather(adapters, weights)
+    check_rank(options.get("rank"))
     merged = METHODS[method](sources, **options)
     values = {name: p.default for name, p in known.items() if p.default is not inspect.Parameter.empty}
     return Adapter(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, WeightsError
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank, cut
+from weft.merging.low_rank import cut
 from weft.merging.sources import Merged, Sources, shares, widest
 from weft.types import Factors, Site
 
@@ -40,7 +40,6 @@ def fisher(
     or [O, R] for B at a site whose A all adapters share. A site that an adapter lacks needs one too: it is
     sure of 0. Raises ShapeError, WeightsError and ConfigError for what does not fit, before any work.
     """
-    check_rank(rank)
     shares(sources, "fisher")
     if not floor > 0:
         raise ConfigError(f"floor is {floor}, it should be above 0, so that no entry is without weight")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.merging.consensus import disjoint_mean
-from weft.merging.low_rank import check_rank, cut
+from weft.merging.low_rank import cut
 from weft.merging.sources import Merged, Sources, in_unit, shares, widest
 from weft.merging.threshold import keep_count, kth_largest
 from weft.merging.ties import check_trim, trimmed
@@ -36,7 +36,6 @@ def knots(
     rank: int | None = None,
 ) -> Merged:
     """TIES on the coordinates of every adapter in the shared basis."""
-    check_rank(rank)
     in_unit("density", density)
     check_trim(trim)
     shares(sources, "knots")

@@ -9,11 +9,9 @@ divides by the sum of the weights unless told otherwise.
 from __future__ import annotations
 
 from weft.merging.exact import weighted_sum_of
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources
 
 
 def linear(sources: Sources, *, rank: int | None = None) -> Merged:
     """Sum of w_k delta_k: exact, or the nearest adapter of rank `rank` where one is given."""
-    check_rank(rank)
     return weighted_sum_of(sources, lambda site: sources.weights[site], rank)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from weft.merging.consensus import weighted_sum
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, in_unit
 from weft.merging.threshold import at_site, keep_count
 from weft.merging.ties import trimmed
@@ -20,7 +19,6 @@ from weft.types import Site
 
 def magnitude_prune(sources: Sources, *, density: float, rank: int | None = None) -> Merged:
     """The weighted sum of deltas that are pruned tensor by tensor."""
-    check_rank(rank)
     in_unit("density", density)
     limits = {
         site: at_site(sources, site, keep_count(density, site.in_features * site.out_features))

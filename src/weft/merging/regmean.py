@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError, WeightsError
-from weft.merging.low_rank import check_rank, cut
+from weft.merging.low_rank import cut
 from weft.merging.sources import Merged, Sources, shares, widest
 from weft.types import Factors, Site
 
@@ -37,7 +37,6 @@ def regmean(
     `gram` has one mapping per adapter, as `weft.host.gram.input_gram` collects; `off_diagonal` is the paper's
     alpha. Raises ShapeError, WeightsError and ConfigError for what does not fit, before any work.
     """
-    check_rank(rank)
     shares(sources, "regmean")
     if not 0 <= off_diagonal <= 1:
         raise ConfigError(f"off_diagonal is {off_diagonal}, it should be between 0 and 1")

@@ -17,7 +17,6 @@ import math
 from weft.adapters import inner
 from weft.errors import ShapeError
 from weft.merging.exact import weighted_sum_of
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, shares
 from weft.types import Adapter, Site
 
@@ -27,7 +26,6 @@ _STRAIGHT = 1e-6
 
 def slerp(sources: Sources, *, rank: int | None = None) -> Merged:
     """The point of the arc that two weights name. Raises ShapeError unless there are two adapters."""
-    check_rank(rank)
     if len(sources) != 2:
         raise ShapeError(f"slerp goes from one adapter to another, it got {len(sources)}; give two")
     shares(sources, "slerp")

@@ -8,13 +8,11 @@ Eckart and Young 1936. PEFT's `svd` gives the same adapter by an SVD of the dens
 from __future__ import annotations
 
 from weft.merging.exact import weighted_sum_of
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources
 
 
 def svd(sources: Sources, *, rank: int | None = None) -> Merged:
     """Nearest to the sum of w_k delta_k at rank `rank`; the largest rank of a source unless given."""
-    check_rank(rank)
     return weighted_sum_of(
         sources, lambda site: sources.weights[site], rank or max(adapter.rank for adapter in sources.adapters)
     )

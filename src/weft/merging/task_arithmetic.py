@@ -14,16 +14,14 @@ import math
 
 from weft.errors import ConfigError
 from weft.merging.exact import weighted_sum_of
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources
 
 
 def task_arithmetic(sources: Sources, *, scaling: float = 1.0, rank: int | None = None) -> Merged:
     """The weighted sum of deltas times `scaling`: exact, or the nearest adapter of rank `rank`.
 
-    Raises ConfigError for a scaling that is not finite, or a rank below 1.
+    Raises ConfigError for a scaling that is not finite.
     """
-    check_rank(rank)
     if not math.isfinite(scaling):
         raise ConfigError(f"scaling is {scaling}, it should be a finite number")
     return weighted_sum_of(sources, lambda site: tuple(scaling * w for w in sources.weights[site]), rank)

@@ -19,7 +19,6 @@ from torch import Tensor
 from weft.errors import ConfigError
 from weft.merging.consensus import disjoint_mean
 from weft.merging.dense import merge_dense
-from weft.merging.low_rank import check_rank
 from weft.merging.sources import Merged, Sources, in_unit, shares
 from weft.merging.threshold import at_site, keep_count, magnitude, over_adapters
 from weft.types import Site
@@ -34,7 +33,6 @@ def ties(
     rank: int | None = None,
 ) -> Merged:
     """Trim, elect and average deltas; weights vote and average, `scaling` is the paper's lambda."""
-    check_rank(rank)
     in_unit("density", density)
     check_trim(trim)
     shares(sources, "ties")
