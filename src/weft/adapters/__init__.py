@@ -3,7 +3,7 @@
 from weft.adapters.base import OnMismatch, check_one_base, on_host, on_one_base
 from weft.adapters.base_copies import check_copies
 from weft.adapters.check import check_factors, check_finite, check_fits
-from weft.adapters.concat import concat
+from weft.adapters.concat import concat, in_float64
 from weft.adapters.describe import describe
 from weft.adapters.fingerprint import fingerprint, stored_as
 from weft.adapters.fold import Folded, delta, fold
@@ -35,6 +35,7 @@ __all__ = [
     "fingerprint",
     "fold",
     "for_vllm",
+    "in_float64",
     "inherited",
     "inner",
     "load",

@@ -6,6 +6,7 @@ No delta is ever formed; the rank of the result is the sum of the ranks. (PEFT c
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ def concat(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     if names:
         provenance["base_model"] = names[0]
     return Adapter(factors, base=next(iter(bases), ""), name="concat", provenance=provenance)
+
+
+def in_float64(adapter: Adapter) -> Adapter:
+    """The same numbers in a wider type, so that summing or stacking rounds nothing."""
+    factors = {
+        site: Factors(a_RI.double(), b_OR.double(), scaling)
+        for site, (a_RI, b_OR, scaling) in adapter.factors.items()
+    }
+    return replace(adapter, factors=factors)
 
 
 def _join(parts: list[Factors], scales: list[float]) -> Factors:

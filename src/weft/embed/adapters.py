@@ -14,15 +14,14 @@ Departs from the paper in: deltas instead of the raw factors, which are known on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weft.adapters import squared_norms
+from weft.adapters import in_float64, squared_norms
 from weft.errors import BaseMismatchError, ShapeError
-from weft.types import Adapter, Bank, Factors
+from weft.types import Adapter, Bank
 
 _BLOCK = 2**23  # entries of a rank by rank product held at once, 64 MiB
 _ZERO = 1e-13  # of a squared length, centring may leave this share by rounding alone
@@ -85,7 +84,9 @@ def cosines(x: Adapters, y: Adapters | None = None, *, centre: bool = False) -> 
 def _bank(adapters: Adapters) -> Bank:
     if not len(adapters):
         raise ShapeError("there are no adapters to compare, the library is empty")
-    bank = adapters if isinstance(adapters, Bank) else Bank.stack([_wide(adapter) for adapter in adapters])
+    bank = (
+        adapters if isinstance(adapters, Bank) else Bank.stack([in_float64(adapter) for adapter in adapters])
+    )
     for site in bank.sites:
         for factor in (bank.a[site], bank.b[site]):
             wrong = ~torch.isfinite(factor).flatten(1).all(1)
@@ -94,14 +95,6 @@ def _bank(adapters: Adapters) -> Bank:
                     f"{site.path} of adapter {bank.names[int(wrong.nonzero()[0])]} holds NaN or infinity"
                 )
     return bank
-
-
-def _wide(adapter: Adapter) -> Adapter:
-    """In float64, so that stacking rounds nothing."""
-    wide = {
-        site: Factors(a.double(), b.double(), scaling) for site, (a, b, scaling) in adapter.factors.items()
-    }
-    return replace(adapter, factors=wide)
 
 
 def _squares(bank: Bank) -> Float[Tensor, " K"]:

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from weft.adapters import concat, fingerprint, fold, load, save, truncate, truncation_error
+from weft.adapters import concat, fingerprint, fold, in_float64, load, save, truncate, truncation_error
 from weft.errors import BaseMismatchError
 from weft.host import Host
 from weft.store.accept import Folding
-from weft.types import Factors
 
 
 @contextmanager
@@ -47,14 +46,7 @@ def fold_base(base: str | os.PathLike[str], steps: Sequence[Folding], out: Path)
         for step in steps[parents.index(found) :]:
             if found != step.parent:
                 raise BaseMismatchError(f"the recipe leads to {step.parent}, folding gave {found}")
-            adapters = []
-            for folder in step.folders:
-                adapter = load(folder, base=step.parent)
-                wide = {
-                    site: Factors(a_RI.double(), b_OR.double(), scaling)
-                    for site, (a_RI, b_OR, scaling) in adapter.factors.items()
-                }
-                adapters.append(replace(adapter, factors=wide))
+            adapters = [in_float64(load(folder, base=step.parent)) for folder in step.folders]
             fold(host.module, concat(adapters, step.weights))
             found = fingerprint(host.module)
     module: Any = host.module

@@ -80,8 +80,7 @@ def stored_at(git: Git, commit: str, name: str) -> Stored:
     """One adapter at a commit. Raises UnknownNameError, ConfigError for a bad name, AdapterFormatError."""
     check_name(name)
     store_at(git, commit)
-    entry = git.tree(git.tree_of(commit), commit).get(ADAPTERS)
-    known = git.tree(entry.oid, ADAPTERS) if entry is not None and entry.mode == TREE else {}
+    known = _below(git, git.tree(git.tree_of(commit), commit), ADAPTERS)
     if name not in known:
         raise no_adapter(name, known, f" at {commit[:12]}")
     return open_tree(git, name, _adapter_tree(name, known[name]))

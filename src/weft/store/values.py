@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from weft.adapters import load, spectrum
-from weft.store.checkout import contents, write_files
+from weft.store.accept import write_folders
 from weft.store.diff import Sides, changes_delta, diff
 from weft.store.git import Git
 from weft.store.stored import Stored
@@ -55,9 +55,7 @@ def value_changes(git: Git, sides: Sides) -> list[ValueChange]:
 def load_stored(git: Git, stored: Stored, base: str = "") -> Adapter:
     """A stored adapter as `weft.load` reads it, under its own name. Raises what that raises."""
     with tempfile.TemporaryDirectory(prefix="weft-store-") as temporary:
-        folder = Path(temporary) / stored.name
-        folder.mkdir()
-        write_files(folder, contents(git, stored))
+        (folder,) = write_folders(git, [stored], Path(temporary))
         return load(folder, base=base)
 
 
