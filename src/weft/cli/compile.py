@@ -92,11 +92,14 @@ def compile_function(
     from weft.adapters import save
     from weft.checks import check_target
     from weft.hyper.slug import slug
+    from weft.tasks.file import load_file_task
     from weft.types import Description
 
     check_target(output_dir)  # before minutes of training
     name = name or slug(Description(description))
-    task = None if examples is None else _task(examples, description, name)
+    task = None
+    if examples is not None:
+        task = load_file_task(examples, test_ratio=_HELD_OUT, name=name, descriptions=(description,))
     if base is None:
         base = usual_base() if hypernetwork is None else base_of(hypernetwork)
     host = open_host(base, device=device, dtype=dtype)
@@ -138,7 +141,12 @@ def compile_function(
             host, start, task, max_steps, **settings, r=r, seed=seed, name=task.name, provenance=provenance
         )
         rows = _measure(host, description, start, refined.adapter, task.test)
-        facts = _facts(task, refined)
+        facts = {
+            "examples": len(task.train),
+            "held out": len(task.test),
+            "steps": refined.steps,
+            "kept step": refined.kept_step,
+        }
         shown |= facts
         kept = {
             **refined.adapter.provenance,
@@ -154,12 +162,6 @@ def compile_function(
     if rows:
         print()
         print_rows(rows)
-
-
-def _task(examples: str, description: str, name: str) -> Task:
-    from weft.tasks.file import load_file_task
-
-    return load_file_task(examples, test_ratio=_HELD_OUT, name=name, descriptions=(description,))
 
 
 def _fit(task: Task, host: Host) -> Task:
@@ -199,15 +201,6 @@ def _bar(steps: int) -> Iterator[Any]:
     with Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=steps, shown="")
         yield lambda step, loss: bar.update(task, completed=step, shown=f"loss {loss:.3f}")
-
-
-def _facts(task: Task, refined: Refined) -> dict[str, Any]:
-    return {
-        "examples": len(task.train),
-        "held out": len(task.test),
-        "steps": refined.steps,
-        "kept step": refined.kept_step,
-    }
 
 
 def _measure(

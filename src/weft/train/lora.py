@@ -15,7 +15,7 @@ Departs from the paper in: A starts uniform, as in PEFT, not Gaussian.
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,7 @@ from weft.files import nearest
 from weft.host import Dropout
 from weft.reading import shown
 from weft.rows import AbstractHost
-from weft.tasks import Encoded, Row, Task, TaskSampler, fit_task, hash_tasks, row_encoder
+from weft.tasks import Encoded, Task, TaskSampler, fit_task, hash_tasks, row_encoder
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
 from weft.train.best import Best
@@ -98,7 +98,7 @@ def train_lora(
             rows_per_task=recipe.rows_per_task,
             seed=recipe.run.seed,
         )
-        encode = _encoder(host, recipe)
+        encode = row_encoder(host.tokenizer, describe=recipe.describe)
         learner = Learner(run, recipe.optimizer, bank, clip=bank.clip_grad_norm_)
         seeks = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
         if seeks and not all(task.test for task in fitting):
@@ -152,7 +152,7 @@ def measure(
     host: AbstractHost, bank: LearnedBank, tasks: Sequence[Task], recipe: LoraRecipe
 ) -> dict[str, dict[str, float]]:
     """What each task reaches on its train and test rows, by name: `test/loss`, `test/followed` and so on."""
-    encode = _encoder(host, recipe)
+    encode = row_encoder(host.tokenizer, describe=recipe.describe)
     found: dict[str, dict[str, float]] = {}
     for k, task in enumerate(tasks):
         index = k if recipe.mode == "per_task" else 0
@@ -238,10 +238,6 @@ def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
     if fitting is None or not fitting.train:
         raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
     return fitting
-
-
-def _encoder(host: AbstractHost, recipe: LoraRecipe) -> Callable[[Row, str], Encoded]:
-    return row_encoder(host.tokenizer, describe=recipe.describe)
 
 
 def _tokens(host: AbstractHost, recipe: LoraRecipe) -> int:
