@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rich.table import Table
 from rich.text import Text
 
@@ -44,9 +42,10 @@ def print_act(played: Played) -> None:
         )
     heads = ("", "", "base, told" if played.act.described else "base alone", "adapter", "")
     console.print(_table([tuple(Text(head, style="dim") for head in heads)]), width=width)
-    for description, answers in _groups(played):
+    for description in dict.fromkeys(answer.description for answer in played.answers):
+        cells = [_cells(answer) for answer in played.answers if answer.description == description]
         console.print(Text(plain(description), style="bold cyan"), width=width)
-        console.print(_table([_cells(answer) for answer in answers]), width=width)
+        console.print(_table(cells), width=width)
     console.print()
     console.print(Text(_sum(played)), width=width)
     console.print()
@@ -79,11 +78,6 @@ def _table(rows: list[tuple[Text, ...]]) -> Table:
     return table
 
 
-def _groups(played: Played) -> Iterator[tuple[str, list[Answer]]]:
-    for description in dict.fromkeys(answer.description for answer in played.answers):
-        yield description, [answer for answer in played.answers if answer.description == description]
-
-
 def _cells(answer: Answer) -> tuple[Text, ...]:
     right = answer.adapted == answer.expected
     mark = "" if answer.expected is None else "right" if right else "wrong"
@@ -107,9 +101,7 @@ def _sum(played: Played) -> str:
     )
     if not known:
         return took
-    base, adapted = (
-        sum(text == answer.expected for text, answer in pairs)
-        for pairs in ([(a.base, a) for a in known], [(a.adapted, a) for a in known])
-    )
+    base = sum(answer.base == answer.expected for answer in known)
+    adapted = sum(answer.adapted == answer.expected for answer in known)
     who = "the base that is told" if played.act.described else "the base alone"
     return f"Exactly right: the adapters {adapted} of {len(known)}, {who} {base}. {took}"
