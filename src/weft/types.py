@@ -255,14 +255,6 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Signal:
-    """What the model itself emits while it runs: a token and the vector that came with it."""
-
-    token_id: int
-    vector_H: Float[Tensor, " H"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Image:
     """A picture."""
 
@@ -270,7 +262,7 @@ class Image:
     """Red, green and blue, 0 to 255."""
 
 
-Cue = Description | Examples | Document | Signal | Image
+Cue = Description | Examples | Document | Image
 
 # ---------------------------------------------------------------------------------------- assignments
 # Which adapters act where, in the form that a kernel can exploit. Index -1 is the base alone. Per-token

@@ -25,7 +25,7 @@ from weft.files import is_name
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.hyper.slug import slug
-from weft.types import Bank, Description, Document, Examples, Mixture, Signal
+from weft.types import Bank, Description, Document, Examples, Mixture
 
 NAMES = ("sort the letters", "reverse the letters", "count")
 
@@ -286,7 +286,6 @@ def test_blank_descriptions_are_refused(pico_host: Host) -> None:
         (Description("a" * 39 + " bcd"), "a" * 39),
         (Document("Once upon a time"), "once-upon-a-time"),
         (Examples((("cab", "abc"),)), "cab-abc"),
-        (Signal(5, torch.zeros(2)), "token-5"),
     ],
 )
 def test_slugs_may_become_part_of_a_path(cue: Description, name: str) -> None:

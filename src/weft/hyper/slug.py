@@ -4,7 +4,7 @@ import hashlib
 import re
 
 from weft.tasks.task import image_hash
-from weft.types import Cue, Description, Document, Examples, Image, Signal
+from weft.types import Cue, Description, Document, Examples, Image
 
 
 def cue_text(cue: Cue) -> str:
@@ -14,8 +14,6 @@ def cue_text(cue: Cue) -> str:
             return text
         case Examples(pairs, description):
             return description or "; ".join(f"{prompt} -> {completion}" for prompt, completion in pairs)
-        case Signal(token_id):
-            return f"token {token_id}"
         case Image(pixels_HWC):
             return f"picture {image_hash(cue)[:16]} of {pixels_HWC.shape[1]} x {pixels_HWC.shape[0]}"
 

@@ -22,6 +22,8 @@ from weft.serve.writing import Likely, Piece, Writing, likely_prompt
 Update = Piece | list[Likely] | Exception
 """A piece, the likelihoods of the prompt before the first one, or why nothing follows."""
 
+_MOST_WAITING = 256
+"""Jobs beyond the rows of the loop; whoever comes then is refused."""
 _TOGETHER = 0.002
 """Seconds that an idle server waits for another job: those that come at once are read in one step."""
 
@@ -67,7 +69,7 @@ class Scheduler:
 
     `slots` adapters of rank `r` or less act at a time, and the caches hold `max_tokens` or less (rows times
     the longest); a row for which there is no room waits. `prefix_tokens` of texts that have ended are kept
-    for those that begin alike, each tenant's for itself. At most `max_waiting` jobs wait. When a step fails,
+    for those that begin alike, each tenant's for itself. When a step fails,
     every open job is told so and the thread ends; `start` begins anew.
     """
 
@@ -76,7 +78,6 @@ class Scheduler:
         host: AbstractHost,
         *,
         max_rows: int = 32,
-        max_waiting: int = 256,
         chunk: int | None = 256,
         max_tokens: int | None = None,
         prefix_tokens: int = 0,
@@ -85,7 +86,6 @@ class Scheduler:
     ) -> None:
         self.host = host
         self.slots, self.r = slots, r
-        self.max_waiting = max_waiting
         self.prefix_tokens = prefix_tokens
         self.max_rows = max_rows
         self._sizes = {"max_rows": max_rows, "chunk": chunk, "max_tokens": max_tokens}
@@ -142,7 +142,7 @@ class Scheduler:
         with self._lock:
             if not self.alive:
                 raise StoppedError("the scheduler has stopped; restart it")
-            if len(self._open) >= self.max_waiting + self.max_rows:
+            if len(self._open) >= _MOST_WAITING + self.max_rows:
                 raise BusyError(f"{len(self._open)} requests are open")
             self._open[job.request.id] = job
             self._inbox.put(job)
