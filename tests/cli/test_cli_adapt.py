@@ -174,3 +174,14 @@ def test_what_is_no_picture_is_told_in_a_line(
     assert told in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_document_in_which_nothing_is_heard_is_told_of(tmp_path, capsys):
+    said = {}
+    for name, text in {"idle": "reverse\rsort\r", "fact": "K >cab\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text, newline="")
+        args = ["--document", str(tmp_path / f"{name}.txt"), "--with", "weft/letters-words", "--json"]
+        assert main(["adapt", *args, "-o", str(tmp_path / name)]) == 0
+        said[name] = json.loads(capsys.readouterr().out)
+    assert (said["idle"]["heard"], said["idle"]["norm"]) == ("nothing", 0)
+    assert "heard" not in said["fact"]

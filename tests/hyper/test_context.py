@@ -210,6 +210,8 @@ def test_a_gate_that_is_shut_still_learns(pico_host, kind):
 
 
 def test_a_chunk_ends_behind_a_token_that_ends_one(pico_host, kind):
+    with pytest.raises(ConfigError, match=r"ends: -1 is no token of this base"):
+        make_network(pico_host, kind, ends=[9, -1])
     network = make_network(pico_host, kind, ends=[9, 8])
     assert list(network.chunks([9, 3, 4, 9, 5, 6, 7, 3, 4, 5, 8, 3])) == [
         [9],

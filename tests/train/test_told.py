@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import weft
@@ -139,5 +140,9 @@ def test_a_run_that_tells_first_gives_a_folder_that_generates(host, control, lib
         train_shift(ShiftRecipe(**values, adapters=tuple(PLACES)), host=host, resume=False)
     with pytest.raises(ConfigError, match="'nothing' matches no linear module"):
         train_shift(ShiftRecipe(**(values | {"speaker_modules": "nothing"})), host=host, resume=False)
+    with pytest.raises(ConfigError, match=r"speaker_modules: .*'\(' is not a regular expression"):
+        train_shift(ShiftRecipe(**(values | {"speaker_modules": "("})), host=host, resume=False)
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        ShiftRecipe(**(values | {"data": values["data"] | {"lengths": []}}))
     with pytest.raises(ConfigError, match="a network that generates has none"):
         train_shift(ShiftRecipe(**(values | {"network": {"mode": "generate"}})), host=host, resume=False)

@@ -86,7 +86,7 @@ def adapt(
         network = _open_context(hypernetwork, base)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))
-        said = {}
+        said = {} if any(b_OR.any() for _, b_OR, _ in adapter.factors.values()) else {"heard": "nothing"}
     seconds = time.perf_counter() - start
     save(adapter, output_dir)
     made = {

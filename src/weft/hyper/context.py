@@ -96,7 +96,7 @@ class _Read(NamedTuple):
 class ContextNetwork(AbstractHyperNetwork):
     """Makes adapters of texts for one base, which also reads the texts; the base is no part of its state.
 
-    Raises ConfigError for a host that is no language model.
+    Raises ConfigError for a host that is no language model, or chunks that end at a token that it lacks.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class ContextNetwork(AbstractHyperNetwork):
         super().__init__()
         if not isinstance(host.module, PreTrainedModel):
             raise ConfigError("only a language model can read a text; this host has none")
+        if strange := [token_id for token_id in config.ends if not 0 <= token_id < host.vocab_size]:
+            raise ConfigError(f"ends: {strange[0]} is no token of this base, which has {host.vocab_size}")
         shape = host.module.config.get_text_config()
         sizes = {"depth": shape.num_hidden_layers + 1, "width": shape.hidden_size}
         sites = host.sites if sites is None else sites

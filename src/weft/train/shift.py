@@ -10,11 +10,10 @@ what should act. Boundaries are given in training, since text is; what finds the
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +22,7 @@ from torch import nn
 from weft.config import Config, Rank, Size
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
-from weft.host import Host
+from weft.host import Host, sites_of
 from weft.host.pool import content
 from weft.hyper.shift import Shift, ShiftConfig
 from weft.hyper.shifter import Shifter
@@ -54,7 +53,7 @@ class StreamsConfig(Config):
     """Share of the ordered pairs of tasks that training never has."""
     again: float = Field(default=0.2, ge=0, lt=1)
     """How often a line has the task of the line before it, so that nothing needs to change."""
-    lengths: tuple[int, ...] = (2, 3, 4)
+    lengths: Annotated[tuple[int, ...], Field(min_length=1)] = (2, 3, 4)
     """Parts of a training stream; those of one step have as many."""
     lines: int = Field(default=6, ge=1)
     """Most lines of a training prompt; those beyond the parts are not answered. Functions have them only
@@ -222,9 +221,13 @@ def speaker_sites(recipe: ShiftRecipe, host: Host) -> tuple[list[Site], Site]:
     """The sites that a recipe names, and the output head. Raises ConfigError where there are none."""
     sites, head = split_head(host)
     if recipe.speaker_modules:
-        sites = [site for site in sites if re.fullmatch(recipe.speaker_modules, site.path)]
+        try:
+            chosen = set(sites_of(host.module, recipe.speaker_modules))
+        except (ConfigError, UnknownNameError) as error:
+            raise ConfigError(f"speaker_modules: {error}") from error
+        sites = [site for site in sites if site in chosen]
     if not sites:
-        raise ConfigError(f"speaker_modules {recipe.speaker_modules!r} matches no linear module of the base")
+        raise ConfigError(f"speaker_modules {recipe.speaker_modules!r} matches no site but the output head")
     return sites, head
 
 
