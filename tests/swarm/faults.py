@@ -146,7 +146,6 @@ def parts_of(model, cuts):
 def spread(parts, draw=lambda: None, **options):
     """A spread host over parts in this process, and the places of its stages."""
     places = [Place(part) for part in parts]
-    host = SwarmHost(
-        [lambda failed, place=place: place.connect(draw, failed) for place in places], tries=30, **options
-    )
+    links = [lambda failed, place=place: place.connect(draw, failed) for place in places]
+    host = SwarmHost(links, tries=30, announce=True, **options)
     return host, places

@@ -117,7 +117,7 @@ def test_every_stage_is_ready_for_every_step_but_the_first(prepared, monkeypatch
 
     def logits():
         links = [LocalLink(Stage(part)) for part in parts_of(model, [0, 1, 2, 3])]
-        host = SwarmHost([lambda failed, link=link: link for link in links])
+        host = SwarmHost([lambda failed, link=link: link for link in links], announce=True)
         shares = [Share.of(bank[0]), Share.of(bank[0], bank[1], weights=[0.5, -0.5])]
         for share in shares:
             host.hold(share)
