@@ -111,6 +111,7 @@ def test_it_loses_a_holder_and_a_spare_and_no_token(base, swarm, capsys):
     holders = ", ".join(str(worker) for worker in range(4) if worker != spare)
     assert f"was killed: a spare one that held no layers; workers {holders} do" in told
     assert written(capsys, "--host", "swarm:S") == want
+    until(lambda: (spare, None) in lost(swarm, begun))  # before a stage could be given to it
     holder = next(worker for worker in swarm.state["workers"] if worker["stage"] == 1)
     told = weft(capsys, "swarm", "kill", "--name", "S", "--worker", str(holder["worker"]))
     assert f"worker {holder['worker']} of swarm S was killed: it held layers " in told
