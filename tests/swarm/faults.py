@@ -81,17 +81,15 @@ class FaultyLink(AbstractLink):
         if fault == "kill":
             self.place.kill()
             raise WorkerError("the worker was killed before it acted")
-        answered = self.place.stage.answer(decode(data))
+        answer = encode(self.place.stage.answer(decode(data)))
         taken = random.Random(data).uniform(0, 10) if fault == "slow" else 0.001
         if fault == "duplicate":
-            again = self.place.stage.answer(decode(data))
-            self.answers += [(encode(again), taken)] if again is not None else []
+            self.answers.append((encode(self.place.stage.answer(decode(data))), taken))
         if fault == "kill after":
             self.place.kill()
             raise WorkerError("the worker was killed after it acted")
-        if fault == "lost answer" or answered is None:
+        if fault == "lost answer":
             return
-        answer = encode(answered)
         if fault == "late answer":
             self.place.late.append((answer, taken))
             return
@@ -146,6 +144,7 @@ def parts_of(model, cuts):
 def spread(parts, draw=lambda: None, **options):
     """A spread host over parts in this process, and the places of its stages."""
     places = [Place(part) for part in parts]
-    links = [lambda failed, place=place: place.connect(draw, failed) for place in places]
-    host = SwarmHost(links, tries=30, announce=True, **options)
+    host = SwarmHost(
+        [lambda failed, place=place: place.connect(draw, failed) for place in places], tries=30, **options
+    )
     return host, places

@@ -41,8 +41,6 @@ class SwarmHost(AbstractHost):
 
     A step of a stage may take `patience` seconds, or ten times its mean; then its worker counts as lost.
     `journal` is a file that lets a coordinator be started again (see `Tape`); `codec` is how states travel.
-    `announce` tells a stage of its step while the one before computes; where cores are shared that costs more
-    than it saves.
     Raises WorkerError for workers that cannot be reached, ConfigError for stages that do not make one base.
     """
 
@@ -57,12 +55,10 @@ class SwarmHost(AbstractHost):
         generation_config: Any = None,
         journal: str | os.PathLike[str] | None = None,
         codec: Codec = "none",
-        announce: bool = False,
         log: Callable[..., None] | None = None,
     ) -> None:
         self.tokenizer, self.name = tokenizer, name
         self.generation_config = generation_config
-        self._announces = announce
         self._log = log
         """Told of every step: `log("step", rows=..., tokens=..., seconds=...)`."""
         self.seats = [Seat(connect, patience=patience, tries=tries) for connect in stages]
@@ -265,17 +261,11 @@ class SwarmHost(AbstractHost):
             fields["codec"] = self.codec
         if not cache.rows:
             fields["starts"] = [row.first for row in begun]
-        soon = self._announces and bool(cache.rows) and ids_BT.shape[1] == 1 and len(self.seats) > 1
         written: list[Tensor] = []
         said = None
         for place, seat in enumerate(self.seats):
             fields["shares"] = [own[place].reference for own in told]
-            seat.start("step", cache.session, fields, tensors)
-            if soon:  # after the last stage the first one, for the same rows go on as a rule
-                after = (place + 1) % len(self.seats)
-                ahead = [own[after].reference for own in told]
-                self.seats[after].announce(cache.session, {"counts": list(counts), "shares": ahead})
-            said = seat.finish()
+            said = seat.call("step", cache.session, fields, tensors)
             written.append(said.tensor("written", 5))
             tensors = {name: tensor for name, tensor in said.tensors.items() if name != "written"}
             fields.pop("decided", None)

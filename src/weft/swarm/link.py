@@ -38,10 +38,8 @@ class LocalLink(AbstractLink):
         self._answers: deque[bytearray] = deque()
 
     def send(self, message: Message) -> None:
-        """Let the stage answer; the answer, if there is one, waits."""
-        answer = self.stage.answer(decode(encode(message)))
-        if answer is not None:
-            self._answers.append(encode(answer))
+        """Let the stage answer; the answer waits."""
+        self._answers.append(encode(self.stage.answer(decode(encode(message)))))
 
     def receive(self, seconds: float) -> Message:
         """The next answer. Raises WorkerError where there is none, MessageError for a damaged one."""

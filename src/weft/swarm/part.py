@@ -20,7 +20,7 @@ from transformers import Cache, PreTrainedModel
 from weft.adapters import fingerprint
 from weft.errors import ConfigError
 from weft.host import Pool, decoding, sites_of
-from weft.host.batches import Batch, Batches
+from weft.host.batches import Batches
 from weft.host.cache import RowCache
 from weft.host.sites import ALL_LINEAR
 from weft.host.span import Acting, Span, StackedFactors, add_mixture
@@ -44,20 +44,6 @@ class Done(NamedTuple):
     """Keys and values of its layers in turn, as they went into the cache: [2 L, B, heads, T, features]."""
     decided: States
     """What gates have decided up to here, which parts behind this one follow."""
-
-
-class Ready(NamedTuple):
-    """What a step needs beside its states: made while other parts compute them, where it is announced."""
-
-    batch: Batch
-    positions_BT: Tensor
-    mask: Any
-    rotation: Any
-    """Cosines and sines of the positions, as the layers take them."""
-    held: Cache
-    """The cache as the layers of the base find theirs in it."""
-    last: tuple[Tensor, Tensor]
-    """Row and place of the last token of every row."""
 
 
 class Part:
@@ -142,54 +128,42 @@ class Part:
         return self._embed(ids_BT)
 
     @torch.no_grad()
-    def prepare(
-        self, tokens: int, cache: RowCache, shares: Sequence[Share], counts: Sequence[int], pool: Pool
-    ) -> Ready:
-        """Make ready for a step of so many tokens a row, the next call of this cache.
-
-        `counts[i]` of the tokens of row i count. Raises what `Pool.put` raises.
-        """
-        pooled = any(share.adapters for share in shares)
-        batch = self._batches.of(shares, pool if pooled else None, self.device)
-        columns_BT, positions_BT = cache.open(tokens, self.device)
-        mask = decoding.in_form(self.module, cache.visible(columns_BT))
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        rotation = self._rotary(like, position_ids=positions_BT)
-        # The layers number themselves as in the base; what stands before theirs is never asked.
-        held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
-        last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
-        last = torch.arange(len(shares), device=self.device), last_B
-        return Ready(batch, positions_BT, mask, rotation, held, last)
-
-    @torch.no_grad()
     def step(
         self,
         x: Tensor,
         cache: RowCache,
+        shares: Sequence[Share],
         counts: Sequence[int],
-        ready: Ready,
+        pool: Pool,
         decided: States | None = None,
     ) -> Done:
         """Read the next tokens of every row: ids [B, T] in the first part, states [B, T, H] in the others.
 
-        `decided` is what gates have decided in the parts before.
+        `counts[i]` of the T tokens of row i count. `decided` is what gates have decided in the parts before.
+        Raises what `Pool.put` raises.
         """
         rows, tokens = x.shape[:2]
-        batch, positions_BT = ready.batch, ready.positions_BT
+        pooled = any(share.adapters for share in shares)
+        batch = self._batches.of(shares, pool if pooled else None, self.device)
+        columns_BT, positions_BT = cache.open(tokens, self.device)
         begun = {**batch.states, **(decided or {})}
         span = None
         if batch.terms:
             span = Span(batch.terms, dict(begun), rows, tokens, offset=positions_BT[:, 0], plans=batch.plans)
         x_BTH = self.embed(x) if self.is_first else x
+        # The layers number themselves as in the base; what stands before theirs is never asked.
+        held = Cache(layers=cast("list[Any]", [cache.layers[0]] * self.first + cache.layers))
+        mask = decoding.in_form(self.module, cache.visible(columns_BT))
         cache.written = written = []
-        x_BTH = self._through(x_BTH, ready.mask, positions_BT, ready.rotation, span, ready.held)
+        x_BTH = self._through(x_BTH, mask, positions_BT, span, held)
         cache.written = None
         cache.close(counts)
         found = {} if span is None else span.states
         new = {gate: state for gate, state in found.items() if state is not begun.get(gate)}
         if not self.is_last:
             return Done({"x": x_BTH}, torch.stack(written), {**(decided or {}), **new})
-        hidden_BH = self._norm(x_BTH)[ready.last]
+        last_B = torch.tensor(counts, device=self.device).clamp(min=1) - 1
+        hidden_BH = self._norm(x_BTH)[torch.arange(rows, device=self.device), last_B]
         return Done({"logits": self.head(hidden_BH), "hidden": hidden_BH}, torch.stack(written), {})
 
     @torch.no_grad()
@@ -214,8 +188,7 @@ class Part:
         acting = tuple(Acting(term, _factors(term.bank)) for term in terms)
         span = Span(acting, {}, rows, tokens) if acting else None
         x_BTH = self._embed(x) if self.is_first else x
-        rotation = self._rotary(x_BTH, position_ids=positions_BT)
-        x_BTH = self._through(x_BTH, mask_B1TT, positions_BT, rotation, span, None)
+        x_BTH = self._through(x_BTH, mask_B1TT, positions_BT, span, None)
         if not self.is_last:
             return x_BTH
         x_BTH = self._norm(x_BTH)
@@ -224,14 +197,9 @@ class Part:
         return self._head(x_BTH).flatten(0, 1)
 
     def _through(
-        self,
-        x_BTH: Tensor,
-        mask: Any,
-        positions_BT: Tensor,
-        rotation: Any,
-        span: Span | None,
-        held: Cache | None,
+        self, x_BTH: Tensor, mask: Any, positions_BT: Tensor, span: Span | None, held: Cache | None
     ) -> Tensor:
+        rotation = self._rotary(x_BTH, position_ids=positions_BT)
         token = self._span.set(span)
         try:
             for layer in self._layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -23,13 +23,6 @@ or is gone, and whoever owns the workers may put another one in its place. Raise
 Call = Callable[[str, int, Mapping[str, Any], Mapping[str, Tensor]], Message]
 """(kind, session, values, tensors) -> answer."""
 _PASSED_ON = ("ShapeError", "ConfigError", "UnknownNameError", "BaseMismatchError", "PoolFullError")
-
-
-class _Sent(NamedTuple):
-    """A call that is under way: its number, and when it was sent."""
-
-    serial: int
-    at: float
 
 
 class _LostError(WeftError):
@@ -50,10 +43,6 @@ class Seat:
         self._instance = ""
         self._positions: dict[int, int] = {}
         self._serial = 0
-        self._started: tuple[str, int, Mapping[str, Any], Mapping[str, Tensor]] | None = None
-        self._sent: _Sent | None = None
-        self._unsent: WeftError | None = None
-        """Why the call that was started has failed once already."""
         self._mean = 0.0
         self.epoch = 0
         self.place = (0, 0)
@@ -71,25 +60,7 @@ class Seat:
         Raises WorkerError when every try has failed or the worker is not the right one, and what the stage
         says is wrong with the call.
         """
-        self.start(kind, session, fields, tensors)
-        return self.finish()
-
-    def start(
-        self, kind: str, session: int, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> None:
-        """Send a call; `finish` waits for the answer, and mends what goes wrong here."""
-        self._started = kind, session, fields, tensors
-        self._sent, self._unsent = self._sent_now(kind, session, fields, tensors)
-
-    def finish(self) -> Message:
-        """The answer to the call that was started. Raises what `call` raises."""
-        assert self._started is not None
-        started, self._started = self._started, None
-        return self._until_answered(lambda: self._ask(*started))
-
-    def announce(self, session: int, fields: Mapping[str, Any]) -> None:
-        """Say what the next step of a session will be, beside its states; whether it comes matters little."""
-        self._sent_now("soon", session, fields, {})
+        return self._until_answered(lambda: self._ask(kind, session, fields, tensors))
 
     def open(self) -> Message:
         """Connect, and say what the stage is. Raises what `call` raises."""
@@ -107,8 +78,8 @@ class Seat:
         self._hang_up()
 
     def _until_answered(self, ask: Callable[[], Message]) -> Message:
-        reason, self._unsent = self._unsent, None
-        for failed in range(0 if reason is None else 1, self._tries):
+        reason: WeftError | None = None
+        for failed in range(self._tries):
             try:
                 if self._link is None:
                     self._begin(failed)
@@ -176,11 +147,12 @@ class Seat:
     def _ask(
         self, kind: str, session: int, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Message:
-        sent, self._sent = self._sent, None
-        answer = self._answer(sent or self._send(self._fenced(kind, session, fields), tensors))
+        position = self._positions.get(session, 0)
+        fence = {"stage": list(self.place), "epoch": self.epoch, "session": session, "position": position}
+        answer = self._exchange({**fields, **fence, "kind": kind}, tensors)
         error = answer.fields.get("error")
         if error is None or error in _PASSED_ON:
-            self._positions[session] = self._positions.get(session, 0) + 1
+            self._positions[session] = position + 1
         if error is None:
             return answer
         if error == "OldEpoch":
@@ -189,45 +161,20 @@ class Seat:
             raise getattr(errors, error)(answer.text("text"))
         raise _LostError(answer.text("text"))
 
-    def _fenced(self, kind: str, session: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-        position = self._positions.get(session, 0)
-        fence = {"stage": list(self.place), "epoch": self.epoch, "session": session, "position": position}
-        return {**fields, **fence, "kind": kind}
-
-    def _sent_now(
-        self, kind: str, session: int, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> tuple[_Sent | None, WeftError | None]:
-        """Send to a worker that is up to date, or say what went wrong: the next call that waits mends it."""
-        if self._link is None or not self._instance:
-            return None, None
-        try:
-            return self._send(self._fenced(kind, session, fields), tensors), None
-        except (WorkerError, MessageError) as error:
-            self._hang_up()
-            return None, error
-
     def _exchange(self, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Message:
-        return self._answer(self._send(fields, tensors))
-
-    def _send(self, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> _Sent:
         assert self._link is not None
         self._serial += 1
         begun = monotonic()
+        end = begun + max(self._patience, 10 * self._mean)
         self._link.send(Message({**fields, "serial": self._serial}, tensors))
-        return _Sent(self._serial, begun)
-
-    def _answer(self, sent: _Sent) -> Message:
-        assert self._link is not None
-        end = sent.at + max(self._patience, 10 * self._mean)
         while True:
             answer = self._link.receive(max(end - monotonic(), 0.0))
-            if answer.fields.get("serial") == sent.serial:  # others are late answers to earlier tries
-                taken = monotonic() - sent.at
+            if answer.fields.get("serial") == self._serial:  # others are late answers to earlier tries
+                taken = monotonic() - begun
                 self._mean = 0.9 * self._mean + 0.1 * taken if self._mean else taken
                 return answer
 
     def _hang_up(self) -> None:
-        self._sent = None
         if self._link is not None:
             self._link.close()
             self._link = None

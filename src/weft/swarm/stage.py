@@ -27,7 +27,7 @@ from weft.rows import Share
 from weft.swarm.codec import pack, unpack
 from weft.swarm.learning import backward, read, token_ids
 from weft.swarm.message import Message
-from weft.swarm.part import Part, Ready, States
+from weft.swarm.part import Part, States
 from weft.swarm.things import Thing, of_state, to_adapter, to_assignment, to_bank, to_gate, to_state
 from weft.types import AbstractGate, Adapter, Assignment, Bank, Dense, Rows, State, Term, Tokens, TopK
 
@@ -70,28 +70,19 @@ class Stage:
         self._gates: dict[tuple[str, str], AbstractGate] = {}
         """By the hashes of gate and bank."""
         self._shares: OrderedDict[str, Share] = OrderedDict()
-        self._soon: tuple[tuple[Any, ...], Ready] | None = None
-        """The step that was announced, and what was made for it; any other call makes it void."""
         self._lock = threading.Lock()
         self.seconds = 0.0
         """Mean time of a step, the newest ones count most."""
 
-    def answer(self, call: Message) -> Message | None:
-        """Answer a call; what is wrong with it is answered too, as `error` and one line of `text`.
-
-        The call "soon" announces a step, and gets no answer: what that needs beside its states is made
-        while other stages compute them. It changes nothing, so it may be lost.
-        """
-        soon = call.fields.get("kind") == "soon"
+    def answer(self, call: Message) -> Message:
+        """Answer a call; what is wrong with it is answered too, as `error` and one line of `text`."""
         with self._lock:
             try:
-                answer = self._announced(call) if soon else self._fenced(call)
+                answer = self._fenced(call)
             except WeftError as error:
                 answer = _refusal(error)
             except Exception as error:  # one bad call must not end the others' sessions
                 answer = Message({"error": "Failed", "text": f"{type(error).__name__}: {reason_of(error)}"})
-        if soon or answer is None:
-            return None
         serial = call.fields.get("serial")
         return Message({**answer.fields, "serial": serial if type(serial) is int else -1}, answer.tensors)
 
@@ -99,20 +90,6 @@ class Stage:
     def sessions(self) -> int:
         """How many caches hold rows; may be asked while a call is answered."""
         return sum(bool(session.cache.lengths) for session in list(self._sessions.values()))
-
-    def _announced(self, call: Message) -> None:
-        """Make ready for a step of one token a row, where it is the next call of its session."""
-        self._soon = None
-        here = self._sessions.get(call.whole("session"))
-        if here is None or call.wholes("stage") != [self.part.first, self.part.last]:
-            return
-        counts, told, rows = call.wholes("counts", 1), call.list("shares"), len(here.cache.lengths)
-        if (call.whole("epoch"), call.whole("position")) != (self.epoch, here.done) or not rows:
-            return
-        if len(counts) == len(told) == rows:
-            shares = [self._share(given) for given in told]
-            ready = self.part.prepare(1, here.cache, shares, counts, self.pool)
-            self._soon = (here, here.done, counts, told), ready
 
     def _fenced(self, call: Message) -> Message:
         kind = call.text("kind")
@@ -170,12 +147,10 @@ class Stage:
         for key in list(self._things):
             self._drop(key)
         self._sessions.clear()
-        self._soon = None
         self.epoch = epoch
 
     def _act(self, kind: str, call: Message, session: int, here: _Session) -> Message:
         rows = len(here.cache.lengths)
-        soon, self._soon = self._soon, None
         if (session == ADAPTERS) != (kind in _WITHOUT_ROWS):
             raise MessageError(f"session {session} has no call {kind!r:.40}")
         match kind:
@@ -197,7 +172,7 @@ class Stage:
             case "fill":
                 self._fill(call, here)
             case "step":
-                return self._step(call, here, soon)
+                return self._step(call, here)
             case "join":
                 other = self._sessions.get(call.whole("other"))
                 if other is None or other is here or not other.cache.lengths:
@@ -214,18 +189,14 @@ class Stage:
                 raise MessageError(f"a session of {rows} rows has no call {kind!r:.40}")
         return Message({})
 
-    def _step(self, call: Message, here: _Session, soon: tuple[tuple[Any, ...], Ready] | None) -> Message:
+    def _step(self, call: Message, here: _Session) -> Message:
         x = self._input(call, first=self.part.is_first).to(self.part.device)
         rows, tokens = x.shape[:2]
         counts = call.wholes("counts", tokens)
-        told = call.list("shares")
-        ready = None
-        if soon is not None and tokens == 1 and soon[0] == (here, here.done, counts, told):
-            ready = soon[1]
-        shares = [] if ready is not None else [self._share(given) for given in told]
+        shares = [self._share(given) for given in call.list("shares")]
         starts = call.wholes("starts") if "starts" in call.fields else []
         begun = not here.cache.lengths
-        if {len(counts), len(told), len(starts) if begun else len(here.cache.lengths)} != {rows}:
+        if {len(counts), len(shares), len(starts) if begun else len(here.cache.lengths)} != {rows}:
             raise ShapeError(f"a step of {rows} rows over a session of {len(here.cache.lengths)}")
         live = {ADAPTERS, call.whole("session"), *call.wholes("live")}
         self._sessions = {session: kept for session, kept in self._sessions.items() if session in live}
@@ -234,9 +205,7 @@ class Stage:
             here.cache.begin(starts)
         started = time.perf_counter()
         try:
-            if ready is None:
-                ready = self.part.prepare(tokens, here.cache, shares, counts, self.pool)
-            done = self.part.step(x, here.cache, counts, ready, decided)
+            done = self.part.step(x, here.cache, shares, counts, self.pool, decided)
         except Exception:
             if begun:
                 here.cache.begin([])

@@ -38,8 +38,8 @@ _BODY_SECONDS = 60.0
 """How long the rest of a message may take once it has begun."""
 
 
-Answer = Callable[[Message], Message | None]
-"""What stands behind a port; called from any thread. Some calls get no answer."""
+Answer = Callable[[Message], Message]
+"""What stands behind a port; called from any thread."""
 
 
 class Worker:
@@ -53,7 +53,7 @@ class Worker:
         self.stage: Stage | None = None
         self._loading = threading.Lock()
 
-    def answer(self, call: Message) -> Message | None:
+    def answer(self, call: Message) -> Message:
         """Answer a call: `ping`, `measure`, `load` and `die` here, all others by the stage."""
         kind = call.fields.get("kind")
         if kind not in ("ping", "measure", "load", "die") and self.stage is not None:
@@ -141,9 +141,7 @@ def _converse(answer: Answer, connection: socket.socket, free: threading.Bounded
                 seconds = None
                 message = receive(until(connection, time.monotonic() + _BODY_SECONDS))
                 connection.settimeout(_BODY_SECONDS)
-                answered = answer(message)
-                if answered is not None:
-                    connection.sendall(encode(answered))
+                connection.sendall(encode(answer(message)))
         except MessageError as error:
             _LOG.warning("a connection was ended: %s", error)
         except (WeftError, OSError):
