@@ -10,19 +10,15 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from weft.config import Config, Size
 from weft.engine import Loop, Sampling
+from weft.experiments.dynamic.asked import share_equal, share_right
 from weft.experiments.dynamic.table import Line, line_of
 from weft.host import Host
 from weft.hyper import ContextNetwork, WindowController
 from weft.rows import Request
 from weft.tasks import Encoded, Row, Task, render
 from weft.tasks.facts.documents import document_task
-from weft.train.answer_logits import answer_logits, pad_id
-from weft.train.packing import pack
-from weft.types import Adapter, Bank, Mixture
 
 _SINKS = 4
 """Tokens of the front that attention sinks keep."""
@@ -65,14 +61,14 @@ def measure_context(recipe: ContextComparison, tell: Callable[[str], None]) -> l
             tell(f"{needles} facts in {length * recipe.trained} tokens")
             what = f"{needles} of {needles} facts in {length}x"
             for name, view in _views(recipe.window).items():
-                right = _share(host, None, [_rows(host, sheet, view) for sheet in sheets])
+                right = share_right(host, None, [_rows(host, sheet, view) for sheet in sheets])
                 lines.append(line_of(what, name, [right]))
             for way, folders in recipe.networks.items():
                 rights = []
                 for folder in folders:
                     network = ContextNetwork.from_pretrained(folder, host=host)
                     adapters = [network.adapt_stream(sheet.ids) for sheet in sheets]
-                    rights.append(_share(host, adapters, [_rows(host, sheet, None) for sheet in sheets]))
+                    rights.append(share_right(host, adapters, [_rows(host, sheet, None) for sheet in sheets]))
                 lines.append(line_of(what, f"weights alone, {way}", rights))
     for way, folders in recipe.networks.items():
         tell(f"side effects, {way}")
@@ -107,17 +103,17 @@ def side_effects(network: ContextNetwork, recipe: ContextComparison) -> dict[str
         for sheet, rows in zip(here, new, strict=True)
     ]
     return {
-        "facts in the window, no adapter": _share(host, None, at_hand),
-        "facts in the window, another document in the weights": _share(host, theirs, at_hand),
-        "facts in the window, noise in the weights": _share(host, noise, at_hand),
-        "the window says one thing, the weights another: window": _share(host, updates, at_hand),
-        "the window says one thing, the weights another: weights": _share(host, updates, told),
-        "a fact in the weights, and a later one that replaces it: new": _share(host, both, updated),
-        "a fact in the weights, and a later one that replaces it: old": _share(host, both, bare),
-        "the old document taken out: new": _share(host, updates, updated),
-        "three documents in the weights": _share(host, three, bare),
-        "one of three taken out": _share(host, before, bare),
-        "logits that are equal bit for bit after it was in and out": _equal(host, before, after, bare),
+        "facts in the window, no adapter": share_right(host, None, at_hand),
+        "facts in the window, another document in the weights": share_right(host, theirs, at_hand),
+        "facts in the window, noise in the weights": share_right(host, noise, at_hand),
+        "the window says one thing, the weights another: window": share_right(host, updates, at_hand),
+        "the window says one thing, the weights another: weights": share_right(host, updates, told),
+        "a fact in the weights, and a later one that replaces it: new": share_right(host, both, updated),
+        "a fact in the weights, and a later one that replaces it: old": share_right(host, both, bare),
+        "the old document taken out: new": share_right(host, updates, updated),
+        "three documents in the weights": share_right(host, three, bare),
+        "one of three taken out": share_right(host, before, bare),
+        "logits that are equal bit for bit after it was in and out": share_equal(host, before, after, bare),
         "tokens held in the cache at most, 1x": float(_held(network, recipe, 1)),
         "tokens held in the cache at most, 32x": float(_held(network, recipe, 32)),
     }
@@ -173,31 +169,6 @@ def _contradicted(sheet: Sheet) -> tuple[str, tuple[Row, ...]]:
     things = [row.completion for row in rows]
     new = tuple(Row(row.prompt, things[i - 1]) for i, row in enumerate(rows))
     return "".join(f"{row.prompt}{row.completion} ." for row in new), new
-
-
-@torch.no_grad()
-def _share(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> float:
-    right = total = 0
-    for place, of_one in enumerate(rows):
-        packed = pack([list(of_one)], pad_id=pad_id(host))
-        mixture = None if adapters is None else Mixture.of(adapters[place])
-        said = answer_logits(host, mixture, packed)
-        correct, count = packed.count_right(said.logits_NV, said.targets_N)
-        right, total = right + correct, total + count
-    return right / max(total, 1)
-
-
-@torch.no_grad()
-def _equal(
-    host: Host, before: Sequence[Adapter], after: Sequence[Adapter], rows: Sequence[Sequence[Encoded]]
-) -> float:
-    same = []
-    for one, two, of_one in zip(before, after, rows, strict=True):
-        ids_BT = torch.tensor([of_one[0].ids])
-        bank = Bank.stack([one, two])
-        said = [host(ids_BT, Mixture.rows(bank, [k])).logits for k in (0, 1)]
-        same.append(torch.equal(*said))
-    return sum(same) / len(same)
 
 
 def _held(network: ContextNetwork, recipe: ContextComparison, length: int) -> int:

@@ -19,6 +19,7 @@ import torch
 
 from weft.config import Config, Size
 from weft.engine import Engine
+from weft.experiments.dynamic.asked import share_equal, share_right
 from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
 from weft.hyper import ContextNetwork, WindowController
@@ -27,18 +28,14 @@ from weft.tasks import Encoded, Task, render
 from weft.tasks.letters.idle import STRANGE, TRAINED, IdleKind, idle_line
 from weft.tasks.letters.recalls import document_task
 from weft.tasks.source import Source, load_splits
-from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.context import ContextRecipe, draw_unrelated, train_context
-from weft.train.packing import pack
 from weft.train.recipe import inside, load_base
-from weft.types import Adapter, Bank, Mixture
+from weft.types import Adapter
 
 CLEAR: Sequence[IdleKind] = tuple(kind for kind in TRAINED if kind != "near")
 KNOWN, ALL, UNKNOWN = "clearly idle lines", "near misses among the idle lines", "idle lines of strange kinds"
 HELD_OPEN = "the same network, its gate held open"
 _PEAK = Path("/proc/self/clear_refs")
-_ROWS = 25
-"""Adapters that act in one forward."""
 _TOGETHER = 64
 """Chunks that are read in one forward."""
 _NOISE = 64
@@ -111,13 +108,13 @@ def find_needles(network: ContextNetwork, comparison: WordsComparison) -> dict[t
             told = [
                 [render(tokenizer, row, description=t.descriptions[0]) for row in t.test] for t in documents
             ]
-            found[what, "the document in the prompt, no adapter"] = _share(network.host, None, told)
+            found[what, "the document in the prompt, no adapter"] = share_right(network.host, None, told)
     return found
 
 
 def _known(network: ContextNetwork, documents: Sequence[Task]) -> float:
     adapters = [network.adapt(task.descriptions[0]) for task in documents]
-    return _share(network.host, adapters, _questions(network.host, documents))
+    return share_right(network.host, adapters, _questions(network.host, documents))
 
 
 @contextmanager
@@ -175,20 +172,24 @@ def side_effects(
     pieces = [chunk for ids in garbage for chunk in network.chunks(ids)]
     found["lines that are heard", "garbage, chunks of any tokens"] = _open(network, pieces)
     asked = [[row] for row in _unrelated(host, tasks, comparison.questions)]
-    before = _share(host, None, asked)
+    before = share_right(host, None, asked)
     found["unrelated questions", "no adapter"] = before
     for name, adapters in {"a document in the weights": mine, "garbage in the weights": noise}.items():
-        after = _share(host, [adapters[k % len(adapters)] for k in range(len(asked))], asked)
+        after = share_right(host, [adapters[k % len(adapters)] for k in range(len(asked))], asked)
         found["unrelated questions", name] = after
         found["relative loss on unrelated questions", name] = 1 - after / before if before else 0.0
     with_noise = [network.join(pair) for pair in zip(mine, noise, strict=True)]
-    found["a fact in the weights", "alone"] = _share(host, mine, bare)
-    found["a fact in the weights", "and a garbage document"] = _share(host, with_noise, bare)
-    return found | _updates(network, documents, mine, garbage)
+    found["a fact in the weights", "alone"] = share_right(host, mine, bare)
+    found["a fact in the weights", "and a garbage document"] = share_right(host, with_noise, bare)
+    return found | _updates(network, documents, mine, noise, garbage)
 
 
 def _updates(
-    network: ContextNetwork, documents: Sequence[Task], mine: Sequence[Adapter], garbage: Sequence[list[int]]
+    network: ContextNetwork,
+    documents: Sequence[Task],
+    mine: Sequence[Adapter],
+    noise: Sequence[Adapter],
+    garbage: Sequence[list[int]],
 ) -> dict[tuple[str, str], float]:
     """An old fact, a later one of the same name, and one of the two taken out."""
     host = network.host
@@ -197,7 +198,6 @@ def _updates(
         f"{old.test[0].prompt} >{new.test[0].completion}\n" for old, new in zip(documents, later, strict=True)
     ]
     newer = [network.adapt(text) for text in texts]
-    noise = [network.adapt_stream(ids) for ids in garbage]
     old_rows = _questions(host, documents)
     new_rows = [
         [Encoded(rows[0].prompt_ids, one[0].completion_ids)]
@@ -212,12 +212,12 @@ def _updates(
     ]
     name = "an old fact and a later one of its name"
     found = {
-        (name, "the later one"): _share(host, both, new_rows),
-        (name, "the old one"): _share(host, both, old_rows),
-        ("the old document taken out", "the later one"): _share(host, taken, new_rows),
-        ("the old document taken out", "the old one"): _share(host, taken, old_rows),
+        (name, "the later one"): share_right(host, both, new_rows),
+        (name, "the old one"): share_right(host, both, old_rows),
+        ("the old document taken out", "the later one"): share_right(host, taken, new_rows),
+        ("the old document taken out", "the old one"): share_right(host, taken, old_rows),
     }
-    equal = _equal(host, taken, never, new_rows)
+    equal = share_equal(host, taken, never, new_rows)
     found["the old document taken out", "logits as if it had never been there, bit for bit"] = equal
     return found
 
@@ -300,31 +300,3 @@ def _open(network: ContextNetwork, chunks: Sequence[Sequence[int]]) -> float:
     """The share of chunks that are heard at all."""
     heard = [network.hear(several)[1] > 0 for several in batched(chunks, _TOGETHER)]
     return float(torch.cat(heard).float().mean())
-
-
-@torch.no_grad()
-def _share(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> float:
-    """Of rows answered rightly; the rows of a place under the adapter of that place."""
-    right = total = 0
-    for places in batched(range(len(rows)), _ROWS):
-        packed = pack([list(rows[k]) for k in places], pad_id=pad_id(host), share_prefix=False)
-        mixture = None
-        if adapters is not None:
-            mixture = Mixture.rows(Bank.stack([adapters[k] for k in places]), range(len(places)))
-        said = answer_logits(host, mixture, packed)
-        correct, count = packed.count_right(said.logits_NV, said.targets_N)
-        right, total = right + correct, total + count
-    return right / max(total, 1)
-
-
-@torch.no_grad()
-def _equal(
-    host: Host, one: Sequence[Adapter], other: Sequence[Adapter], rows: Sequence[Sequence[Encoded]]
-) -> float:
-    """The share of questions whose logits are the same, bit for bit, under both."""
-    same = []
-    for first, second, of_one in zip(one, other, rows, strict=True):
-        ids_BT = torch.tensor([of_one[0].ids])
-        said = [host(ids_BT, Mixture.of(adapter)).logits for adapter in (first, second)]
-        same.append(torch.equal(*said))
-    return share(same)
