@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from weft.host import Host
-from weft.hyper.shift import Acting, Shift
+from weft.hyper.shift import Acting, Shift, Shifted
 from weft.hyper.shift_controller import NEGLIGIBLE
 from weft.tasks.streams import Stream
 from weft.train.answer_logits import language_model
@@ -54,6 +54,15 @@ class Told(NamedTuple):
     """How many tokens were the likeliest ones."""
     missed: int
     """How many control tokens were not."""
+
+
+class Judged(NamedTuple):
+    """Of some tokens of answers: as in `Told`."""
+
+    loss: Tensor
+    spurious: Tensor
+    right: int
+    missed: int
 
 
 def encode_stream(
@@ -116,13 +125,9 @@ def read_streams(
         )
         shifts += int(shift_B.sum())
         if step and network is not None and acting is not None and hidden_BH is not None:
-            shifted = network(network.vector(hidden_BH), acting)
-            acting = Acting(
-                *(
-                    torch.where(shift_B[:, None], new, old)
-                    for new, old in zip(shifted.acting, acting, strict=True)
-                )
-            )
+            wanted_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
+            shifted, acting, nats = follow(network, hidden_BH, acting, shift_B, wanted_B)
+            guide = guide + nats
             decay_B = torch.where(shift_B, shifted.decay_B, 1.0)
             deltas = [(bank, weight_B * decay_B) for bank, weight_B in deltas]
             deltas = [
@@ -130,12 +135,6 @@ def read_streams(
             ]
             if shifted.delta is not None:
                 deltas.append((shifted.delta, torch.where(shift_B, shifted.amount_B, 0.0)))
-            wanted_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
-            known_B = shift_B & (wanted_B < shifted.logits_BN.shape[1])
-            if network.count and known_B.any():
-                guide = guide + F.cross_entropy(
-                    shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum"
-                )
             mixture = _mixture(always, acting, library, deltas)
         elif step and library is not None:
             index_B = torch.tensor([p.wanted[min(step, len(p.wanted)) - 1] for p in batch], device=device)
@@ -152,17 +151,45 @@ def read_streams(
         here_BH = heard[0][torch.arange(rows, device=device), last_B.clamp(min=0)]
         hidden_BH = here_BH if hidden_BH is None else torch.where((last_B >= 0)[:, None], here_BH, hidden_BH)
         chosen_BT = target_BT >= 0
-        logits_NV, target_N = said.logits[chosen_BT].float(), target_BT[chosen_BT]
-        loss = loss + F.cross_entropy(logits_NV, target_N, reduction="sum")
-        best_N = logits_NV.argmax(-1)
-        if controls:
-            control_N = torch.isin(target_N, torch.tensor(controls, device=device))
-            chance_N = logits_NV.softmax(-1)[:, list(controls)].sum(-1)
-            spurious = spurious + chance_N[~control_N].sum()
-            missed += int((best_N != target_N)[control_N].sum())
-        right += int((best_N == target_N).sum())
-        tokens += len(target_N)
+        here = judge(said.logits[chosen_BT].float(), target_BT[chosen_BT], controls)
+        loss, spurious = loss + here.loss, spurious + here.spurious
+        right, missed = right + here.right, missed + here.missed
+        tokens += int(chosen_BT.sum())
     return Told(loss, guide, spurious, tokens, shifts, right, missed)
+
+
+def follow(
+    network: Shift, hidden_BH: Tensor, acting: Acting, shift_B: Tensor, wanted_B: Tensor
+) -> tuple[Shifted, Acting, Tensor]:
+    """A shift of the rows that have one: what it does, what acts then, and the nats of the right adapters.
+
+    `wanted_B` are places in the library; those that the network cannot choose are not judged.
+    """
+    shifted = network(network.vector(hidden_BH), acting)
+    acting = Acting(
+        *(torch.where(shift_B[:, None], new, old) for new, old in zip(shifted.acting, acting, strict=True))
+    )
+    known_B = shift_B & (wanted_B < shifted.logits_BN.shape[1])
+    if not network.count or not known_B.any():
+        return shifted, acting, torch.zeros((), device=hidden_BH.device)
+    return (
+        shifted,
+        acting,
+        F.cross_entropy(shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum"),
+    )
+
+
+def judge(logits_NV: Tensor, target_N: Tensor, controls: Sequence[int]) -> Judged:
+    """What the logits of the tokens of answers are worth, summed over the tokens."""
+    best_N = logits_NV.argmax(-1)
+    control_N = torch.isin(target_N, torch.tensor(controls, dtype=torch.long, device=target_N.device))
+    chance_N = logits_NV.softmax(-1)[:, list(controls)].sum(-1)
+    return Judged(
+        F.cross_entropy(logits_NV, target_N, reduction="sum"),
+        chance_N[~control_N].sum(),
+        int((best_N == target_N).sum()),
+        int((best_N != target_N)[control_N].sum()),
+    )
 
 
 def _mixture(

@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from weft.host import Host
-from weft.hyper.shift import Acting, Shift
+from weft.hyper.shift import Shift
 from weft.train.answer_logits import language_model
-from weft.train.streams import Pieces, Told, head_input
+from weft.train.streams import Pieces, Told, follow, head_input, judge
 from weft.types import Bank, Mixture, Term, Tokens
 
 
@@ -66,22 +65,15 @@ def read_told(
         )
     kept_BT = target_BT[:, first:].to(device)
     chosen_BT = kept_BT >= 0
-    logits_NV, target_N = said.logits[chosen_BT].float(), kept_BT[chosen_BT]
-    best_N = logits_NV.argmax(-1)
-    zero = torch.zeros((), device=device)
-    spurious, missed = zero, 0
-    if controls:
-        control_N = torch.isin(target_N, torch.tensor(controls, device=device))
-        chance_N = logits_NV.softmax(-1)[:, list(controls)].sum(-1)
-        spurious, missed = chance_N[~control_N].sum(), int((best_N != target_N)[control_N].sum())
+    here = judge(said.logits[chosen_BT].float(), kept_BT[chosen_BT], controls)
     return Told(
-        F.cross_entropy(logits_NV, target_N, reduction="sum"),
-        zero if network is None else _guide(network, batch, heard[0], first),
-        spurious,
-        len(target_N),
+        here.loss,
+        torch.zeros((), device=device) if network is None else _guide(network, batch, heard[0], first),
+        here.spurious,
+        int(chosen_BT.sum()),
         sum(sum(p.shifts) for p in batch),
-        int((best_N == target_N).sum()),
-        missed,
+        here.right,
+        here.missed,
     )
 
 
@@ -101,16 +93,8 @@ def _guide(network: Shift, batch: Sequence[Pieces], hidden_BTH: torch.Tensor, fi
         shift_B = torch.tensor([part < len(p.wanted) and p.shifts[part] for p in batch], device=device)
         wanted_B = torch.tensor([p.wanted[min(part, len(p.wanted) - 1)] for p in batch], device=device)
         hidden_BH = hidden_BTH[torch.arange(len(batch), device=device), torch.tensor(places, device=device)]
-        shifted = network(network.vector(hidden_BH), acting)
-        acting = Acting(
-            *(
-                torch.where(shift_B[:, None], new, old)
-                for new, old in zip(shifted.acting, acting, strict=True)
-            )
-        )
-        known_B = shift_B & (wanted_B < network.count)
-        if known_B.any():
-            total = total + F.cross_entropy(shifted.logits_BN[known_B], wanted_B[known_B], reduction="sum")
+        _, acting, nats = follow(network, hidden_BH, acting, shift_B, wanted_B)
+        total = total + nats
     return total
 
 
