@@ -3,6 +3,7 @@
 from zlib import crc32
 
 import pytest
+from orders import follows
 
 from weft.errors import ConfigError
 from weft.tasks.functions.streams import FunctionStreams, line_task
@@ -10,15 +11,6 @@ from weft.tasks.functions.world import World
 from weft.tasks.streams import answers_of, held_out_pairs
 
 TASKS = ("mail_domain", "date_long", "name_swap", "url_page", "path_ext")
-
-
-def follows(streams):
-    return {
-        (a.task, b.task)
-        for s in streams
-        for a, b in zip(s.parts, s.parts[1:], strict=False)
-        if a.task != b.task
-    }
 
 
 def input_of(part):

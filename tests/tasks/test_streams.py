@@ -1,6 +1,7 @@
 """Streams of letters: what is held out stays out, and their answers are those of the world."""
 
 import pytest
+from orders import follows
 
 from weft.errors import ConfigError
 from weft.tasks.letters.streams import LetterStreams
@@ -8,15 +9,6 @@ from weft.tasks.letters.world import World
 from weft.tasks.streams import answers_of
 
 TASKS = ("reverse", "sort", "double", "upper", "first_two")
-
-
-def follows(streams):
-    return {
-        (a.task, b.task)
-        for s in streams
-        for a, b in zip(s.parts, s.parts[1:], strict=False)
-        if a.task != b.task
-    }
 
 
 def test_held_out_pairs_are_in_no_training_stream_and_held_out_streams_have_no_other():

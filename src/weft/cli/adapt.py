@@ -60,6 +60,7 @@ def adapt(
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
     from weft.adapters import norm, save
     from weft.embed import read_image
+    from weft.hyper.context import says
     from weft.hyper.slug import slug
     from weft.types import Document
 
@@ -86,7 +87,7 @@ def adapt(
         network = _open_context(hypernetwork, base)
         start = time.perf_counter()
         adapter = network.adapt_stream(_ids(network, document), name=name or slug(Document(document.stem)))
-        said = {} if any(b_OR.any() for _, b_OR, _ in adapter.factors.values()) else {"heard": "nothing"}
+        said = {} if says(adapter) else {"heard": "nothing"}
     seconds = time.perf_counter() - start
     save(adapter, output_dir)
     made = {

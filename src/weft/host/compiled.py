@@ -32,7 +32,7 @@ from weft.errors import ConfigError
 from weft.host.cache import RowCache
 from weft.host.kernels import apart, side_by_side
 from weft.host.pool import Pool
-from weft.host.share import places_of, weighed_slots
+from weft.host.share import one_each, places_of, weighed_slots, weight_matrix
 from weft.rows import Share
 from weft.types import Site
 
@@ -137,16 +137,12 @@ class CompiledStep:
         """Who acts where; nobody does on the rows that fill the bucket."""
         like = next(iter(self.pool.bank.a.values()))
         slots = [*weighed_slots(shares, self.pool), *[[]] * (_bucket(len(shares), 1) - len(shares))]
-        if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
-            places = places_of([row[0][0] if row else -1 for row in slots], self.pool.slots)
-            if len(places[0]) == self.pool.slots:
-                take_N, back_B, base_N = places
+        index = one_each(slots)
+        if index is not None:
+            take_N, back_B, base_N = places_of(index, self.pool.slots)
+            if len(take_N) == self.pool.slots:
                 return take_N.to(like.device), back_B.to(like.device), base_N.to(like.device)
-        weight_BN = torch.zeros(len(slots), self.pool.slots)
-        for row, weighed in enumerate(slots):
-            for slot, weight in weighed:
-                weight_BN[row, slot] += weight
-        return (weight_BN.to(like).repeat_interleave(self.pool.r, 1),)
+        return (weight_matrix(slots, self.pool.slots).to(like).repeat_interleave(self.pool.r, 1),)
 
     def _forward(
         self,

@@ -107,14 +107,11 @@ def _pooled(shares: Sequence[Share], pool: Pool, device: torch.device) -> Joined
     first = list(range(used[-1] + 1)) if dense else used
     bank = pool.front(used[-1] + 1, sites) if dense else pool.select(used, sites)
     place = {slot: k for k, slot in enumerate(first)}
-    weight_BK = torch.zeros(len(slots), len(first))
-    for b, row in enumerate(slots):
-        for slot, weight in row:
-            weight_BK[b, place[slot]] += weight
-    weight_BK = weight_BK.to(device)
+    placed = [[(place[slot], weight) for slot, weight in row] for row in slots]
+    weight_BK = weight_matrix(placed, len(first)).to(device)
     rank = max(adapter.rank for share in shares for adapter, _ in share.adapters)
-    if all(len(row) <= 1 and all(weight == 1 for _, weight in row) for row in slots):
-        index = [place[row[0][0]] if row else -1 for row in slots]
+    index = one_each(placed)
+    if index is not None:
         term = Term(bank, Rows(torch.tensor(index, device=device)))
         decode = _alone(bank, index[0], rank) if len(set(index)) == 1 else _apart(bank, index, rank)
     else:
@@ -126,6 +123,22 @@ def weighed_slots(shares: Sequence[Share], pool: Pool) -> list[list[tuple[int, f
     """For every row the slots of its adapters and their weights; raises what `Pool.put` raises."""
     slots = iter(pool.put_all([adapter for share in shares for adapter, _ in share.adapters]))
     return [[(next(slots), weight) for _, weight in share.adapters] for share in shares]
+
+
+def weight_matrix(slots: Sequence[Sequence[tuple[int, float]]], count: int) -> Tensor:
+    """Every row's weight of each of `count` slots: [B, K]."""
+    weight_BK = torch.zeros(len(slots), count)
+    for row, weighed in enumerate(slots):
+        for slot, weight in weighed:
+            weight_BK[row, slot] += weight
+    return weight_BK
+
+
+def one_each(slots: Sequence[Sequence[tuple[int, float]]]) -> list[int] | None:
+    """The slot of every row, -1 for the base; None where a row has several, or another weight than 1."""
+    if any(len(row) > 1 or any(weight != 1 for _, weight in row) for row in slots):
+        return None
+    return [row[0][0] if row else -1 for row in slots]
 
 
 def _alone(bank: Bank, place: int, rank: int) -> SideBySide:

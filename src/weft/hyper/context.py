@@ -242,7 +242,7 @@ class ContextNetwork(AbstractHyperNetwork):
         """
         if not adapters:
             raise ShapeError("there is no adapter to join")
-        adapters = [adapter for adapter in adapters if _says(adapter)] or adapters[:1]
+        adapters = [adapter for adapter in adapters if says(adapter)] or adapters[:1]
         if len(adapters) == 1:
             return adapters[0]
         if not self.additive:
@@ -369,8 +369,8 @@ class ContextNetwork(AbstractHyperNetwork):
         return _Read(torch.stack(out.hidden_states, 1).float(), inputs, mask_BT)
 
 
-def _says(adapter: Adapter) -> bool:
-    """Whether it changes anything."""
+def says(adapter: Adapter) -> bool:
+    """Whether anything of a text was heard: what idle chunks alone become is zeros."""
     return any(bool(factors.b_OR.any()) for factors in adapter.factors.values())
 
 

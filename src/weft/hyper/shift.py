@@ -130,7 +130,9 @@ class Shift(nn.Module):
             )
         there_BD = acting.weight_BK @ self.key_KD
         before_BD = torch.cat([acting.memory_BD, there_BD], -1)
-        z_BD = self.mlp(torch.cat([vector_BD, before_BD if self.config.remembers else 0 * before_BD], -1))
+        if not self.config.remembers:
+            before_BD = torch.zeros_like(before_BD)
+        z_BD = self.mlp(torch.cat([vector_BD, before_BD], -1))
         query_BD = F.normalize(self.query(z_BD), dim=-1)
         logits_BN = query_BD @ F.normalize(self.key_KD, dim=-1).mT * self.log_sharpness.exp()
         if self.generator is not None:

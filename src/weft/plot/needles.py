@@ -25,7 +25,7 @@ def draw_needles(
     for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
         means = [point.mean for point in points]
         axes.plot(lines, means, color=colour, marker="o", linewidth=2, label=name)
-        low, high = ([getattr(point.interval, end) for point in points] for end in ("low", "high"))
+        low, high = [point.interval.low for point in points], [point.interval.high for point in points]
         axes.fill_between(lines, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lines, [str(count) for count in lines])
