@@ -169,6 +169,16 @@ def test_manners_add_descriptions_and_change_nothing_else() -> None:
         assert replace(other, descriptions=one.descriptions) == one
 
 
+def test_more_rows_change_nothing_else() -> None:
+    plain, more = World().train(20), World(more_rows=60).train(20)
+    for one, other in zip(plain, more, strict=True):
+        assert other.train[: len(one.train)] == one.train
+        assert replace(other, train=one.train) == one
+        prompts = [row.prompt for row in (*other.test, *other.train)]
+        assert len(set(prompts)) == len(prompts)
+    assert max(len(task.train) for task in more) == 100
+
+
 def test_answers_of_a_function_by_its_name(world: World) -> None:
     assert world.answer("name_last+upper", "Rosa Novak") == "NOVAK"
     assert world.answer("words_longest", "fig, kiwi, plum") is None

@@ -85,6 +85,8 @@ class FunctionsSource(_TextSource):
     """Descriptions per training function; a quarter as many again are kept unseen."""
     mannered: int = Field(default=0, ge=0, le=10_000)
     """Further descriptions per function, in many people's manners: polite, curt, with other words."""
+    more_rows: int = Field(default=0, ge=0, le=100_000)
+    """Further train rows of each, as many as its inputs allow; they change nothing else."""
     reads: tuple[str, ...] = ()
     """Of all these functions only those that read these shapes of input (date, name, record, ...), in every
     split; all unless given."""
@@ -313,6 +315,7 @@ def _functions(source: FunctionsSource) -> dict[str, tuple[Task, ...]]:
         test_rows=source.test_rows,
         wordings=source.wordings,
         mannered=source.mannered,
+        more_rows=source.more_rows,
     )
     tasks = world.train(source.train_tasks + source.validation_tasks)
     splits = {

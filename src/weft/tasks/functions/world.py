@@ -42,6 +42,8 @@ class World:
     """Descriptions written for a training function; a quarter as many again are kept unseen."""
     mannered: int = 0
     """Further descriptions per function, in many people's manners."""
+    more_rows: int = 0
+    """Further training rows per function, as many as its inputs allow."""
 
     def train(self, count: int) -> list[Task]:
         """Single functions and then compositions, in a fixed order: the first 600 of 1000 are those of 600.
@@ -154,12 +156,13 @@ class World:
     def _task(self, steps: tuple[Step, ...]) -> Task:
         name = "+".join(_step_name(kind, parameters) for kind, parameters in steps)
         rng = random.Random(f"{self.seed} task {name}")
-        rows = self._rows(steps, rng)
+        rows = _rows(steps, rng, self.test_rows + self.train_rows)
         known, unseen = describe(steps, rng, self.wordings, (rows[-1].prompt, rows[-1].completion))
-        # From a generator of their own, so that everything else is the same with them and without.
+        # From generators of their own, so that everything else is the same with them and without.
         chance = random.Random(f"{self.seed} manners {name}")
         more = dict.fromkeys(mannered(steps, chance) for _ in range(self.mannered))
         known = (*known, *(text for text in more if text not in (*known, *unseen)))
+        rows += _rows(steps, random.Random(f"{self.seed} more rows {name}"), self.more_rows, besides=rows)
         return Task(
             name=name,
             descriptions=known,
@@ -169,21 +172,24 @@ class World:
             category=steps[0][0].reads if len(steps) == 1 else "pair",
         )
 
-    def _rows(self, steps: tuple[Step, ...], rng: random.Random) -> list[Row]:
-        wanted = self.test_rows + self.train_rows
-        rows: dict[str, str] = {}
-        counts: Counter[str] = Counter()
-        for _ in range(60 * wanted):
-            text = SHAPES[steps[0][0].reads](rng)
-            output = _run(steps, text)
-            # One answer that stood for most rows would be learned in place of the function.
-            if output is None or text in rows or (counts[output] > 2 and counts[output] > 0.55 * len(rows)):
-                continue
-            rows[text] = output
-            counts[output] += 1
-            if len(rows) == wanted:
-                break
-        return [Row(prompt=text, completion=output) for text, output in rows.items()]
+
+def _rows(steps: Sequence[Step], rng: random.Random, wanted: int, besides: Sequence[Row] = ()) -> list[Row]:
+    """So many rows at most, of inputs that differ from each other's and from those besides."""
+    known = {row.prompt for row in besides}
+    rows: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for _ in range(60 * wanted):
+        text = SHAPES[steps[0][0].reads](rng)
+        output = _run(steps, text)
+        # One answer that stood for most rows would be learned in place of the function.
+        dull = counts[output] > 2 and counts[output] > 0.55 * len(rows)
+        if output is None or text in rows or text in known or dull:
+            continue
+        rows[text] = output
+        counts[output] += 1
+        if len(rows) == wanted:
+            break
+    return [Row(prompt=text, completion=output) for text, output in rows.items()]
 
 
 def _run(steps: Sequence[Step], text: str) -> str | None:
