@@ -1,9 +1,11 @@
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image as Pillow
+from rich.progress import Progress
 from tiny_cli import DESCRIPTIONS, Tiny
 
 from forked import start_weft
@@ -185,3 +187,26 @@ def test_a_document_in_which_nothing_is_heard_is_told_of(tmp_path, capsys):
         said[name] = json.loads(capsys.readouterr().out)
     assert (said["idle"]["heard"], said["idle"]["norm"]) == ("nothing", 0)
     assert "heard" not in said["fact"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.txt.gz"])
+def test_a_terminal_sees_how_far_a_document_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "reverse\rsort\r\n" * 40 + "K >cab\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    argv = ["adapt", "--document", str(tmp_path / name), "--with", "weft/letters-words", "--json"]
+    seen, advance = [], Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda bar, *a: (seen.append(bar.tasks[0]), advance(bar, *a)))
+    assert main([*argv, "-o", str(tmp_path / "silent")]) == 0
+    assert "B" not in capsys.readouterr().err
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
+    assert main([*argv, "-o", str(tmp_path / "shown")]) == 0
+    said = capsys.readouterr()
+    assert f"{len(text)}/{'?' if name.endswith('gz') else len(text)} bytes" in said.err
+    assert json.loads(said.out)["path"] == str(tmp_path / "shown")
+    assert len(seen) == 2 * 41
+    assert seen[-1].completed == len(text)
+    assert load(tmp_path / "shown").sites
+    a, b = (load(tmp_path / folder) for folder in ("silent", "shown"))
+    assert all((a.factors[site].b_OR == b.factors[site].b_OR).all() for site in a.sites)

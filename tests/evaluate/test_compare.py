@@ -71,8 +71,12 @@ def test_rows_and_tasks_are_counted(split):
     assert found["oracle"].reason == "2 of 4 tasks have an adapter of their own"
     assert 4 * 3 <= split.rows <= 4 * 5
     assert found["oracle"].rows < found["base"].rows == found["generated"].rows == split.rows
-    against = next(c for c in split.comparisons if c.second == "oracle")
-    assert against.tasks == 2
+    against = {c.first: c for c in split.comparisons if c.second == "oracle"}
+    assert set(against) == {"generated", "generated, unseen wording"}
+    for one in against.values():
+        assert one.tasks == 2
+        assert one.ratio is not None
+        assert one.ratio.mean == 1.0
     assert set(split.by_task["second"]) == set(CONDITIONS) - {"oracle"}
     assert split.by_task["first"]["multitask"] == 1.0
 

@@ -117,6 +117,15 @@ def test_it_goes_on_with_the_tasks_that_lack(
         train_library(recipe(tasks, output, r=2), host=host)
 
 
+def test_tasks_by_name(tasks: Path, host: Host, tmp_path: Path) -> None:
+    chosen = [task.name for task in load_tasks(tasks)][:0:-1][:2]
+    asked = recipe(tasks, tmp_path / "two", names=chosen).model_copy(update={"tasks": 1})
+    folder = train_library(asked, host=host)
+    assert {path.name for path in folder.iterdir()} == set(chosen) == set(index(tmp_path / "two"))
+    with pytest.raises(ConfigError, match="no task 'uper' in train"):
+        train_library(recipe(tasks, tmp_path / "none", names=["uper"]), host=host)
+
+
 def test_refusals(tasks: Path, host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="no split 'trian'"):
         train_library(recipe(tasks, tmp_path / "a", splits=["trian"]), host=host)

@@ -111,6 +111,16 @@ def _open_context(folder: str, base: str | None) -> ContextNetwork:
 
 
 def _ids(network: ContextNetwork, document: Path) -> Iterator[int]:
-    """Token ids of a file, line by line, so that it is never held whole."""
-    for _, line in read_lines(document):
-        yield from network.tokens(line)
+    """Token ids of a file, line by line, so that it is never held whole, under a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = DownloadColumn(), BarColumn(bar_width=20), TimeRemainingColumn(compact=True)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        # How much a packed file holds is not known before its end.
+        size = None if document.suffix == ".gz" else document.stat().st_size
+        task = bar.add_task("", total=size)
+        for _, line in read_lines(document):
+            yield from network.tokens(line)
+            bar.advance(task, len(line.encode()))

@@ -31,6 +31,7 @@ COMPARISONS = (
     ("unseen wording - base+description", UNSEEN, DESCRIBED),
     ("generated - multitask", GENERATED, MULTITASK),
     ("generated - oracle", GENERATED, ORACLE),
+    ("unseen wording - oracle", UNSEEN, ORACLE),
     ("generated - random", GENERATED, RANDOM),
     ("generated - fixed", GENERATED, FIXED),
     ("unseen wording - generated", UNSEEN, GENERATED),

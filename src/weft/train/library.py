@@ -61,6 +61,8 @@ class LibraryRecipe(BaseConfig):
     """Which of its splits."""
     tasks: Size | None = None
     """The first so many of each split; all unless given."""
+    names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Tasks of these splits by name, in place of the first so many."""
     tasks_at_once: Size = 8
     """How many adapters share a forward."""
     r: Rank = 8
@@ -108,8 +110,8 @@ class _Ready:
 def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns the folder of adapters. A `host` takes the place of loading `base`.
 
-    Raises ConfigError for a split that the data lacks, for two tasks of one name, and when the folder holds a
-    library of another recipe; NotFiniteError at the first loss that is no number.
+    Raises ConfigError for a split or a name that the data lacks, for two tasks of one name, and when the
+    folder holds a library of another recipe; NotFiniteError at the first loss that is no number.
     """
     tasks = _choose(recipe)
     folder = Path(recipe.output_dir)
@@ -239,11 +241,16 @@ def _choose(recipe: LibraryRecipe) -> list[Task]:
     for name in recipe.splits:
         if name not in splits:
             raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
-        for task in splits[name][: recipe.tasks]:
+        for task in splits[name][: recipe.tasks if recipe.names is None else None]:
             if task.name in tasks:
                 raise ConfigError(f"two tasks of these splits are called {task.name}")
             tasks[task.name] = task
-    return list(tasks.values())
+    if recipe.names is None:
+        return list(tasks.values())
+    for name in recipe.names:
+        if name not in tasks:
+            raise ConfigError(f"no task {name!r} in {', '.join(recipe.splits)}{nearest(name, tasks)}")
+    return [tasks[name] for name in dict.fromkeys(recipe.names)]
 
 
 def _ready(task: Task, host: AbstractHost, recipe: LibraryRecipe) -> _Ready | None:
