@@ -6,6 +6,7 @@ import pytest
 from store_kit import CONFIG, commit_tree, contents, git, is_clean, key, lora, tensor, write_folder
 
 from weft.store import Store
+from weft.store.git import GitError
 
 
 @pytest.fixture
@@ -344,6 +345,19 @@ def test_signatures_are_shown(root: Path, folder: Path, tmp_path: Path) -> None:
         git(root, "branch", "forged", forged)
         assert [row.signature for row in store.log(rev="forged")] == ["bad", "none"]
         assert store.verify().problems == (f"{forged[:12]}: the signature is bad",)
+
+
+def test_a_signature_that_cannot_be_made_is_told_in_a_line(root: Path, folder: Path, tmp_path: Path) -> None:
+    settings = {"gpg.format": "ssh", "user.signingkey": str(tmp_path / "none.pub"), "commit.gpgsign": "true"}
+    for name, value in settings.items():
+        git(root, "config", name, value)
+    with Store(root) as store, pytest.raises(GitError, match="no signed commit could be made") as refused:
+        store.add(folder, "a", message="x")
+    assert "git config commit.gpgsign false" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    git(root, "config", "commit.gpgsign", "false")
+    with Store(root) as store:
+        store.add(folder, "a", message="x")
 
 
 def test_a_signing_program_of_the_repository_is_not_run(root: Path, folder: Path, tmp_path: Path) -> None:

@@ -118,6 +118,24 @@ def test_a_run_gives_a_folder_that_generates(host, tmp_path):
         train_shift(recipe.model_copy(update={"adapters": ("rverse",)}), host=host)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["data.tasks=[reverse, double, rverse]"], "rverse"),
+        (["data.tasks=[reverse, double]"], "3 to 26 tasks, got 2"),
+        (["data.lengths=[2, 9]"], "1 to 6 lines, got 9"),
+        (["network.mode=generate", "told_until=0.5"], "a network that generates has none"),
+        (["adapters=[reverse, double]", "told_until=0.5"], "which lacks first_two"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_the_base_is_read(changed, told, tmp_path):
+    tasks = [] if any("data.tasks" in one for one in changed) else ["data.tasks=[reverse, double, first_two]"]
+    always = [f"run.output_dir={tmp_path}/run", "run.max_steps=4", f"base={tmp_path}/nowhere"]
+    with pytest.raises(ConfigError, match=told):
+        train_shift(load_config(ShiftRecipe, RECIPE, [*always, *tasks, *changed]))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_base_without_its_head_as_a_site_is_refused():
     with pytest.raises(ConfigError, match="writes into the output head"):
         split_head(Host.from_pretrained("weft/letters"))

@@ -161,6 +161,11 @@ def _commit(git: Git, tree: str, parents: tuple[str, ...], text: bytes) -> str:
             git.run("commit-tree", *(["-S"] if git.signs else []), *words, tree, stdin=text).decode().strip()
         )
     except GitError as error:
+        if git.signs:
+            raise LastingError(
+                f"no signed commit could be made, which commit.gpgsign asks for ({error}); name a key that "
+                "is there by `git config user.signingkey`, or sign none by `git config commit.gpgsign false`"
+            ) from error
         raise LastingError(str(error)) from error
 
 

@@ -121,10 +121,11 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
     """Run a recipe to its end; returns the folder, `output_dir/shift`. A `host` given replaces `base`.
 
     A host given must offer its output head as a site. Raises UnknownNameError for an adapter that the library
-    lacks, ConfigError for a control token outside the vocabulary or a folder of another recipe, and what
-    loading raises.
+    lacks, ConfigError for streams that cannot be, a control token outside the vocabulary or a folder of
+    another recipe, and what loading raises.
     """
     library = _choose(load_library(recipe.library).adapters, recipe.adapters)
+    _check(recipe, [adapter.name for adapter in library])
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_with_head(recipe, run.accelerator.device)
         sites, head = speaker_sites(recipe, host)
@@ -138,10 +139,6 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
         places = {adapter.name: k for k, adapter in enumerate(library)}
 
         told_steps = round(recipe.told_until * recipe.run.max_steps)
-        if told_steps and not network.count:
-            raise ConfigError("told_until tells adapters of a library; a network that generates has none")
-        if told_steps and (lacking := [task for task in recipe.data.tasks if task not in places]):
-            raise ConfigError(f"told_until tells adapters of the library, which lacks {', '.join(lacking)}")
 
         def read(step: int, batch: Sequence[Pieces]) -> Told:
             way = read_told if step < told_steps else read_streams
@@ -240,6 +237,18 @@ def split_head(host: Host) -> tuple[list[Site], Site]:
             "a shift writes into the output head; open the base with target_modules that name it"
         )
     return [site for site in host.sites if site is not found[0]], found[0]
+
+
+def _check(recipe: ShiftRecipe, library: Sequence[str]) -> None:
+    """Everything that can be wrong without the base. Raises ConfigError."""
+    streams = recipe.data.build()
+    for length in recipe.data.lengths:
+        streams.train(0, 1, [length])
+    if round(recipe.told_until * recipe.run.max_steps):
+        if recipe.network.mode == "generate":
+            raise ConfigError("told_until tells adapters of a library; a network that generates has none")
+        if lacking := [task for task in recipe.data.tasks if task not in library]:
+            raise ConfigError(f"told_until tells adapters of the library, which lacks {', '.join(lacking)}")
 
 
 def _choose(adapters: Sequence[Adapter], names: Sequence[str]) -> list[Adapter]:

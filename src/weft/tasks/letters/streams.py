@@ -30,7 +30,10 @@ MOST = 6
 
 @dataclass(frozen=True)
 class LetterStreams:
-    """Streams over tasks of the letters world. Raises ConfigError for fewer than 3 tasks or more than 26."""
+    """Streams over tasks of the letters world.
+
+    Raises ConfigError for fewer than 3 tasks or more than 26, or an unknown one.
+    """
 
     tasks: tuple[str, ...]
     seed: int = 0
@@ -44,9 +47,11 @@ class LetterStreams:
     """How often a training answer is cut, where its prompt has more lines than it has parts."""
 
     def __post_init__(self) -> None:
-        """Check the number of tasks."""
+        """Check the tasks."""
         if not 3 <= len(self.tasks) <= len(NAMES):
             raise ConfigError(f"streams take 3 to {len(NAMES)} tasks, got {len(self.tasks)}")
+        for task in self.tasks:
+            World().solve(task, ALPHABET[:3])
 
     def train(self, draw: int, count: int, lengths: Sequence[int]) -> list[Stream]:
         """`count` streams of a draw, with as many parts and lines; equal draws are equal."""
