@@ -88,6 +88,19 @@ def test_each_cue_stops_by_itself_and_pays_for_itself(pico_host):
     assert flops(stack, e_BD, None) == sum(parts) + 2 * 20 * (4 + 3)
 
 
+def test_each_cue_can_be_given_its_own_number_of_levels(pico_host):
+    stack = make_stack(pico_host)
+    e_BD = torch.eye(4)
+    levels_B = torch.tensor([2, 0, 1, 2])
+    z_BSQF, depth_B = stack.climb(e_BD, levels_B)
+    assert torch.equal(depth_B, levels_B)
+    for row, depth in enumerate(levels_B.tolist()):
+        alone, _ = stack.climb(e_BD[row : row + 1], depth)
+        torch.testing.assert_close(z_BSQF[row], alone[0], atol=1e-4, rtol=1e-3)
+    with pytest.raises(ConfigError, match="levels is 0 to 2"):
+        stack.climb(e_BD, torch.tensor([0, 0, 0, 3]))
+
+
 def test_a_cue_gets_among_others_what_it_gets_alone(pico_host):
     stack = make_stack(pico_host)
     e_BD = torch.eye(4)

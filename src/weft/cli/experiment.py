@@ -176,9 +176,10 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.dynamic.mix import measure_mix
     from weft.experiments.dynamic.page import PICTURED, dynamic_page, pictured
     from weft.experiments.dynamic.shift import measure_shift
-    from weft.experiments.dynamic.stack import measure_stack
+    from weft.experiments.dynamic.stack import COST, costs, measure_stack
     from weft.experiments.dynamic.words import curves, measure_words
     from weft.plot.bars import Bar, draw_bars
+    from weft.plot.costs import draw_costs
     from weft.plot.needles import draw_needles
 
     sections = {}
@@ -201,6 +202,9 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
             if name == "words" and (words := recipe.words) is not None:
                 lengths = [words.lines * times for times in words.times]
                 draw_needles(curves(words, lines), lengths, folder / pictures[name])
+                continue
+            if name == "stack":
+                draw_costs(costs(lines), folder / pictures[name], label=COST)
                 continue
             bars = [Bar(line.who, line.interval, line.what) for line in pictured(name, lines)]
             limit = max([1.0, *(bar.value.mean for bar in bars)])

@@ -98,28 +98,36 @@ class Stack(nn.Module):
             level.trunk.mean[:dim].copy_(self.trunk.mean)
             level.trunk.std[:dim].copy_(self.trunk.std)
 
-    def forward(self, e_BD: Float[Tensor, "B D"], levels: int | None = None) -> Made:
-        """A and B of every site for every cue, with so many levels above the first; None: each cue decides.
+    def forward(self, e_BD: Float[Tensor, "B D"], levels: int | Int[Tensor, " B"] | None = None) -> Made:
+        """A and B of every site for every cue, with so many levels above the first, for all or for each cue.
 
-        Raises ConfigError for a number of levels that there is not.
+        None: each cue decides. Raises ConfigError for a number of levels that there is not.
         """
-        return self._level(0).emit(self.climb(e_BD, levels)[0])
+        return self.emit(self.climb(e_BD, levels)[0])
+
+    def emit(self, z_BSQF: Float[Tensor, "B S Q F"]) -> Made:
+        """A and B of every site from what the first level has said."""
+        return self._level(0).emit(z_BSQF)
 
     def climb(
-        self, e_BD: Float[Tensor, "B D"], levels: int | None = None
+        self, e_BD: Float[Tensor, "B D"], levels: int | Int[Tensor, " B"] | None = None
     ) -> tuple[Float[Tensor, "B S Q F"], Int[Tensor, " B"]]:
         """The first level's latents, and how many levels above it each cue has used. Raises ConfigError."""
-        if levels is not None and not 0 <= levels <= self.most:
+        device = e_BD.device
+        wanted_B = None if levels is None else torch.as_tensor(levels, device=device).expand(len(e_BD))
+        if wanted_B is not None and not bool(((wanted_B >= 0) & (wanted_B <= self.most)).all()):
             raise ConfigError(f"levels is 0 to {self.most} in this stack, got {levels}")
         z_BSQF = self._level(0).latents(e_BD)
-        depth_B = torch.zeros(len(e_BD), dtype=torch.long, device=e_BD.device)
-        going = torch.arange(len(e_BD), device=e_BD.device)
+        depth_B = torch.zeros(len(e_BD), dtype=torch.long, device=device)
+        going = torch.arange(len(e_BD), device=device)
         inputs, said = [e_BD], z_BSQF
-        for k in range(1, (self.most if levels is None else levels) + 1):
-            if levels is None:
+        for k in range(1, self.most + 1):
+            if wanted_B is None:
                 goes = self.stops(k - 1, e_BD[going], z_BSQF[going]) <= 0.5
-                going, said = going[goes], said[goes]
-                inputs = [x[goes] for x in inputs]
+            else:
+                goes = wanted_B[going] >= k
+            going, said = going[goes], said[goes]
+            inputs = [x[goes] for x in inputs]
             if not len(going):
                 break
             inputs.append(torch.cat([e_BD[going], said.mean((1, 2))], 1))

@@ -35,12 +35,19 @@ class Packed(NamedTuple):
 
         Takes what a forward says where a target stands: a row is right when each token is the likeliest one.
         """
+        right_B, total_B = self.count_right_by_line(logits_NV, targets_N)
+        return int(right_B.sum()), int(total_B.sum())
+
+    def count_right_by_line(
+        self, logits_NV: Tensor, targets_N: Tensor
+    ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """The same of every line."""
         wrong_BT = torch.zeros_like(self.targets_BT, dtype=torch.bool)
         wrong_BT[self.targets_BT >= 0] = (logits_NV.argmax(-1) != targets_N).cpu()
-        total = int((self.row_BT.amax(1) + 1).sum())
+        total_B = self.row_BT.amax(1) + 1
         line_N, column_N = wrong_BT.nonzero(as_tuple=True)
-        failed = torch.stack([line_N, self.row_BT[line_N, column_N]]).unique(dim=1).shape[1]
-        return total - failed, total
+        failed_2N = torch.stack([line_N, self.row_BT[line_N, column_N]]).unique(dim=1)
+        return total_B - torch.bincount(failed_2N[0], minlength=len(total_B)), total_B
 
 
 def pack(groups: Sequence[Sequence[Encoded]], *, pad_id: int, share_prefix: bool = True) -> Packed:

@@ -1,7 +1,7 @@
 """Train a stack of hypernetworks: each level in its turn, then all of them, then the unit that stops.
 
     1  for k = 1, 2, ...   level k alone learns, always called: an initialising phase per level
-    2  all levels learn, each step at a depth drawn anew
+    2  all levels learn, each cue at a depth drawn anew, from the least that its category is trained at
     3  the halting unit alone learns: least expected cost sum_d P(stop at d) (loss_d + price * d)
 
 UHN (arXiv 2604.02215) found that stacked hypernetworks need phase 1. The first level starts from a trained
@@ -11,6 +11,7 @@ level in place of a prior.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from weft.embed import Cached
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig
+from weft.hyper.made import bank_of
 from weft.hyper.stack import build_network
-from weft.tasks import hash_tasks, samplers_by_category
+from weft.tasks import Draw, hash_tasks, samplers_by_category
 from weft.tasks.source import Source, load_splits
 from weft.train.answer_logits import answer_logits
 from weft.train.learner import Learner
@@ -61,6 +63,8 @@ class StackRecipe(AbstractRecipe):
     """Rows of a task in one step."""
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
+    least_levels: dict[str, int] = {}
+    """How many levels each category is given at least while all learn; 0 unless named."""
     name: str = "stack"
     """What the stack is called in its folder's config."""
 
@@ -69,10 +73,15 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
     """Run a recipe to its end; returns `output_dir/stack`, a hypernetwork that is a stack.
 
     A `host` that is given takes the place of loading `base`.
-    Raises ConfigError for shares that leave no steps, or a first level that is a stack itself.
+    Raises ConfigError for shares that leave no steps, a least level that there is not, or a first level that
+    is a stack itself.
     """
     torch.manual_seed(recipe.run.seed)
     phases = _phases(recipe)
+    for category, least in recipe.least_levels.items():
+        if not 0 <= least <= len(recipe.higher):
+            most = len(recipe.higher)
+            raise ConfigError(f"least_levels of {category} is 0 to {most} in this stack, got {least}")
     train = load_splits(recipe.data)["train"]
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_base(recipe, run.accelerator.device, target_modules="all-linear")
@@ -93,16 +102,17 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]
             packed = pack_draws(host, draws, described=False)
             e_BD = hyper.encode([Description(draw.description) for draw in draws])
-            if phase == "halting":
-                loss, told = _halting_loss(recipe, hyper, stack, e_BD, packed, host)
-            else:
-                depth = phase if isinstance(phase, int) else int(torch.randint(stack.most + 1, ()))
-                loss, told = _losses(hyper, e_BD, packed, host, depth).mean(), {"depth": float(depth)}
-            run.accelerator.backward(loss)
             learns = {"halting": ("halts.",), "all": ("levels.",)}.get(str(phase), (f"levels.{phase}.",))
             for name, parameter in stack.named_parameters():
-                if not name.startswith(learns):
-                    parameter.grad = None
+                parameter.requires_grad_(name.startswith(learns))
+            if phase == "halting":
+                loss, told = _halting_loss(recipe, stack, e_BD, packed, host)
+            else:
+                depth_B = _depths(recipe, phase, draws).to(e_BD.device)
+                loss = _losses(stack, stack.climb(e_BD, depth_B)[0], packed, host).mean()
+                told = {"depth": float(depth_B.float().mean())}
+            run.accelerator.backward(loss)
+            stack.requires_grad_(True)  # a checkpoint keeps all that learns at any time
             if phase == "halting":
                 for group in (group for optimizer in learner.optimizers for group in optimizer.param_groups):
                     group["lr"] = recipe.halting_learning_rate
@@ -147,24 +157,33 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
     return [*phases, (steps - round(steps * recipe.halting_share), "all"), (steps, "halting")]
 
 
-def _losses(hyper: HyperNetwork, e_BD: Tensor, packed: Packed, host: Host, depth: int) -> Tensor:
-    """Mean loss of each cue's answer tokens at a depth, in nats: [B]."""
-    bank = hyper.generate(e_BD, levels=depth)
+def _depths(recipe: StackRecipe, phase: int | str, draws: Sequence[Draw]) -> Tensor:
+    """How many levels each cue is given: those of the phase, or some drawn anew."""
+    if isinstance(phase, int):
+        return torch.full((len(draws),), phase)
+    most = len(recipe.higher)
+    least_B = torch.tensor([recipe.least_levels.get(draw.task.category, 0) for draw in draws])
+    return least_B + (torch.rand(len(draws)) * (most - least_B + 1)).long()
+
+
+def _losses(stack: Stack, z_BSQF: Tensor, packed: Packed, host: Host) -> Tensor:
+    """Mean loss of each cue's answer tokens under what the first level has said, in nats: [B]."""
+    bank = bank_of(stack.emit(z_BSQF), [str(row) for row in range(len(z_BSQF))], stack.config.scaling)
     said = answer_logits(host, Mixture.rows(bank, range(len(bank))), packed)
     loss_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
     return mean_by_line(loss_N, said.line_N, len(bank))
 
 
 def _halting_loss(
-    recipe: StackRecipe, hyper: HyperNetwork, stack: Stack, e_BD: Tensor, packed: Packed, host: Host
+    recipe: StackRecipe, stack: Stack, e_BD: Tensor, packed: Packed, host: Host
 ) -> tuple[Tensor, dict[str, float]]:
     """Expected loss and price, over where each cue may stop."""
     going_B = torch.ones(len(e_BD), device=e_BD.device)
     cost_B, depth_B = torch.zeros_like(going_B), torch.zeros_like(going_B)
     for depth in range(stack.most + 1):
         with torch.no_grad():
-            loss_B = _losses(hyper, e_BD, packed, host, depth)
             z_BSQF, _ = stack.climb(e_BD, depth)
+            loss_B = _losses(stack, z_BSQF, packed, host)
         last = depth == stack.most
         stop_B = torch.ones_like(going_B) if last else stack.stops(depth, e_BD, z_BSQF)
         cost_B = cost_B + going_B * stop_B * (loss_B + recipe.price * depth)

@@ -15,7 +15,6 @@ TITLES = {
 PICTURED = {
     "shift": ("answers right, streams of ", "share of the answers"),
     "context": ("1 of 1 facts in ", "share of the answers"),
-    "stack": ("nats per token, ", "nats per token of the answer, fewer are better"),
     "mix": ("questions right", "share of the questions"),
 }
 """What the picture of a section shows: how its lines begin, and their unit."""

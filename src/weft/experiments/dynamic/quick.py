@@ -5,15 +5,17 @@ from typing import TypeVar
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.train.context import ContextRecipe
+from weft.train.hyper import HyperRecipe
 from weft.train.mix import MixRecipe
 from weft.train.shift import ShiftRecipe
+from weft.train.stack import StackRecipe
 
 _STEPS, _SHIFT_STEPS, _RIVAL_STEPS, _WORDS_STEPS = 120, 600, 60, 300
 _STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
-    """One seed, 600 steps of a shift, 60 of its rivals, 300 of words, 120 of a mix, a dozen of everything."""
+    """One seed, 600 steps of a shift, 60 of its rivals, 300 of words, 120 of a stack or mix, fewer of all."""
     changed = {}
     if recipe.shift is not None:
         shift = recipe.shift
@@ -44,7 +46,13 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
     if recipe.stack is not None:
         stack = recipe.stack
         changed["stack"] = stack.model_copy(
-            update={"stacks": stack.stacks[:1], "flat": stack.flat[:1], "tasks": min(stack.tasks, _TASKS)}
+            update={
+                "first": _shorten_run(stack.first, _STEPS),
+                "recipe": _shorten_run(stack.recipe, _STEPS),
+                "flat": _shorten_run(stack.flat, 2 * _STEPS),
+                "seeds": stack.seeds[:1],
+                "tasks": min(stack.tasks, _TASKS),
+            }
         )
     if recipe.mix is not None:
         mix = recipe.mix
@@ -58,7 +66,7 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
     return recipe.model_copy(update=changed)
 
 
-R = TypeVar("R", ShiftRecipe, MixRecipe, ContextRecipe)
+R = TypeVar("R", ShiftRecipe, MixRecipe, ContextRecipe, HyperRecipe, StackRecipe)
 
 
 def _shorten_run(recipe: R, steps: int) -> R:

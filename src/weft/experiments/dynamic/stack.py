@@ -1,19 +1,18 @@
 """Levels of hypernetworks against the same levels at fixed depths, and against one flat network.
 
-Exact match of greedy answers and nats per answer token, by how many operations a task joins, beside the FLOPs
-of making one adapter, counted. The cost of a cue is that of its own depth.
+Exact match of greedy answers and nats per answer token, by how hard a task is, beside the FLOPs of making one
+adapter, counted. A cue that stops by itself pays for its own depth and for the unit that stops it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.config import Config, Size
@@ -21,24 +20,36 @@ from weft.experiments.dynamic.table import Line, line_of
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack
 from weft.tasks import Task
-from weft.tasks.source import Source, load_splits
+from weft.tasks.source import load_splits
 from weft.train.answer_logits import answer_logits
-from weft.train.steering import pack_rows
+from weft.train.hyper import HyperRecipe, train_hyper
+from weft.train.recipe import inside, load_base
+from weft.train.stack import StackRecipe, train_stack
+from weft.train.steering import mean_by_line, pack_rows
 from weft.types import Description, Mixture
+
+UNIT, FLAT = "halting unit", "one flat network"
+COST = "MFLOPs per adapter"
+_GRADES = {"primitive": "single operations", "pair": "pairs", "triple": "triples"}
+_UNSEEN = "unseen_parameters"
+_TOGETHER = 15
+"""Tasks that are asked in one forward."""
 
 
 class StackComparison(Config):
     """`stack` in the recipe of `weft experiment dynamic`."""
 
-    base: str
-    """Embedded name, folder or hub id of the frozen base."""
-    stacks: tuple[str, ...]
-    """Folders of trained stacks, one per seed."""
-    flat: tuple[str, ...] = ()
-    """Folders of single hypernetworks of as many parameters, one per seed."""
-    data: Source = Field(discriminator="kind")
+    first: HyperRecipe
+    """The training of the first level; runs of all three go into folders below their `run.output_dir`,
+    finished ones are not repeated."""
+    recipe: StackRecipe
+    """The training of the levels above it; its `init` is the first level of the same seed."""
+    flat: HyperRecipe
+    """The training of one network of as many parameters."""
+    seeds: tuple[int, ...] = (0,)
+    """All three are trained once with each."""
     splits: tuple[str, ...] = ("validation", "unseen_compositions", "unseen_parameters")
-    """Splits of the data that are measured."""
+    """Splits of the data of `recipe` that are measured."""
     tasks: Size = 48
     """Of each split, at most."""
     rows: Size = 4
@@ -51,74 +62,137 @@ class Said(NamedTuple):
     right: float
     nats: float
     """Per answer token."""
-    depth: int
     flops: float
+    depth: int = 0
 
 
-def measure_stack(recipe: StackComparison, tell: Callable[[str], None]) -> list[Line]:
-    """All lines of the section, each with one value per seed."""
-    host = Host.from_pretrained(recipe.base, dtype="float32")
-    every = load_splits(recipe.data)
-    of_split = [(split, task) for split in recipe.splits for task in every[split][: recipe.tasks]]
-    tasks = [task for _, task in of_split]
-    group_of = [f"{task.category}, {split}" for split, task in of_split]
+def measure_stack(comparison: StackComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
+    """All lines of the section, each with one value per seed. Raises what training and loading raise."""
+    every = load_splits(comparison.recipe.data)
+    graded = [
+        ("unseen parameters" if split == _UNSEEN else _GRADES.get(task.category, task.category), task)
+        for split in comparison.splits
+        for task in every[split][: comparison.tasks]
+    ]
+    tasks = [task for _, task in graded]
     found: dict[str, list[list[Said]]] = {}
     sizes: dict[str, list[float]] = {}
-    for folder in recipe.stacks:
-        tell(folder)
-        hyper = HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
-        assert isinstance(hyper.network, Stack)
-        sizes.setdefault("all levels", []).append(_size(hyper.network))
-        for levels in (*range(hyper.network.most + 1), None):
-            name = "halting unit" if levels is None else f"{levels} levels above the first, always"
-            found.setdefault(name, []).append(_answers(host, hyper, tasks, levels, recipe.rows))
-    for folder in recipe.flat:
-        tell(folder)
-        hyper = HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
-        sizes.setdefault("one flat network", []).append(_size(hyper.network))
-        found.setdefault("one flat network", []).append(_answers(host, hyper, tasks, None, recipe.rows))
+    for seed in comparison.seeds:
+        host = load_base(comparison.recipe, "cpu", target_modules="all-linear")
+        for who, hyper in _train(comparison, seed, host, tell).items():
+            tell(f"seed {seed}: {who}, answers")
+            sizes.setdefault(who, []).append(_size(hyper.network))
+            for name, said in measure_depths(host, hyper, tasks, comparison.rows).items():
+                found.setdefault(name, []).append(said)
     lines = []
     for name, seeds in found.items():
-        for group in dict.fromkeys(group_of):
-            places = [place for place, of_task in enumerate(group_of) if of_task == group]
-            rights = [fmean(said[place].right for place in places) for said in seeds]
-            nats = [fmean(said[place].nats for place in places) for said in seeds]
-            lines.append(line_of(f"exact match, {group}", name, rights))
-            lines.append(line_of(f"nats per token, {group}", name, nats))
-        lines.append(line_of("exact match, all", name, [fmean(one.right for one in said) for said in seeds]))
-        flops = [fmean(one.flops for one in said) / 1e6 for said in seeds]
-        lines.append(line_of("MFLOPs per adapter", name, flops))
+        places = {
+            f", {grade}": [place for place, (other, _) in enumerate(graded) if other == grade]
+            for grade in dict.fromkeys(grade for grade, _ in graded)
+        }
+        for of, some in (places | {", all": list(range(len(tasks)))}).items():
+            of_seeds = [[said[place] for place in some] for said in seeds]
+            lines += [
+                line_of(f"exact match{of}", name, [fmean(one.right for one in said) for said in of_seeds]),
+                line_of(f"nats per token{of}", name, [fmean(one.nats for one in said) for said in of_seeds]),
+                line_of(
+                    f"{COST}{of}",
+                    name,
+                    [fmean(one.flops for one in said) / 1e6 for said in of_seeds],
+                ),
+            ]
     lines += [line_of("parameters, millions", name, values) for name, values in sizes.items()]
-    if "halting unit" in found:
-        hard = [float(len(task.name.split("+"))) for task in tasks]
-        depths = [[float(one.depth) for one in said] for said in found["halting unit"]]
-        lines.append(line_of("levels used, mean", "halting unit", [fmean(depth) for depth in depths]))
-        ranks = [rank_correlation(hard, depth) for depth in depths]
-        lines.append(line_of("rank correlation of depth and operations", "halting unit", ranks))
-    return lines
+    return lines + _of_depths(found, tasks)
+
+
+def _train(
+    comparison: StackComparison, seed: int, host: Host, tell: Callable[[str], None]
+) -> dict[str, HyperNetwork]:
+    """What a seed compares, trained or found trained, ready to be asked."""
+    tell(f"seed {seed}: training the first level")
+    first = train_hyper(inside(comparison.first, f"first-{seed}", seed=seed), host=host)
+    tell(f"seed {seed}: training the levels above it")
+    recipe = inside(comparison.recipe, f"stack-{seed}", seed=seed, init=str(first))
+    stack = train_stack(recipe, host=host)
+    tell(f"seed {seed}: training one flat network")
+    flat = train_hyper(inside(comparison.flat, f"flat-{seed}", seed=seed), host=host)
+    folders = {"all levels": stack, FLAT: flat}
+    return {
+        who: HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
+        for who, folder in folders.items()
+    }
 
 
 @torch.no_grad()
-def _answers(host: Host, hyper: HyperNetwork, tasks: list[Task], levels: int | None, rows: int) -> list[Said]:
+def measure_depths(
+    host: Host, hyper: HyperNetwork, tasks: Sequence[Task], rows: int
+) -> dict[str, list[Said]]:
+    """What each task is answered with a flat network, or at every depth of a stack and where it stops."""
     e_ND = hyper.encode([Description(task.descriptions[0]) for task in tasks])
-    cost: dict[int, float] = {}
-    said = []
-    for place, task in enumerate(tasks):
+    if not isinstance(hyper.network, Stack):
+        return {FLAT: _answers(host, hyper, e_ND, tasks, None, rows)}
+    stack = hyper.network
+    fixed = [_answers(host, hyper, e_ND, tasks, depth, rows) for depth in range(stack.most + 1)]
+    by_itself = []
+    for place in range(len(tasks)):
         e_BD = e_ND[place : place + 1]
-        depth = 0
-        if isinstance(hyper.network, Stack):
-            depth = int(hyper.network.climb(e_BD, levels)[1])
-        bank = hyper.generate(e_BD, levels=depth)
-        if depth not in cost:
-            with FlopCounterMode(display=False) as counter:
-                hyper.generate(e_BD, levels=depth)
-            cost[depth] = counter.get_total_flops()
-        packed = pack_rows(host, [task.test[:rows]], [None])
-        told = answer_logits(host, Mixture.rows(bank, [0]), packed)
-        correct, count = packed.count_right(told.logits_NV, told.targets_N)
-        nats = float(F.cross_entropy(told.logits_NV.float(), told.targets_N))
-        said.append(Said(correct / count, nats, depth, cost[depth]))
-    return said
+        depth = int(stack.climb(e_BD)[1])
+        said = fixed[depth][place]  # the adapter is the same, so are its answers
+        by_itself.append(said._replace(flops=_flops(hyper, e_BD, None), depth=depth))
+    return {always(depth): said for depth, said in enumerate(fixed)} | {UNIT: by_itself}
+
+
+def always(depth: int) -> str:
+    """What the page calls a fixed depth."""
+    return f"{depth} levels above the first, always"
+
+
+def _answers(
+    host: Host, hyper: HyperNetwork, e_ND: Tensor, tasks: Sequence[Task], depth: int | None, rows: int
+) -> list[Said]:
+    flops, found = _flops(hyper, e_ND[:1], depth), []
+    for start in range(0, len(tasks), _TOGETHER):
+        some = tasks[start : start + _TOGETHER]
+        bank = hyper.generate(e_ND[start : start + _TOGETHER], levels=depth)
+        packed = pack_rows(host, [task.test[:rows] for task in some], [None] * len(some))
+        said = answer_logits(host, Mixture.rows(bank, range(len(bank))), packed)
+        right_B, total_B = packed.count_right_by_line(said.logits_NV, said.targets_N)
+        nats_N = F.cross_entropy(said.logits_NV.float(), said.targets_N, reduction="none")
+        shares, nats = (right_B / total_B).tolist(), mean_by_line(nats_N, said.line_N, len(bank)).tolist()
+        found += [Said(*of_task, flops, depth or 0) for of_task in zip(shares, nats, strict=True)]
+    return found
+
+
+def _flops(hyper: HyperNetwork, e_BD: Tensor, depth: int | None) -> float:
+    with FlopCounterMode(display=False) as counter:
+        hyper.generate(e_BD, levels=depth)
+    return float(counter.get_total_flops())
+
+
+def costs(lines: Sequence[Line]) -> dict[str, dict[str, list[tuple[Line, Line]]]]:
+    """What an adapter costs and what is right, by how hard tasks are and by who makes it, for a picture."""
+    of = {(line.what, line.who): line for line in lines}
+    groups: dict[str, dict[str, list[tuple[Line, Line]]]] = {}
+    for what, who in of:
+        if what.startswith(f"{COST}, "):
+            grade = what.removeprefix(f"{COST}, ")
+            way = who if who in (UNIT, FLAT) else "every fixed depth"
+            point = of[what, who], of[f"exact match, {grade}", who]
+            groups.setdefault(grade, {}).setdefault(way, []).append(point)
+    return groups
+
+
+def _of_depths(found: dict[str, list[list[Said]]], tasks: Sequence[Task]) -> list[Line]:
+    """How far up cues go by themselves, and how that goes with the number of operations."""
+    hard = [float(len(task.name.split("+"))) for task in tasks]
+    depths = [[float(one.depth) for one in said] for said in found[UNIT]]
+    lines = []
+    for count in sorted(set(hard)):
+        some = [place for place, other in enumerate(hard) if other == count]
+        means = [fmean(depth[place] for place in some) for depth in depths]
+        lines.append(line_of(f"levels used, tasks of {count:.0f}", UNIT, means))
+    ranks = [rank_correlation(hard, depth) for depth in depths]
+    return [*lines, line_of("rank correlation of depth and operations", UNIT, ranks)]
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float:
