@@ -14,6 +14,7 @@ from weft.adapters import save
 from weft.cli import main
 from weft.errors import ConfigError
 from weft.experiments.reconstruct.measure import Written, measure_reconstruction
+from weft.experiments.reconstruct.page import reconstruct_page
 from weft.experiments.reconstruct.recipe import ReconstructionRecipe
 from weft.host import Host
 from weft.types import Adapter, Factors
@@ -74,6 +75,24 @@ def test_every_network_cue_and_count_once(root: Path, tmp_path: Path) -> None:
     assert checkpoint.read_bytes() == before
 
 
+def test_the_page_says_which_goals_are_met(root: Path, tmp_path: Path) -> None:
+    recipe = ReconstructionRecipe.model_validate(values(root, tmp_path))
+    few = [Written("P", "text", 2, 9, 0.1, 0.2, None, 0.8, 8)]
+    text = [
+        Written(name, "text", 4, size, 0.1, right, None, 0.8, 8)
+        for name, size, right in (("L", 100, 0.8), ("P", 10, 0.785), ("M", 11, 0.81), ("S", 5, 0.779))
+    ]
+    names = [Written("P", "one-hot", 4, 9, 0.1, 0.8, None, 0.8, 8)]
+    page = reconstruct_page(recipe, few + text + names, picture="a.png", command="weft")
+    assert "kept, 4 adapters, from descriptions: met by L, P, M." in page
+    assert "P 1.5 below at 0.10 (met); M 1.0 above at 0.11 (missed); S 2.1 below at 0.05 (missed)." in page
+    assert f"ends at 4 of the 8 adapters that `{recipe.library}` holds" in page
+    page = reconstruct_page(recipe, few, picture="a.png", command="weft")
+    assert "missed; the best is P with 0.250." in page
+    assert "below L" not in page
+    assert "Goal" not in reconstruct_page(recipe, names, picture="a.png", command="weft")
+
+
 def test_names_for_some_networks_alone(root: Path, tmp_path: Path) -> None:
     recipe = ReconstructionRecipe.model_validate(values(root, tmp_path, counts=[2], one_hot=["P"]))
     assert [(one.network, one.cue) for one in measure_reconstruction(recipe)] == [
@@ -91,7 +110,7 @@ def test_more_adapters_than_there_are(root: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_kept() -> None:
-    one = Written("L", "text", 2, 10, 0.1, right=0.3, unseen=None, oracle=0.6)
+    one = Written("L", "text", 2, 10, 0.1, right=0.3, unseen=None, oracle=0.6, of=2)
     assert one.kept == pytest.approx(0.5)
     assert replace(one, oracle=0.0).kept == 0
 

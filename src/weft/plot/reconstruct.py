@@ -32,6 +32,8 @@ def draw_reconstruction(found: Sequence[Written], path: str | os.PathLike[str]) 
             label=f"{network}, {cue}",
         )
     axes.set_xscale("log", base=2)
+    counts = sorted({one.count for one in found})
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("adapters")
     axes.set_ylabel("share of the library's score")
     axes.set_ylim(0, 1.08)

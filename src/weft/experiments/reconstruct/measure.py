@@ -40,6 +40,8 @@ class Written:
     """The same from a wording that no training saw; None where there is none, and for names."""
     oracle: float
     """The same under the library's own adapters."""
+    of: int
+    """How many adapters the library has."""
 
     @property
     def kept(self) -> float:
@@ -78,7 +80,8 @@ def measure_reconstruction(
                 *_, (_, last) = read_json_lines(folder.parent / "metrics.jsonl")
                 size = sum(parameter.numel() for parameter in hyper.network.parameters())
                 right = _right(recipe, engine, part, _bank(hyper, main))
-                found.append(Written(name, cue, count, size, float(last["error"]), right, unseen, oracle))
+                error, held = float(last["error"]), len(library)
+                found.append(Written(name, cue, count, size, error, right, unseen, oracle, held))
     return found
 
 
