@@ -220,6 +220,9 @@ def test_a_chunk_ends_behind_a_token_that_ends_one(pico_host, kind):
         [4, 5, 8],
         [3],
     ]
+    # an end behind a full chunk is no chunk of its own, and two ends are
+    assert list(network.chunks([3, 4, 5, 6, 9, 9, 3, 4, 5, 6])) == [[3, 4, 5, 6, 9], [9], [3, 4, 5, 6]]
+    assert max(map(len, network.chunks([3, 4, 5, 6, 9]))) == network.longest
     # so a line means the same wherever it stands
     alone = network.press([[3, 4, 9]])[0]
     among = network.press(list(network.chunks([9, 3, 4, 9, 5])))[1]

@@ -7,11 +7,24 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from weft.engine import Loop, Sampling
 from weft.errors import ConfigError
 from weft.host import Host
-from weft.hyper import ContextNetwork
+from weft.hyper import ContextConfig, ContextNetwork, WindowController
+from weft.rows import Request
+from weft.tasks import Encoded
+from weft.tasks.letters.recalls import document_task
 from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
-from weft.train.context import ContextRecipe, adapters_of, lesson_of_task, lesson_of_text, train_context
+from weft.train.answer_logits import answer_logits
+from weft.train.context import (
+    ContextRecipe,
+    adapters_of,
+    lesson_in_window,
+    lesson_of_task,
+    lesson_of_text,
+    train_context,
+)
+from weft.train.packing import pack
 from weft.types import Mixture
 
 DATA = {"kind": "facts", "pairs": [1, 2], "documents": 6, "validation_documents": 2, "tokens": 16}
@@ -170,3 +183,87 @@ def test_unrelated_questions_need_tasks(tmp_path):
     stage = {"until": 1.0, "category_shares": {}, "unrelated": 2}
     with pytest.raises(ConfigError, match="give the tasks in unrelated"):
         train_context(recipe(tmp_path, 1, curriculum=[stage]), host=make_host())
+
+
+def listen(host, monkeypatch):
+    """The tokens that steps of a host read from now on, and the positions that they are read at."""
+    read, places, step = [], [], host.step
+
+    def watched(ids_BT, cache, shares, **options):
+        def note(_, given, named):
+            places.extend(named.get("position_ids", given[-1])[0].tolist())
+
+        read.extend(ids_BT[0].tolist())
+        handle = host.module.model.rotary_emb.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            return step(ids_BT, cache, shares, **options)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(host, "step", watched)
+    return read, places
+
+
+@pytest.mark.parametrize("window", [19, 24, 41])
+def test_training_presents_what_the_window_controller_holds(window, monkeypatch):
+    """Token by token, position by position and in what acts: else what was learned answers nothing there."""
+    host = Host.from_pretrained("weft/letters", dtype="float32", target_modules=["down_proj", "v_proj"])
+    config = {"reader": {"kind": "accumulator", "rank": 8, "latent": 16}, "chunk": 16, "ends": [200]}
+    torch.manual_seed(0)
+    network = ContextNetwork(host, ContextConfig.model_validate(config)).eval()
+    with torch.no_grad():
+        for out_b in network.reader.out_b.values():
+            out_b.normal_()
+    controller, checked = WindowController(network, window=window), 0
+    for number in range(6):
+        task = document_task(f"law/{number}", words=1, idle=2, after=9)
+        row = task.test[0]
+        lesson = lesson_in_window(network, task.descriptions[0], row, window=window)
+        prompt_ids = network.tokens(f"{task.descriptions[0]}{row.prompt} >")
+        loop = Loop(host)
+        loop.submit(
+            Request("row", tuple(prompt_ids)), sampling=Sampling(max_new_tokens=3), controller=controller
+        )
+        said, logits, (read, places) = [], [], listen(host, monkeypatch)
+        while loop.busy:
+            for spoken in loop.step():
+                said.append(spoken.token_id)
+                logits.append(spoken.logits_V)
+        monkeypatch.undo()
+        (asked,) = lesson.asked
+        assert read[: len(asked.prompt_ids)] == asked.prompt_ids
+        left = len(prompt_ids) - len(asked.prompt_ids)
+        assert places == list(range(left, left + len(read)))
+        room = window + 1 - len(asked.prompt_ids)  # the answer's tokens before the next chunk leaves
+        packed = pack([[Encoded(asked.prompt_ids, said)]], pad_id=0, share_prefix=False)
+        with torch.no_grad():
+            bank = network.gather(network.press(lesson.chunks), [len(lesson.chunks)])
+            trained = answer_logits(host, Mixture.rows(bank, [0]), packed).logits_NV
+            bare = answer_logits(host, None, packed).logits_NV
+        torch.testing.assert_close(torch.stack(logits[:room]), trained[:room], atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(bare[:room], trained[:room], atol=1e-2)
+        checked += min(room, 3)
+    assert checked > 6
+
+
+def test_a_document_of_which_nothing_leaves_its_window_is_refused():
+    host = make_host()
+    network = ContextNetwork(host, ContextConfig.model_validate(NETWORK))
+    row = document_task("short", words=1).test[0]
+    with pytest.raises(ConfigError, match=r"nothing of a document leaves a window of 24 tokens"):
+        lesson_in_window(network, "A >cab\n", row, window=24)
+
+
+def test_a_stage_reads_some_documents_through_a_window(tmp_path):
+    """They are asked beside the others, and the margin that chooses a network is theirs too."""
+    host = Host.from_pretrained("weft/letters", dtype="float32", target_modules=["down_proj"])
+    stage = {
+        "until": 1.0,
+        "category_shares": {"words-1": 1},
+        "windowed": {"category_shares": {"words-1-after": 2}, "least": 4, "most": 12},
+    }
+    data = {"kind": "words", "words": [1], "after": 6, "documents": 4, "validation_documents": 2}
+    values = {"data": data, "curriculum": [stage], "network": {**NETWORK, "chunk": 16, "ends": [200]}}
+    folder = train_context(recipe(tmp_path / "run", 2, **values), host=host)
+    network = ContextNetwork.from_pretrained(folder, host=host)
+    assert set(network.provenance["metrics"]) >= {"right/words-1", "right/words-1-after"}

@@ -58,7 +58,7 @@ class ContextConfig(Config):
 
     reader: PerceiverConfig | AccumulatorConfig = PerceiverConfig()
     chunk: Size = 32
-    """Tokens that are pressed at a time, at most."""
+    """Tokens that are pressed at a time, at most; an end right behind them comes with them."""
     ends: tuple[int, ...] = ()
     """Tokens that end a chunk, so that none is cut in the middle of what it says: that of a line break."""
     gate: Size | None = None
@@ -142,6 +142,11 @@ class ContextNetwork(AbstractHyperNetwork):
         """Whether adapters of chunks add up without growing."""
         return isinstance(self.reader, Accumulator)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a chunk, at most: `config.chunk`, and an end behind them."""
+        return self.config.chunk + bool(self.config.ends)
+
     def press(self, chunks: Sequence[Sequence[int]]) -> Bank:
         """One adapter per chunk of token ids, differentiable; scaling is folded into b.
 
@@ -223,15 +228,32 @@ class ContextNetwork(AbstractHyperNetwork):
         return Bank(tuple(slug(cue) for cue in cues), bank.a, bank.b, bank.base)
 
     def chunks(self, ids: Iterable[int]) -> Iterator[list[int]]:
-        """Token ids cut into chunks, behind a token that ends one or where a chunk is full."""
+        """Token ids cut into chunks, behind a token that ends one or where a chunk is full.
+
+        An end right behind a full chunk comes with it: alone it would be a chunk that no text means.
+        """
         chunk: list[int] = []
         for token_id in ids:
+            ends = token_id in self.config.ends
+            if len(chunk) == self.config.chunk and not ends:
+                yield chunk
+                chunk = []
             chunk.append(token_id)
-            if len(chunk) == self.config.chunk or token_id in self.config.ends:
+            if ends or len(chunk) == self.longest:
                 yield chunk
                 chunk = []
         if chunk:
             yield chunk
+
+    def leaving(self, ids: Iterable[int], over: int) -> list[list[int]]:
+        """The fewest whole chunks from the front that hold at least `over` tokens: what leaves a window."""
+        chunks = []
+        for chunk in self.chunks(ids):
+            if over <= 0:
+                break
+            chunks.append(chunk)
+            over -= len(chunk)
+        return chunks
 
     @torch.no_grad()
     def join(self, adapters: Sequence[Adapter]) -> Adapter:

@@ -39,7 +39,7 @@ class WindowController(AbstractController):
     evicts = True
 
     def __init__(self, network: ContextNetwork, *, window: int) -> None:
-        chunk = network.config.chunk
+        chunk = network.longest
         if window <= chunk:
             raise ConfigError(
                 f"a window of {window} tokens is no larger than a chunk of {chunk}; give at least {chunk + 1}"
@@ -61,7 +61,7 @@ class WindowController(AbstractController):
     def skips(self, request: Request) -> int:
         """Whole chunks, until what is left fits the window."""
         over = len(request.prompt_ids) - self.window
-        return sum(map(len, self._oldest(request.prompt_ids, over)))
+        return sum(map(len, self.network.leaving(request.prompt_ids, over)))
 
     def fires(self, token_id: int, cached: int) -> bool:
         """Where the next token would no longer fit."""
@@ -72,7 +72,7 @@ class WindowController(AbstractController):
     ) -> Sequence[tuple[Pressed, Change | None]]:
         """Press the oldest chunks of all rows that are full, in one forward."""
         leaving = [
-            self._oldest(event.ids[state.tokens :], event.cached + 1 - self.window)
+            self.network.leaving(event.ids[state.tokens :], event.cached + 1 - self.window)
             for state, event in zip(states, events, strict=True)
         ]
         bank = self.network.press([chunk for chunks in leaving for chunk in chunks])
@@ -84,13 +84,3 @@ class WindowController(AbstractController):
             left = sum(map(len, chunks))
             answers.append((Pressed(known, state.tokens + left), Change(Share.of(known), evict=left)))
         return answers
-
-    def _oldest(self, ids: Sequence[int], over: int) -> list[list[int]]:
-        """The fewest whole chunks from the front that hold at least `over` tokens."""
-        chunks = []
-        for chunk in self.network.chunks(ids):
-            if over <= 0:
-                break
-            chunks.append(chunk)
-            over -= len(chunk)
-        return chunks

@@ -174,7 +174,7 @@ class FactsSource(Config):
 
 
 class WordsSource(Config):
-    """Documents of letters: words behind names; splits train, validation; categories `words-N(-idle)`."""
+    """Words behind names; splits train, validation; categories `words-N`, `words-N-idle`, `words-N-after`."""
 
     kind: Literal["words"]
     seed: int = 0
@@ -183,6 +183,8 @@ class WordsSource(Config):
     """Words per document; as many documents of each."""
     idle: int = Field(default=0, ge=0, le=1000)
     """As many documents again have lines beside them that say nothing: 1 up to so many; none for 0."""
+    after: int = Field(default=0, ge=0, le=1000)
+    """As many documents again end in so many lines that say nothing; none for 0."""
     documents: int = Field(default=4000, gt=0)
     """Training documents of each size."""
     validation_documents: int = Field(default=32, gt=0)
@@ -344,6 +346,8 @@ def _words_documents(source: WordsSource, split: str, count: int) -> tuple[Task,
             if source.idle:
                 idle = 1 + int(random.Random(key).random() * source.idle)
                 tasks.append(words_task(f"{key}/idle", words=words, idle=idle))
+            if source.after:
+                tasks.append(words_task(f"{key}/after", words=words, after=source.after))
     return tuple(tasks)
 
 

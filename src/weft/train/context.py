@@ -8,7 +8,9 @@ Context distillation, amortised over texts (Doc-to-LoRA, Charakorn et al. 2026, 
            + reconstruction * CE(document | base + network(document))
 
 Documents are the descriptions of tasks, questions their rows; or passages of plain texts, where the question
-is to go on. The number of facts grows by a curriculum: many at once stay at chance until few are learned.
+is to go on. Of some documents only what leaves a window is pressed, and questions stand behind what stays, as
+the window controller presents them. The number of facts grows by a curriculum: many at once stay at chance
+until few are learned.
 Departs from the paper in: answers are given, not drawn from the teacher; the network with the best margin
 (right document minus another one) on validation tasks is kept.
 """
@@ -16,8 +18,9 @@ Departs from the paper in: answers are given, not drawn from the teacher; the ne
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -41,6 +44,19 @@ from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Bank, Mixture
 
+_NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class WindowedConfig(Config):
+    """Documents read through a window: what leaves it is pressed, questions stand behind what stays."""
+
+    category_shares: dict[str, int] = Field(min_length=1)
+    """Documents per step of each category."""
+    least: Size
+    """Tokens of the smallest window, the question among them; each document has one drawn up to `most`."""
+    most: Size
+    """Tokens of the largest."""
+
 
 class Stage(Config):
     """A part of a curriculum."""
@@ -53,6 +69,8 @@ class Stage(Config):
     """Price of a chunk that is heard, for a network with a gate: the mean factor is added to the loss."""
     unrelated: int = Field(default=0, ge=0)
     """Questions per step that no document is about, under the weights of one each."""
+    windowed: WindowedConfig | None = None
+    """Documents beside these that are read through a window."""
 
 
 class PassagesConfig(Config):
@@ -111,18 +129,27 @@ class ContextRecipe(AbstractRecipe):
 
 
 class Lesson(NamedTuple):
-    """One document: what is pressed, and rows as the student and as the teacher sees them."""
+    """One text: what of it is pressed, and rows as the student and as the teacher sees them."""
 
     chunks: list[list[int]]
     asked: list[Encoded]
     told: list[Encoded]
 
 
+class _Draws(NamedTuple):
+    """A stage and where its documents come from."""
+
+    stage: Stage
+    whole: list[TaskSampler]
+    windowed: list[TaskSampler]
+
+
 def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns `output_dir/context`, a context network.
 
     A `host` that is given takes the place of loading `base`. Raises ConfigError for a recipe without
-    documents, a split that the data lacks, texts that are too short, or a price of silence without a gate.
+    documents, a split that the data lacks, texts that are too short, a price of silence without a gate, or a
+    document of which nothing leaves its window.
     """
     torch.manual_seed(recipe.run.seed)
     if recipe.data is None and recipe.passages is None:
@@ -137,9 +164,18 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         facts = provenance(recipe, placed=True, data_hash=hash_tasks(train))
         network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=facts).to(host.device)
         plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
-        stages = [(stage, _samplers(recipe, train, stage.category_shares)) for stage in plan]
+        stages = [
+            _Draws(
+                stage,
+                _samplers(recipe, train, stage.category_shares),
+                [] if stage.windowed is None else _samplers(recipe, train, stage.windowed.category_shares),
+            )
+            for stage in plan
+        ]
+        asked = plan[-1].windowed
+        windows = {} if asked is None else dict.fromkeys(asked.category_shares, asked.most)
         text = None if recipe.passages is None else encode_texts(host, recipe.passages)
-        first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1][1], text, step)]
+        first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
         strange = () if recipe.unrelated is None else load_splits(recipe.unrelated)["train"]
         learner = Learner(run, recipe.optimizer, network)
@@ -147,8 +183,8 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         best = run.best("margin")
         for done in learner.left():
             at = done / recipe.run.max_steps
-            stage, samplers = next((one for one in stages if at <= one[0].until), stages[-1])
-            lessons = _lessons(recipe, network, samplers, text, done)
+            draws = next((one for one in stages if at <= one.stage.until), stages[-1])
+            stage, lessons = draws.stage, _lessons(recipe, network, draws, text, done)
             key = f"{recipe.run.seed}/unrelated/{done}"
             aside = draw_unrelated(host, strange, min(stage.unrelated, len(lessons)), key)
             with run.accelerator.autocast():
@@ -156,7 +192,9 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
             run.accelerator.backward(loss)
             learner.step(done, {"loss": loss.item(), **told})
             if run.is_due("eval", done):
-                metrics = {"margin": float(done)} if not splits else recall(network, splits[recipe.select_on])
+                metrics = {"margin": float(done)}
+                if splits:
+                    metrics = recall(network, splits[recipe.select_on], windows=windows)
                 run.log(done, metrics)
                 if metrics["margin"] > best:
                     best = metrics["margin"]
@@ -203,6 +241,26 @@ def lesson_of_task(
     return Lesson(list(network.chunks(ids)), asked, told)
 
 
+def lesson_in_window(
+    network: ContextNetwork, document: str, row: Row, *, window: int, max_length: int | None = None
+) -> Lesson:
+    """A document and a question behind it, as the window controller holds them in so many tokens.
+
+    Raises ConfigError where all of it fits, so that there is nothing to press.
+    """
+    ids = network.tokens(document)
+    question = render(network.host.tokenizer, row, max_length=max_length)
+    whole = Encoded([*ids, *question.prompt_ids], question.completion_ids)
+    chunks = network.leaving(whole.prompt_ids, len(whole.prompt_ids) - window)
+    if not chunks:
+        raise ConfigError(
+            f"nothing of a document leaves a window of {window} tokens: with its question it has "
+            f"{len(whole.prompt_ids)}; give longer documents"
+        )
+    stays = whole.prompt_ids[sum(map(len, chunks)) :]
+    return Lesson(chunks, [Encoded(stays, whole.completion_ids)], [whole])
+
+
 def lesson_of_text(network: ContextNetwork, config: PassagesConfig, ids: Sequence[int]) -> Lesson:
     """A passage: what lies before the window is pressed, and what comes after it is asked for."""
     before, after = ids[: config.pressed], ids[config.pressed + config.window :]
@@ -217,15 +275,29 @@ def lesson_of_text(network: ContextNetwork, config: PassagesConfig, ids: Sequenc
 def _lessons(
     recipe: ContextRecipe,
     network: ContextNetwork,
-    samplers: Sequence[TaskSampler],
+    draws: _Draws,
     text: Tensor | None,
     step: int,
 ) -> list[Lesson]:
     lessons = [
         lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length)
-        for sampler in samplers
+        for sampler in draws.whole
         for draw in sampler.draw(step - 1)
     ]
+    if (windowed := draws.stage.windowed) is not None:
+        chance = random.Random(f"{recipe.run.seed}/windows/{step}")
+        lessons += [
+            lesson_in_window(
+                network,
+                draw.description,
+                row,
+                window=chance.randint(windowed.least, windowed.most),
+                max_length=recipe.max_length,
+            )
+            for sampler in draws.windowed
+            for draw in sampler.draw(step - 1)
+            for row in draw.rows
+        ]
     if text is not None and recipe.passages is not None:
         config, chance = recipe.passages, random.Random(f"{recipe.run.seed}/{step}")
         length = config.pressed + config.window + config.completion
@@ -303,10 +375,13 @@ def _distance(recipe: ContextRecipe, host: AbstractHost, told: Packed, log_NV: T
 
 
 @torch.no_grad()
-def recall(network: ContextNetwork, tasks: Sequence[Task], *, batch: int = 64) -> dict[str, float]:
+def recall(
+    network: ContextNetwork, tasks: Sequence[Task], *, windows: Mapping[str, int] = _NONE, batch: int = 64
+) -> dict[str, float]:
     """Shares of answers in [0, 1] that greedy decoding gets right from weights alone, in all and by category.
 
-    `right` under a task's own document, `other` under that of another task; `margin` is their difference.
+    Categories of `windows` are asked their first question through a window of so many tokens. `right` is
+    under a task's own document, `other` under that of another one; `margin` is their difference.
     """
     host, pad = network.host, pad_id(network.host)
     training = network.training
@@ -315,7 +390,12 @@ def recall(network: ContextNetwork, tasks: Sequence[Task], *, batch: int = 64) -
     order = sorted(range(len(tasks)), key=lambda i: (i % 7, i))  # neighbours of mixed categories
     for start in range(0, len(tasks), batch):
         group = [tasks[i] for i in order[start : start + batch]]
-        lessons = [lesson_of_task(network, task.descriptions[0], task.test) for task in group]
+        lessons = [
+            lesson_in_window(network, task.descriptions[0], task.test[0], window=windows[task.category])
+            if task.category in windows
+            else lesson_of_task(network, task.descriptions[0], task.test)
+            for task in group
+        ]
         bank = adapters_of(network, lessons)
         for name, shift in (("", 0), ("other", 1)):
             for place, lesson in enumerate(lessons):

@@ -34,10 +34,13 @@ from weft.types import Adapter
 
 CLEAR: Sequence[IdleKind] = tuple(kind for kind in TRAINED if kind != "near")
 KNOWN, ALL, UNKNOWN = "clearly idle lines", "near misses among the idle lines", "idle lines of strange kinds"
+LEFT, STAYS = "the fact has left the window", "the fact still stands in the window"
 HELD_OPEN = "the same network, its gate held open"
 _PEAK = Path("/proc/self/clear_refs")
 _TOGETHER = 64
 """Chunks that are read in one forward."""
+_TRIES = 10
+"""Texts drawn for each whose fact has to have left the window."""
 _NOISE = 64
 """Tokens of a garbage document."""
 
@@ -60,7 +63,7 @@ class WordsComparison(Config):
     window: Size = 24
     """Tokens that the window controller keeps."""
     windowed: Size = 50
-    """Documents that are read through it, per length."""
+    """Documents that are read through it, per length and place of the fact."""
     unrelated: Source
     """Tasks whose test rows are asked beside a document."""
     questions: Size = 300
@@ -128,18 +131,42 @@ def _held_open(network: ContextNetwork) -> Iterator[None]:
 
 
 def find_after_window(network: ContextNetwork, comparison: WordsComparison) -> dict[tuple[str, str], float]:
-    """Shares of facts that are told once they and all but the end of the text have left the window."""
+    """Shares of facts that are told behind the end of the text, which is all that the window still holds.
+
+    Of facts that have left it, and at the shortest length of those that still stand in it; nothing where
+    there is no such document.
+    """
     found, engine = {}, Engine(network.host)
     controller = WindowController(network, window=comparison.window)
     for times in comparison.times:
-        documents = _documents(comparison, 1, times, CLEAR)[: comparison.windowed]
-        prompts = [f"{task.descriptions[0]}{task.test[0].prompt} >" for task in documents]
-        said = engine.generate(prompts, controller=controller, raw=True, max_new_tokens=8)
-        right = [text == task.test[0].completion for text, task in zip(said, documents, strict=True)]
-        found[
-            f"1 of 1 facts in {times}x, through a window of {comparison.window} tokens", "weights and window"
-        ] = share(right)
+        what = f"1 of 1 facts in {times}x, through a window of {comparison.window} tokens"
+        for who, told in _told(network, comparison, times).items():
+            if who == STAYS and times > min(comparison.times):
+                continue  # hardly any
+            prompts = [prompt for prompt, _ in told[: comparison.windowed]]
+            said = engine.generate(prompts, controller=controller, raw=True, max_new_tokens=8)
+            found[what, who] = share([text == word for text, (_, word) in zip(said, told, strict=False)])
     return found
+
+
+def _told(
+    network: ContextNetwork, comparison: WordsComparison, times: int
+) -> dict[str, list[tuple[str, str]]]:
+    """Texts with a question behind them, and its answer, until enough facts have left the window."""
+    told: dict[str, list[tuple[str, str]]] = {}
+    for number in range(_TRIES * comparison.windowed):
+        task = document_task(
+            f"measured/1/{times}/{number}", words=1, idle=times * comparison.lines - 1, kinds=CLEAR
+        )
+        name, word = task.test[0].prompt, task.test[0].completion
+        prompt = f"{task.descriptions[0]}{name} >"
+        ids = network.tokens(prompt)
+        leaving = network.leaving(ids, len(ids) - comparison.window)
+        has_left = network.tokens(f"{name} >{word}\n") in leaving
+        told.setdefault(LEFT if has_left else STAYS, []).append((prompt, word))
+        if len(told.get(LEFT, ())) == comparison.windowed:
+            break
+    return told
 
 
 def curves(comparison: WordsComparison, lines: Sequence[Line]) -> dict[str, list[Line]]:

@@ -43,10 +43,13 @@ class Recall(NamedTuple):
         return f"{self.word} >{self.answer}"
 
 
-def document_task(key: str, *, words: int, idle: int = 0, kinds: Sequence[IdleKind] = TRAINED) -> Task:
+def document_task(
+    key: str, *, words: int, idle: int = 0, after: int = 0, kinds: Sequence[IdleKind] = TRAINED
+) -> Task:
     """One document as a task, its text the description; a row per word, and nothing done to it.
 
-    The words stand at places drawn among `idle` other lines. Raises ConfigError for too many words.
+    The words stand at places drawn among `idle` other lines, and `after` lines follow them all. Raises
+    ConfigError for too many words.
     """
     rng = random.Random(key)
     words_of = _words(rng, words)
@@ -54,7 +57,9 @@ def document_task(key: str, *, words: int, idle: int = 0, kinds: Sequence[IdleKi
     lines = _text(words_of).splitlines(keepends=True)
     for place in sorted(rng.sample(range(words + idle), idle)) if idle else ():
         lines.insert(place, idle_line(rng, rng.choice(kinds)))
-    name, category = f"words-{key.replace('/', '-')}", f"words-{words}" + ("-idle" if idle else "")
+    lines += [idle_line(rng, rng.choice(kinds)) for _ in range(after)]
+    name = f"words-{key.replace('/', '-')}"
+    category = f"words-{words}" + ("-after" if after else "-idle" if idle else "")
     return Task(name, ("".join(lines),), train=rows, test=rows, category=category)
 
 
