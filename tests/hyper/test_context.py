@@ -347,3 +347,20 @@ def test_a_document_that_would_not_fit_into_memory_is_refused_before_it_is_read(
             network.generate([Document("x" * 10_000)])
     finally:
         network.host.tokenizer = None
+
+
+def test_documents_are_heard_together_as_their_chunks_gathered_are(pico_host, kind):
+    network, loud, idle = with_gate(pico_host, kind)
+    documents = [[loud[0], idle[0], loud[1]], [idle[1]], [loud[2], loud[0]]]
+    bank, open_K = network.hear_documents(documents)
+    chunks, each_K = network.hear([chunk for document in documents for chunk in document])
+    wanted = network.gather(chunks, [3, 1, 2])
+    assert torch.equal(open_K, each_K)
+    assert 0 < (open_K > 0).sum() < len(open_K)
+    assert bank.names == wanted.names
+    for d in range(3):
+        made = deltas(bank[d])
+        for site, right in deltas(wanted[d]).items():
+            torch.testing.assert_close(made[site], right, **CLOSE)
+    with pytest.raises(ShapeError):
+        network.hear_documents([[loud[0]], []])

@@ -77,12 +77,21 @@ class Accumulator(nn.Module):
         self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]
     ) -> Made:
         """A and B of every site for every text; A is the same for all texts."""
+        return self.factors(self.accumulate(states_BMTH, inputs, mask_BT))
+
+    def accumulate(
+        self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B S V K"]:
+        """The sum over tokens for every text and site, in M values by M keys; what adds up."""
         x_BSTW = self.mix(states_BMTH)
         x_BSTW = F.layer_norm(x_BSTW + self.mlp(x_BSTW), x_BSTW.shape[-1:])
         key_BSTM = torch.stack([self._keys(*one, inputs) for one in enumerate(self.sites)], 1)
         value_BSTM = torch.einsum("bstw,swm->bstm", x_BSTW, self.value_SWM)
         gate_BST = torch.sigmoid(torch.einsum("bstw,sw->bst", x_BSTW, self.gate_SW)) * mask_BT[:, None]
-        state_BSVK = torch.einsum("bst,bstv,bstk->bsvk", gate_BST, value_BSTM, key_BSTM)
+        return torch.einsum("bst,bstv,bstk->bsvk", gate_BST, value_BSTM, key_BSTM)
+
+    def factors(self, state_BSVK: Float[Tensor, "B S V K"]) -> Made:
+        """A and B of every site for every state."""
         made: Made = {}
         sizes = [len(group.sites) for group in self.groups]
         for group, state in zip(self.groups, state_BSVK.split(sizes, 1), strict=True):

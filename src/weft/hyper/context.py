@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from weft.adapters import concat, truncate
@@ -162,6 +163,30 @@ class ContextNetwork(AbstractHyperNetwork):
         read = self._read(chunks)
         open_B = self._open(read)
         return self._say(read, open_B), open_B
+
+    def hear_documents(
+        self, documents: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[Bank, Float[Tensor, " K"]]:
+        """One adapter per document of chunks, as `gather` makes it, and how far each chunk is heard.
+
+        Differentiable; an accumulator adds its states up, which are much smaller than adapters. Raises
+        CueError for an empty chunk, ShapeError for a document without any.
+        """
+        counts = [len(chunks) for chunks in documents]
+        chunks = [chunk for document in documents for chunk in document]
+        if not isinstance(self.reader, Accumulator):
+            bank, open_K = self.hear(chunks)
+            return self.gather(bank, counts), open_K
+        if not all(counts):
+            raise ShapeError(f"documents of {counts} chunks")
+        read = self._read(chunks)
+        open_K = self._open(read)
+        owner_K = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(open_K.device)
+        heard_DK = F.one_hot(owner_K, len(counts)).mT * open_K
+        state_KSVM = self.reader.accumulate(*read)
+        made = self.reader.factors(torch.einsum("dk,ksvm->dsvm", heard_DK, state_KSVM))
+        names = [f"document-{d}" for d in range(len(counts))]
+        return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint), open_K
 
     def fit_whitening(self, chunks: Sequence[Sequence[int]]) -> None:
         """Let keys be whitened by what the sites read of ordinary texts. Raises CueError for no chunks."""

@@ -322,8 +322,7 @@ def draw_unrelated(host: AbstractHost, tasks: Sequence[Task], count: int, key: s
 
 def adapters_of(network: ContextNetwork, lessons: Sequence[Lesson]) -> Bank:
     """One adapter per lesson's document; differentiable."""
-    chunks = [chunk for lesson in lessons for chunk in lesson.chunks]
-    return network.gather(network.press(chunks), [len(lesson.chunks) for lesson in lessons])
+    return network.hear_documents([lesson.chunks for lesson in lessons])[0]
 
 
 def _loss(
@@ -335,8 +334,7 @@ def _loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean over answer tokens, in nats, and its parts; the first lessons' weights are asked `aside` too."""
     host, pad = network.host, pad_id(network.host)
-    heard, open_K = network.hear([chunk for lesson in lessons for chunk in lesson.chunks])
-    bank = network.gather(heard, [len(lesson.chunks) for lesson in lessons])
+    bank, open_K = network.hear_documents([lesson.chunks for lesson in lessons])
     mixture = Mixture.rows(bank, range(len(lessons)))
     said = answer_logits(
         host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False)
