@@ -6,7 +6,16 @@ import torch
 
 from weft.engine import Engine
 from weft.errors import ConfigError
-from weft.evaluate import CONDITIONS, Options, build_conditions, compare, draw_wordings, exact_match, rouge_l
+from weft.evaluate import (
+    CONDITIONS,
+    Options,
+    build_conditions,
+    compare,
+    draw_wordings,
+    exact_match,
+    rouge_l,
+    tell_too,
+)
 from weft.evaluate.scorer import Scorer
 from weft.tasks import Row, Task
 from weft.types import Mixture
@@ -81,6 +90,22 @@ def test_rows_and_tasks_are_counted(split):
     assert split.by_task["first"]["multitask"] == 1.0
 
 
+def test_descriptions_can_be_in_the_prompt_too(planted):
+    options = OPTIONS.model_copy(update={"with_description": True, "seeds": (0,)})
+    [split] = compare(
+        planted.host,
+        {"train": planted.tasks},
+        hypernetworks=[planted.hyper],
+        multitask=planted.bank[0],
+        options=options,
+    )
+    names = [result.condition for result in split.results]
+    assert names == [*CONDITIONS, "multitask+description", "generated+description"]
+    assert all(result.rows == split.rows for result in split.results if result.condition != "oracle")
+    against = {(c.first, c.second) for c in split.comparisons}
+    assert ("generated+description", "multitask+description") in against
+
+
 def test_equal_runs_give_equal_reports(planted, split, oracles):
     some = {name: oracles[name] for name in ("first", "third")}
     makers = {"hypernetworks": [planted.hyper], "multitask": planted.bank[0], "oracles": some}
@@ -107,7 +132,7 @@ def test_scores_are_those_of_single_rows(planted):
         multitask=planted.bank[1],
         oracles={"third": planted.bank[2]},
     )
-    for condition in conditions:
+    for condition in (*conditions, *tell_too(conditions)):
         scores = scorer.score(condition, rows_N, wordings.seen)
         for n, task in enumerate(planted.tasks):
             for m, row in enumerate(task.test):

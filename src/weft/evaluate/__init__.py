@@ -2,7 +2,7 @@
 
 from weft.evaluate.answer import Answer, Question, answer_questions, ask
 from weft.evaluate.compare import compare, compare_controls
-from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions
+from weft.evaluate.conditions import CONDITIONS, Condition, build_conditions, tell_too
 from weft.evaluate.controls import CONTROLS, build_controls, mean_adapter, random_like
 from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.intervals import Interval, bootstrap, interval, p_value, task_means
@@ -62,6 +62,7 @@ __all__ = [
     "retrieval",
     "rouge_l",
     "task_means",
+    "tell_too",
     "to_dict",
     "to_markdown",
     "to_text",

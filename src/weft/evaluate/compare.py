@@ -19,7 +19,7 @@ from rich.progress import (
 
 from weft.engine import Engine
 from weft.errors import ConfigError
-from weft.evaluate.conditions import CONDITIONS, GENERATED, Condition, build_conditions
+from weft.evaluate.conditions import CONDITIONS, GENERATED, TOLD, Condition, build_conditions, tell_too
 from weft.evaluate.controls import CONTROLS, build_controls
 from weft.evaluate.diversity import mean_cosine
 from weft.evaluate.options import Options
@@ -64,7 +64,7 @@ def compare(
 
     def build(tasks: Sequence[Task], wordings: Wordings, place: int) -> tuple[Condition, ...]:
         which = min(place, len(hypernetworks) - 1)
-        return build_conditions(
+        conditions = build_conditions(
             tasks,
             wordings,
             hyper=hypernetworks[which] if hypernetworks else None,
@@ -72,9 +72,11 @@ def compare(
             multitask=multitask,
             oracles=oracles,
         )
+        return conditions + (tell_too(conditions) if options.with_description else ())
 
+    names = CONDITIONS + (TOLD if options.with_description else ())
     chosen = {name: _choose(name, tasks, oracles or {}, options.max_tasks) for name, tasks in splits.items()}
-    return _compare(host, chosen, build, CONDITIONS, options, shortcut)
+    return _compare(host, chosen, build, names, options, shortcut)
 
 
 def compare_controls(

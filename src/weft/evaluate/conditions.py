@@ -7,7 +7,7 @@ only beside one multi-task adapter, and when another task's description does as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,10 @@ OTHER = "generated, other task's description"
 GIBBERISH = "generated, gibberish"
 CONDITIONS = (BASE, DESCRIBED, MULTITASK, ORACLE, GENERATED, UNSEEN, OTHER, GIBBERISH)
 """Every condition, in the order of a report."""
+MULTITASK_TOLD = "multitask+description"
+GENERATED_TOLD = "generated+description"
+TOLD = (MULTITASK_TOLD, GENERATED_TOLD)
+"""The conditions of `tell_too`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,13 @@ def build_conditions(
         _oracle(tasks, oracles),
         *_generated(tasks, wordings, hyper, hyper_key),
     )
+
+
+def tell_too(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """The multi-task and generated adapters of `build_conditions` again, with descriptions in the prompt."""
+    found = {condition.name: condition for condition in conditions}
+    pairs = zip(TOLD, (MULTITASK, GENERATED), strict=True)
+    return tuple(replace(found[name], name=told, described=True) for told, name in pairs)
 
 
 def _multitask(count: int, adapter: Adapter | None) -> Condition:

@@ -20,3 +20,5 @@ class Options(Config):
     """Rows that are answered side by side."""
     bootstrap_samples: PositiveInt = 2000
     """Draws behind the confidence intervals."""
+    with_description: bool = False
+    """Also answer under the multi-task and the generated adapters with the description in the prompt."""

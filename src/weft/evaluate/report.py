@@ -133,7 +133,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
 READING = (
     "Means over tasks, with 95 % bootstrap intervals over tasks and rows. Loss is in nats per answer token; "
     "less is better. Every condition answers the same rows, by greedy decoding. The description is in the "
-    "prompt in `base+description` alone; elsewhere all knowledge of the task is in the adapter."
+    "prompt where a name ends in `+description`; elsewhere all knowledge of the task is in the adapter."
 )
 
 

@@ -11,8 +11,10 @@ from weft.evaluate.conditions import (
     BASE,
     DESCRIBED,
     GENERATED,
+    GENERATED_TOLD,
     GIBBERISH,
     MULTITASK,
+    MULTITASK_TOLD,
     ORACLE,
     OTHER,
     UNSEEN,
@@ -35,6 +37,8 @@ COMPARISONS = (
     ("generated - random", GENERATED, RANDOM),
     ("generated - fixed", GENERATED, FIXED),
     ("unseen wording - generated", UNSEEN, GENERATED),
+    ("generated+description - multitask+description", GENERATED_TOLD, MULTITASK_TOLD),
+    ("generated+description - base+description", GENERATED_TOLD, DESCRIBED),
 )
 """(name, first, second): the first condition minus the second."""
 

@@ -27,6 +27,8 @@ class Accuracy(Config):
     """Rows in a forward."""
     bootstrap_samples: PositiveInt = 2000
     """Replicates behind the intervals."""
+    with_description: bool = False
+    """Also answer under the multi-task and the generated adapters with the description in the prompt."""
 
 
 class Controls(Config):
