@@ -10,6 +10,7 @@ from weft.engine import Loop, Sampling
 from weft.errors import BaseMismatchError, ConfigError, CueError, ShapeError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
+from weft.hyper.accumulator import AccumulatorConfig
 from weft.rows import Request
 from weft.types import Dense, Description, Document, Mixture, Term
 
@@ -364,3 +365,30 @@ def test_documents_are_heard_together_as_their_chunks_gathered_are(pico_host, ki
             torch.testing.assert_close(made[site], right, **CLOSE)
     with pytest.raises(ShapeError):
         network.hear_documents([[loud[0]], []])
+
+
+def test_copied_tokens_are_told_as_the_base_embeds_them(pico_host):
+    """Once c is not zero, what is written is made of the embeddings of the text's own tokens."""
+    sites = [site for site in pico_host.sites if site.out_features == pico_host.module.config.hidden_size]
+    reader = AccumulatorConfig(rank=8, latent=16, copy_tokens=True)
+    torch.manual_seed(0)
+    network = ContextNetwork(pico_host, ContextConfig(reader=reader), sites=sites)
+    chunk = [5, 9, 9, 7]
+    assert not any(b_KOR.any() for b_KOR in network.press([chunk]).b.values())
+    assert network.reader.copy_SO is not None
+    with torch.no_grad():
+        network.reader.copy_SO.fill_(1.0)
+        bank = network.press([chunk])
+    told = torch.nn.functional.layer_norm(
+        pico_host.module.get_input_embeddings()(torch.tensor([5, 7, 9])), (bank.b[sites[0]].shape[1],)
+    )
+    for b_KOR in bank.b.values():
+        left = b_KOR[0] - told.mT @ torch.linalg.pinv(told.mT) @ b_KOR[0]
+        assert left.abs().max() < 1e-4 < b_KOR.abs().max()
+
+
+def test_tokens_are_copied_only_where_the_base_embeds_them(pico_host):
+    inner = [site for site in pico_host.sites if site.out_features != pico_host.module.config.hidden_size]
+    reader = AccumulatorConfig(rank=8, latent=16, copy_tokens=True)
+    with pytest.raises(ConfigError, match="copy_tokens"):
+        ContextNetwork(pico_host, ContextConfig(reader=reader), sites=inner)

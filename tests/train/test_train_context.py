@@ -18,12 +18,14 @@ from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
 from weft.train.answer_logits import answer_logits
 from weft.train.context import (
     ContextRecipe,
+    _loss,
     adapters_of,
     lesson_in_window,
     lesson_of_task,
     lesson_of_text,
     train_context,
 )
+from weft.train.kept_states import KeptStates
 from weft.train.packing import pack
 from weft.types import Mixture
 
@@ -267,3 +269,48 @@ def test_a_stage_reads_some_documents_through_a_window(tmp_path):
     folder = train_context(recipe(tmp_path / "run", 2, **values), host=host)
     network = ContextNetwork.from_pretrained(folder, host=host)
     assert set(network.provenance["metrics"]) >= {"right/words-1", "right/words-1-after"}
+
+
+@pytest.fixture(scope="module")
+def upper_host():
+    return Host.from_pretrained("weft/letters", dtype="float32", target_modules=r".*\.[45]\.mlp\.down_proj")
+
+
+def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(upper_host, tmp_path):
+    values = recipe(tmp_path, 1, data={"kind": "sheets", "documents": 4}, raw=True, rows_per_document=2)
+    tasks = load_splits(values.data)["train"]
+    torch.manual_seed(0)
+    network = ContextNetwork(upper_host, values.network)
+    with torch.no_grad():
+        for out_b in network.reader.out_b.values():
+            out_b.normal_(std=0.1)
+    lessons = [lesson_of_task(network, task.descriptions[0], task.test, raw=True) for task in tasks]
+    kept = KeptStates(network)
+    found = []
+    for states in (None, kept, kept):
+        network.zero_grad()
+        loss, _ = _loss(values, network, lessons, [], 0.0, states)
+        loss.backward()
+        found.append((loss.detach(), next(iter(network.reader.start_a.values())).grad.clone()))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
+    seen = []
+    handle = upper_host.module.model.layers[0].mlp.register_forward_hook(lambda *_: seen.append(1))
+    _loss(values, network, lessons, [], 0.0, kept)
+    assert not seen
+    _loss(values, network, lessons, [], 0.0, None)
+    handle.remove()
+    assert seen
+
+
+def test_a_raw_recipe_with_kept_states_learns_sheets(upper_host, tmp_path):
+    options = {
+        "data": {"kind": "sheets", "facts": [1], "documents": 8, "validation_documents": 2},
+        "raw": True,
+        "keep_states": True,
+        "rows_per_document": 1,
+    }
+    train_context(recipe(tmp_path / "run", 8, **options), host=upper_host)
+    curve = losses(tmp_path / "run")
+    assert curve[8] < curve[1]

@@ -175,6 +175,7 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
     from weft.experiments.dynamic.context import measure_context
     from weft.experiments.dynamic.mix import measure_mix
     from weft.experiments.dynamic.page import PICTURED, dynamic_page, pictured
+    from weft.experiments.dynamic.sheets import measure_sheets
     from weft.experiments.dynamic.shift import measure_shift
     from weft.experiments.dynamic.stack import COST, costs, measure_stack
     from weft.experiments.dynamic.words import curves, measure_words
@@ -188,6 +189,8 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
             sections["shift"] = measure_shift(recipe.shift, tell)
         if recipe.words is not None:
             sections["words"] = measure_words(recipe.words, tell)
+        if recipe.sheets is not None:
+            sections["sheets"] = measure_sheets(recipe.sheets, tell)
         if recipe.context is not None:
             sections["context"] = measure_context(recipe.context, tell)
         if recipe.stack is not None:

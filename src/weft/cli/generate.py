@@ -38,6 +38,7 @@ def generate(
     shift: str | None = None,
     context: str | None = None,
     window: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    raw: Flag = False,
     journal: Path | None = None,
     trace: Flag = False,
     trace_json: Flag = False,
@@ -69,6 +70,7 @@ def generate(
         shift: A trained shift: the model changes its adapters while it answers.
         context: A context network: what leaves the window is written into an adapter, so a text has no end.
         window: With --context, tokens that a row keeps at hand; four chunks of the network unless given.
+        raw: Go on with each prompt as a text, without the chat template of the base.
         journal: With --host, a file; a run that was killed and is started again with it goes on from there.
         trace: Show every token in the colour of what acted on it, and in the margin what happened.
         trace_json: Print the same as JSON.
@@ -76,6 +78,8 @@ def generate(
     """
     if stream and json:
         raise ConfigError("--stream prints text while it grows, --json one document; choose one")
+    if raw and model.system is not None:
+        raise ConfigError("--raw goes on with a text as it stands; --system is of a chat, leave one out")
     if choice.library is None and choice != LibraryFlags():
         raise ConfigError("--router chooses from a library; give --library too")
     opened = open_tree(leaves)
@@ -89,6 +93,8 @@ def generate(
     for number, prompt in enumerate(asked, 1):
         if not _question(prompt).strip():
             raise ConfigError(f"prompt {number} of {len(asked)} is empty; write what is to be answered")
+    if raw and not all(isinstance(prompt, str) for prompt in asked):
+        raise ConfigError("--raw goes on with texts; the file holds a chat, give its text as a prompt")
     chooser = None
     controller = None
     if (trace and trace_json) or ((trace or trace_json) and (stream or json)):
@@ -115,8 +121,9 @@ def generate(
     requests = [model.describe or _question(prompt) for prompt in asked]
     shares = [share if chooser is None else share + chooser.share(request) for request in requests]
     engine = Engine(host)
-    chats = [_turns(model.system, prompt) for prompt in asked]
-    options = sampling.options(host)
+    turns = [_turns(model.system, prompt) for prompt in asked]
+    chats = [_question(prompt) for prompt in asked] if raw else turns
+    options = {**sampling.options(host), "raw": raw}
     if stream:
         for i, chat in enumerate(chats):
             options["seed"] = sampling.seed + i

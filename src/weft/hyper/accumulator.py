@@ -10,6 +10,13 @@ x_s is what the site itself reads of the text, whitened (whiten.py), so keys lie
 later prompt will lie. K [M, I] and V [O, M] are learned and belong to the site: adapters of all texts share
 A, and adding texts is adding B. Departs from the paper in: no SVD over the whole sum (adding would be no sum
 then); keys are made from what the site reads by a short convolution; a gate g says which tokens to keep.
+
+With `copy_tokens` a site also points at tokens (pointer networks, Vinyals et al. 2015, arXiv 1506.03134):
+
+    B_s = V_s S_s + c_s * sum_t g_t norm(h_0t) k_t^T        c_s = 0 at the start
+
+h_0 is the embedding of the token, which a base with tied embeddings also compares its output with. So a token
+is said again that no training has seen, where V_s S_s has to learn every one.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.config import Config
+from weft.errors import ConfigError
 from weft.hyper.groups import group_sites
 from weft.hyper.head import kaiming
 from weft.hyper.made import Made
@@ -42,10 +50,15 @@ class AccumulatorConfig(Config):
     """Of the adapter that it makes."""
     latent: int = Field(default=128, ge=16, multiple_of=4)
     """Width of the network."""
+    copy_tokens: bool = False
+    """Point at tokens of the text, for a base with tied embeddings; sites have to write what it embeds."""
 
 
 class Accumulator(nn.Module):
-    """States and mask to the factors of all sites, before scaling."""
+    """States and mask to the factors of all sites, before scaling.
+
+    Raises ConfigError for `copy_tokens` at a site that does not write into the residual stream.
+    """
 
     def __init__(self, config: AccumulatorConfig, sites: Iterable[Site], *, depth: int, width: int) -> None:
         super().__init__()
@@ -63,6 +76,11 @@ class Accumulator(nn.Module):
             self.shift_SJM[:, 1] = 1  # a token is found by the one before it,
             self.mix.mix_SM[:, 0] += 2  # and what is found is the token, whatever stands around it
         self.gate_SW = nn.Parameter(torch.zeros(len(ordered), latent))
+        if config.copy_tokens and (other := [site for site in ordered if site.out_features != width]):
+            raise ConfigError(
+                f"copy_tokens: {other[0].path} writes {other[0].out_features} features, the base has {width}"
+            )
+        self.copy_SO = nn.Parameter(torch.zeros(len(ordered), width)) if config.copy_tokens else None
         self.start_a = nn.ParameterDict(
             {group.name: kaiming(len(group.sites), rank, group.in_features) for group in self.groups}
         )
@@ -82,20 +100,32 @@ class Accumulator(nn.Module):
     def accumulate(
         self, states_BMTH: Float[Tensor, "B M T H"], inputs: Inputs, mask_BT: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B S V K"]:
-        """The sum over tokens for every text and site, in M values by M keys; what adds up."""
+        """The sum over tokens for every text and site, in M values by M keys; what adds up.
+
+        With `copy_tokens` what embeds the tokens lies below the values.
+        """
         x_BSTW = self.mix(states_BMTH)
         x_BSTW = F.layer_norm(x_BSTW + self.mlp(x_BSTW), x_BSTW.shape[-1:])
         key_BSTM = torch.stack([self._keys(*one, inputs) for one in enumerate(self.sites)], 1)
         value_BSTM = torch.einsum("bstw,swm->bstm", x_BSTW, self.value_SWM)
         gate_BST = torch.sigmoid(torch.einsum("bstw,sw->bst", x_BSTW, self.gate_SW)) * mask_BT[:, None]
-        return torch.einsum("bst,bstv,bstk->bsvk", gate_BST, value_BSTM, key_BSTM)
+        state_BSVK = torch.einsum("bst,bstv,bstk->bsvk", gate_BST, value_BSTM, key_BSTM)
+        if self.copy_SO is None:
+            return state_BSVK
+        h_BTH = F.layer_norm(states_BMTH[:, 0], states_BMTH.shape[-1:])
+        told_BSHK = torch.einsum("bst,bth,bstk->bshk", gate_BST, h_BTH, key_BSTM)
+        return torch.cat([state_BSVK, told_BSHK], 2)
 
     def factors(self, state_BSVK: Float[Tensor, "B S V K"]) -> Made:
         """A and B of every site for every state."""
         made: Made = {}
         sizes = [len(group.sites) for group in self.groups]
         for group, state in zip(self.groups, state_BSVK.split(sizes, 1), strict=True):
-            b_BSOK = torch.einsum("sov,bsvk->bsok", self.out_b[group.name], state)
+            value, told = state[:, :, : self.config.rank], state[:, :, self.config.rank :]
+            b_BSOK = torch.einsum("sov,bsvk->bsok", self.out_b[group.name], value)
+            if self.copy_SO is not None:
+                places = [self.sites.index(site) for site in group.sites]
+                b_BSOK = b_BSOK + self.copy_SO[places, :, None] * told
             for place, site in enumerate(group.sites):
                 a_RI = self.whiten.rows(site, self._start(site))
                 made[site] = (a_RI.expand(len(b_BSOK), *a_RI.shape), b_BSOK[:, place])

@@ -79,8 +79,8 @@ class SavedContext(Saved):
     """In the order of the network's groups."""
 
 
-class _Read(NamedTuple):
-    """What a base makes of chunks."""
+class Read(NamedTuple):
+    """What a frozen base makes of chunks, which does not depend on the network that reads on."""
 
     states_BMTH: Float[Tensor, "B M T H"]
     """Of every layer."""
@@ -88,10 +88,10 @@ class _Read(NamedTuple):
     """What the sites read."""
     mask_BT: Bool[Tensor, "B T"]
 
-    def of(self, index_N: Int[Tensor, " N"]) -> _Read:
+    def of(self, index_N: Int[Tensor, " N"]) -> Read:
         """Some of the chunks."""
         inputs = {site: x_BTI[index_N] for site, x_BTI in self.inputs.items()}
-        return _Read(self.states_BMTH[index_N], inputs, self.mask_BT[index_N])
+        return Read(self.states_BMTH[index_N], inputs, self.mask_BT[index_N])
 
 
 class ContextNetwork(AbstractHyperNetwork):
@@ -155,35 +155,37 @@ class ContextNetwork(AbstractHyperNetwork):
         """
         return self.hear(chunks)[0]
 
-    def hear(self, chunks: Sequence[Sequence[int]]) -> tuple[Bank, Float[Tensor, " K"]]:
+    def hear(self, chunks: Sequence[Sequence[int]] | Read) -> tuple[Bank, Float[Tensor, " K"]]:
         """What `press` makes, and how far each chunk is heard: 0 for an idle one, 1 without a gate.
 
         Raises CueError for an empty chunk.
         """
-        read = self._read(chunks)
+        read = chunks if isinstance(chunks, Read) else self.read(chunks)
         open_B = self._open(read)
         return self._say(read, open_B), open_B
 
     def hear_documents(
-        self, documents: Sequence[Sequence[Sequence[int]]]
+        self,
+        documents: Sequence[Sequence[Sequence[int]]],
+        read: Callable[[Sequence[Sequence[int]]], Read] | None = None,
     ) -> tuple[Bank, Float[Tensor, " K"]]:
         """One adapter per document of chunks, as `gather` makes it, and how far each chunk is heard.
 
-        Differentiable; an accumulator adds its states up, which are much smaller than adapters. Raises
-        CueError for an empty chunk, ShapeError for a document without any.
+        Differentiable; an accumulator adds its states up, which are much smaller than adapters. `read` takes
+        the place of `self.read`. Raises CueError for an empty chunk, ShapeError for a document without any.
         """
         counts = [len(chunks) for chunks in documents]
         chunks = [chunk for document in documents for chunk in document]
+        states = (read or self.read)(chunks)
         if not isinstance(self.reader, Accumulator):
-            bank, open_K = self.hear(chunks)
+            bank, open_K = self.hear(states)
             return self.gather(bank, counts), open_K
         if not all(counts):
             raise ShapeError(f"documents of {counts} chunks")
-        read = self._read(chunks)
-        open_K = self._open(read)
+        open_K = self._open(states)
         owner_K = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(open_K.device)
         heard_DK = F.one_hot(owner_K, len(counts)).mT * open_K
-        state_KSVM = self.reader.accumulate(*read)
+        state_KSVM = self.reader.accumulate(*states)
         made = self.reader.factors(torch.einsum("dk,ksvm->dsvm", heard_DK, state_KSVM))
         names = [f"document-{d}" for d in range(len(counts))]
         return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint), open_K
@@ -194,7 +196,7 @@ class ContextNetwork(AbstractHyperNetwork):
             raise CueError("there is no text to fit the whitening on")
         seen: dict[Site, list[Tensor]] = {site: [] for site in self.sites}
         for several in batched(chunks, _TOGETHER):
-            read = self._read(several)
+            read = self.read(several)
             for site, x_BTI in read.inputs.items():
                 seen[site].append(x_BTI[read.mask_BT])
         self.reader.whiten.fit({site: torch.cat(parts) for site, parts in seen.items()})
@@ -321,7 +323,7 @@ class ContextNetwork(AbstractHyperNetwork):
         training = self.training
         self.eval()
         try:
-            read = self._read(chunks)
+            read = self.read(chunks)
             open_B = self._open(read)
             heard_N = open_B.nonzero()[:, 0]
             if known is not None and not len(heard_N):
@@ -379,13 +381,13 @@ class ContextNetwork(AbstractHyperNetwork):
             raise ConfigError("this host has no tokenizer, so it reads no text")
         return self.host.tokenizer.encode(text, add_special_tokens=False)
 
-    def _open(self, read: _Read) -> Float[Tensor, " B"]:
+    def _open(self, read: Read) -> Float[Tensor, " B"]:
         """How far each chunk is heard."""
         if self.silence is None:
             return read.states_BMTH.new_ones(len(read.states_BMTH))
         return self.silence(read.states_BMTH, read.mask_BT)
 
-    def _say(self, read: _Read, open_B: Float[Tensor, " B"]) -> Bank:
+    def _say(self, read: Read, open_B: Float[Tensor, " B"]) -> Bank:
         made = self.reader(*read)
         if self.silence is not None:
             made = {site: (a_BRI, b_BOR * open_B[:, None, None]) for site, (a_BRI, b_BOR) in made.items()}
@@ -393,7 +395,7 @@ class ContextNetwork(AbstractHyperNetwork):
         return bank_of(made, names, self.config.reader.scaling, self.host.fingerprint)
 
     @torch.no_grad()
-    def _read(self, chunks: Sequence[Sequence[int]]) -> _Read:
+    def read(self, chunks: Sequence[Sequence[int]]) -> Read:
         """What the bare base makes of each chunk alone, from position 0. Raises CueError for an empty one."""
         if not all(chunks):
             raise CueError("there is nothing to read in an empty chunk")
@@ -413,7 +415,7 @@ class ContextNetwork(AbstractHyperNetwork):
         finally:
             for handle in handles:
                 handle.remove()
-        return _Read(torch.stack(out.hidden_states, 1).float(), inputs, mask_BT)
+        return Read(torch.stack(out.hidden_states, 1).float(), inputs, mask_BT)
 
 
 def says(adapter: Adapter) -> bool:

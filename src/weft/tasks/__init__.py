@@ -10,7 +10,7 @@ from weft.tasks.batch import (
     samplers_by_category,
     shuffled,
 )
-from weft.tasks.chat import Encoded, fit_rows, fit_task, render, render_prompt, row_encoder
+from weft.tasks.chat import Encoded, fit_rows, fit_task, render, render_prompt, render_raw, row_encoder
 from weft.tasks.folder import load_task, load_tasks, save_task
 from weft.tasks.gibberish import gibberish
 from weft.tasks.natural_instructions import load_natural_instructions
@@ -39,6 +39,7 @@ __all__ = [
     "read_rows",
     "render",
     "render_prompt",
+    "render_raw",
     "row_encoder",
     "samplers_by_category",
     "save_task",

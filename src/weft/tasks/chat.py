@@ -115,6 +115,23 @@ def render_prompt(
     return ids
 
 
+def render_raw(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    *,
+    description: str | None = None,
+    max_length: int | None = None,
+) -> Encoded:
+    """Encode a row as a text that goes on: no template, and no token that ends it.
+
+    A description goes before the prompt, on a line of its own. Raises PromptTooLongError over `max_length`.
+    """
+    prompt_ids = plain_ids(tokenizer, _plain(row.question, description))
+    encoded = Encoded(prompt_ids, tokenizer.encode(row.completion, add_special_tokens=False))
+    _check_length(encoded.ids, max_length, row.prompt)
+    return encoded
+
+
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end an answer: the end of text, and what the chat template ends a turn with."""
     dialect = dialect_of(tokenizer)

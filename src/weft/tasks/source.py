@@ -16,6 +16,7 @@ from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
 from weft.reading import read_lines
 from weft.tasks.facts.documents import TEMPLATE, VOCABULARY, document_task
+from weft.tasks.facts.sheets import Split, sheet_task
 from weft.tasks.file import load_file_task
 from weft.tasks.folder import load_tasks
 from weft.tasks.functions.inputs import SHAPES
@@ -173,6 +174,23 @@ class FactsSource(Config):
     """Length that idle sentences fill a document up to; every second one has a random part of it."""
 
 
+class SheetsSource(_TextSource):
+    """Fact sheets in plain English for a base that knows it; splits train, validation; categories `facts-N`.
+
+    Names and values of the validation are never in training.
+    """
+
+    kind: Literal["sheets"]
+    seed: int = 0
+    """Of the sheets."""
+    facts: tuple[int, ...] = (1, 2)
+    """Facts per sheet, each about somebody of its own; as many sheets of each."""
+    documents: int = Field(default=8000, gt=0, le=1_000_000)
+    """Training sheets of each size."""
+    validation_documents: int = Field(default=64, gt=0, le=100_000)
+    """Of each size."""
+
+
 class WordsSource(Config):
     """Words behind names; splits train, validation; categories `words-N`, `words-N-idle`, `words-N-after`."""
 
@@ -209,6 +227,7 @@ Source = (
     | FolderSource
     | FileSource
     | FactsSource
+    | SheetsSource
     | WordsSource
     | PicturesSource
 )
@@ -282,6 +301,11 @@ def _load_splits(source: Source) -> dict[str, tuple[Task, ...]]:
             "train": _documents(source, "train", source.documents),
             "validation": _documents(source, "validation", source.validation_documents),
         }
+    if isinstance(source, SheetsSource):
+        return {
+            "train": _sheets(source, "train", source.documents),
+            "validation": _sheets(source, "validation", source.validation_documents),
+        }
     if isinstance(source, WordsSource):
         return {
             "train": _words_documents(source, "train", source.documents),
@@ -349,6 +373,14 @@ def _words_documents(source: WordsSource, split: str, count: int) -> tuple[Task,
             if source.after:
                 tasks.append(words_task(f"{key}/after", words=words, after=source.after))
     return tuple(tasks)
+
+
+def _sheets(source: SheetsSource, split: Split, count: int) -> tuple[Task, ...]:
+    return tuple(
+        sheet_task(f"{source.seed}/{facts}/{number}", facts=facts, split=split)
+        for facts in source.facts
+        for number in range(count)
+    )
 
 
 def _documents(source: FactsSource, split: str, count: int) -> tuple[Task, ...]:

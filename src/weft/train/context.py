@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -34,10 +35,11 @@ from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.reading import read_lines
 from weft.rows import AbstractHost
-from weft.tasks import Encoded, Row, Task, hash_tasks, render, samplers_by_category
+from weft.tasks import Encoded, Row, Task, hash_tasks, render, render_raw, samplers_by_category
 from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
 from weft.train.answer_logits import answer_logits, pad_id
+from weft.train.kept_states import KeptStates
 from weft.train.learner import Learner
 from weft.train.packing import Packed, pack
 from weft.train.recipe import AbstractRecipe, load_base, provenance
@@ -106,6 +108,11 @@ class ContextRecipe(AbstractRecipe):
     """Of `data`; one stage over all tasks alike unless given."""
     documents_per_batch: Size = 32
     """Documents of one step."""
+    keep_states: bool = False
+    """Keep what the base makes of documents, and of questions below the first adapted layer: those met again
+    cost the layers above alone. Memory for time, where they are few."""
+    raw: bool = False
+    """Rows are plain texts to go on with, without the chat template of the base, and have no end."""
     rows_per_document: Size = 4
     """Questions about each of them."""
     max_length: Size = 512
@@ -178,6 +185,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
         strange = () if recipe.unrelated is None else load_splits(recipe.unrelated)["train"]
+        kept = KeptStates(network) if recipe.keep_states else None
         learner = Learner(run, recipe.optimizer, network)
         folder = run.folder / "context"
         best = run.best("margin")
@@ -186,15 +194,15 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
             draws = next((one for one in stages if at <= one.stage.until), stages[-1])
             stage, lessons = draws.stage, _lessons(recipe, network, draws, text, done)
             key = f"{recipe.run.seed}/unrelated/{done}"
-            aside = draw_unrelated(host, strange, min(stage.unrelated, len(lessons)), key)
+            aside = draw_unrelated(host, strange, min(stage.unrelated, len(lessons)), key, raw=recipe.raw)
             with run.accelerator.autocast():
-                loss, told = _loss(recipe, network, lessons, aside, stage.silence)
+                loss, told = _loss(recipe, network, lessons, aside, stage.silence, kept)
             run.accelerator.backward(loss)
             learner.step(done, {"loss": loss.item(), **told})
             if run.is_due("eval", done):
                 metrics = {"margin": float(done)}
                 if splits:
-                    metrics = recall(network, splits[recipe.select_on], windows=windows)
+                    metrics = recall(network, splits[recipe.select_on], windows=windows, raw=recipe.raw)
                 run.log(done, metrics)
                 if metrics["margin"] > best:
                     best = metrics["margin"]
@@ -231,13 +239,19 @@ def encode_texts(host: AbstractHost, config: PassagesConfig) -> Tensor:
 
 
 def lesson_of_task(
-    network: ContextNetwork, document: str, rows: Sequence[Row], *, max_length: int | None = None
+    network: ContextNetwork,
+    document: str,
+    rows: Sequence[Row],
+    *,
+    max_length: int | None = None,
+    raw: bool = False,
 ) -> Lesson:
     """A document with questions; the teacher has it before each question."""
     tokenizer = network.host.tokenizer
     ids = tokenizer.encode(document, add_special_tokens=False)
-    asked = [render(tokenizer, row, max_length=max_length) for row in rows]
-    told = [render(tokenizer, row, description=document, max_length=max_length) for row in rows]
+    encode = render_raw if raw else render
+    asked = [encode(tokenizer, row, max_length=max_length) for row in rows]
+    told = [encode(tokenizer, row, description=document, max_length=max_length) for row in rows]
     return Lesson(list(network.chunks(ids)), asked, told)
 
 
@@ -280,7 +294,7 @@ def _lessons(
     step: int,
 ) -> list[Lesson]:
     lessons = [
-        lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length)
+        lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length, raw=recipe.raw)
         for sampler in draws.whole
         for draw in sampler.draw(step - 1)
     ]
@@ -307,7 +321,9 @@ def _lessons(
     return lessons
 
 
-def draw_unrelated(host: AbstractHost, tasks: Sequence[Task], count: int, key: str) -> list[Encoded]:
+def draw_unrelated(
+    host: AbstractHost, tasks: Sequence[Task], count: int, key: str, *, raw: bool = False
+) -> list[Encoded]:
     """Rows of tasks drawn by a key, each behind its task's description. Raises ConfigError for no tasks."""
     if count and not tasks:
         raise ConfigError("a stage asks unrelated questions; give the tasks in unrelated")
@@ -316,7 +332,7 @@ def draw_unrelated(host: AbstractHost, tasks: Sequence[Task], count: int, key: s
     for _ in range(count):
         task = chance.choice(tasks)
         row, wording = chance.choice(task.train), chance.choice(task.descriptions)
-        rows.append(render(host.tokenizer, row, description=wording))
+        rows.append((render_raw if raw else render)(host.tokenizer, row, description=wording))
     return rows
 
 
@@ -331,14 +347,17 @@ def _loss(
     lessons: Sequence[Lesson],
     aside: Sequence[Encoded],
     silence: float,
+    kept: KeptStates | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean over answer tokens, in nats, and its parts; the first lessons' weights are asked `aside` too."""
     host, pad = network.host, pad_id(network.host)
-    bank, open_K = network.hear_documents([lesson.chunks for lesson in lessons])
-    mixture = Mixture.rows(bank, range(len(lessons)))
-    said = answer_logits(
-        host, mixture, pack([list(one.asked) for one in lessons], pad_id=pad, share_prefix=False)
+    bank, open_K = network.hear_documents(
+        [lesson.chunks for lesson in lessons], None if kept is None else kept.read
     )
+    mixture = Mixture.rows(bank, range(len(lessons)))
+    asked = [list(one.asked) for one in lessons]
+    with nullcontext() if kept is None else kept.below(asked):
+        said = answer_logits(host, mixture, pack(asked, pad_id=pad, share_prefix=False))
     log_NV = F.log_softmax(said.logits_NV.float(), -1)
     parts: dict[str, tuple[float, Tensor]] = {}
     if recipe.distillation:
@@ -374,7 +393,12 @@ def _distance(recipe: ContextRecipe, host: AbstractHost, told: Packed, log_NV: T
 
 @torch.no_grad()
 def recall(
-    network: ContextNetwork, tasks: Sequence[Task], *, windows: Mapping[str, int] = _NONE, batch: int = 64
+    network: ContextNetwork,
+    tasks: Sequence[Task],
+    *,
+    windows: Mapping[str, int] = _NONE,
+    batch: int = 64,
+    raw: bool = False,
 ) -> dict[str, float]:
     """Shares of answers in [0, 1] that greedy decoding gets right from weights alone, in all and by category.
 
@@ -391,7 +415,7 @@ def recall(
         lessons = [
             lesson_in_window(network, task.descriptions[0], task.test[0], window=windows[task.category])
             if task.category in windows
-            else lesson_of_task(network, task.descriptions[0], task.test)
+            else lesson_of_task(network, task.descriptions[0], task.test, raw=raw)
             for task in group
         ]
         bank = adapters_of(network, lessons)

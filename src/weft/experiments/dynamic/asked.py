@@ -34,6 +34,23 @@ def share_right(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[S
 
 
 @torch.no_grad()
+def rights(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> list[float]:
+    """For every place the share of its rows that is answered rightly, under the adapter of that place."""
+    asked = [(place, row) for place, several in enumerate(rows) for row in several]
+    right: list[list[bool]] = [[] for _ in rows]
+    for some in batched(asked, _TOGETHER):
+        packed = pack([[row] for _, row in some], pad_id=pad_id(host), share_prefix=False)
+        mixture = None
+        if adapters is not None:
+            mixture = Mixture.rows(Bank.stack([adapters[place] for place, _ in some]), range(len(some)))
+        said = answer_logits(host, mixture, packed)
+        wrong = set(said.line_N[said.logits_NV.argmax(-1) != said.targets_N].tolist())
+        for line, (place, _) in enumerate(some):
+            right[place].append(line not in wrong)
+    return [share(answers) for answers in right]
+
+
+@torch.no_grad()
 def share_equal(
     host: Host, one: Sequence[Adapter], other: Sequence[Adapter], rows: Sequence[Sequence[Encoded]]
 ) -> float:

@@ -8,12 +8,14 @@ from weft.experiments.dynamic.table import Line
 TITLES = {
     "shift": "Shift: a special token and a vector",
     "words": "Context: facts of letters among lines that say nothing",
+    "sheets": "Context: fact sheets in plain English",
     "context": "Context: what leaves the window enters the weights",
     "stack": "Stack: as much network as the problem needs",
     "mix": "Mix: a third network over both",
 }
 PICTURED = {
     "shift": ("answers right, streams of ", "share of the answers"),
+    "sheets": ("1 of 1 facts", "share of the answers"),
     "context": ("1 of 1 facts in ", "share of the answers"),
     "mix": ("questions right", "share of the questions"),
 }

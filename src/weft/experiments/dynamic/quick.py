@@ -15,7 +15,7 @@ _STREAMS, _DOCUMENTS, _TASKS, _QUESTIONS = 12, 6, 12, 60
 
 
 def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
-    """One seed, 600 steps of a shift, 60 of its rivals, 300 of words, 120 of a stack or mix, fewer of all."""
+    """One seed, 600 steps of a shift, 60 of its rivals, 300 of words, 120 of the others, fewer of all."""
     changed = {}
     if recipe.shift is not None:
         shift = recipe.shift
@@ -37,6 +37,14 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
                 "documents": min(words.documents, _STREAMS),
                 "windowed": min(words.windowed, _STREAMS),
                 "questions": min(words.questions, _QUESTIONS),
+            }
+        )
+    if recipe.sheets is not None:
+        sheets = recipe.sheets
+        changed["sheets"] = sheets.model_copy(
+            update={
+                "recipe": _shorten_run(sheets.recipe, _STEPS),
+                "documents": min(sheets.documents, _STREAMS),
             }
         )
     if recipe.context is not None:

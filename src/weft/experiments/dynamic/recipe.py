@@ -3,6 +3,7 @@
 from weft.config import Config
 from weft.experiments.dynamic.context import ContextComparison
 from weft.experiments.dynamic.mix import MixComparison
+from weft.experiments.dynamic.sheets import SheetsComparison
 from weft.experiments.dynamic.shift import ShiftComparison
 from weft.experiments.dynamic.stack import StackComparison
 from weft.experiments.dynamic.words import WordsComparison
@@ -13,6 +14,7 @@ class DynamicRecipe(Config):
 
     shift: ShiftComparison | None = None
     words: WordsComparison | None = None
+    sheets: SheetsComparison | None = None
     context: ContextComparison | None = None
     stack: StackComparison | None = None
     mix: MixComparison | None = None

@@ -1,0 +1,39 @@
+"""The measurements of fact sheets, on the embedded base with a network of a few steps."""
+
+from weft.experiments.dynamic.recipe import DynamicRecipe
+from weft.experiments.dynamic.sheets import SINGLE, WEIGHTS, measure_sheets
+from weft.tasks.facts.sheets import KINDS
+
+RECIPE = {
+    "base": "weft/letters",
+    "attn_implementation": "eager",
+    "data": {"kind": "sheets", "facts": [1], "documents": 8, "validation_documents": 2},
+    "raw": True,
+    "network": {"reader": {"kind": "accumulator", "rank": 4, "latent": 16}, "chunk": 32},
+    "target_modules": r"model\.layers\.5\.mlp\.down_proj",
+    "documents_per_batch": 4,
+    "rows_per_document": 1,
+    "distillation": 0.0,
+    "completion": 1.0,
+}
+
+
+def test_every_line_has_a_value_per_sheet_and_the_curve_one_per_evaluation(tmp_path):
+    run = {"output_dir": str(tmp_path), "max_steps": 4, "logging_steps": 1, "eval_steps": 2}
+    values = {"recipe": {**RECIPE, "run": run}, "documents": 6, "facts": [1, 2]}
+    lines = measure_sheets(DynamicRecipe.model_validate({"sheets": values}).sheets)
+    found = {(line.what, line.who): line.values for line in lines}
+    for facts in (1, 2):
+        for who in (
+            WEIGHTS,
+            "neither",
+            "the weights of another sheet",
+            "the sheet in the prompt, no adapter",
+        ):
+            assert len(found[f"{facts} of {facts} facts", who]) == 6
+    assert [who for what, who in found if what == f"{SINGLE}, by steps of training"] == ["2 steps", "4 steps"]
+    by_kind = {
+        what.split(": ")[1]: values for (what, _), values in found.items() if what.startswith("by kind")
+    }
+    assert set(by_kind) <= set(KINDS)
+    assert sum(map(len, by_kind.values())) == 6
