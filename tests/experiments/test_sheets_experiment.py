@@ -3,6 +3,7 @@
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.experiments.dynamic.sheets import SINGLE, WEIGHTS, measure_sheets
 from weft.tasks.facts.sheets import KINDS
+from weft.train.context import ContextRecipe, train_context
 
 RECIPE = {
     "base": "weft/letters",
@@ -20,7 +21,8 @@ RECIPE = {
 
 def test_every_line_has_a_value_per_sheet_and_the_curve_one_per_evaluation(tmp_path):
     run = {"output_dir": str(tmp_path), "max_steps": 4, "logging_steps": 1, "eval_steps": 2}
-    values = {"recipe": {**RECIPE, "run": run}, "documents": 6, "facts": [1, 2]}
+    train_context(ContextRecipe.model_validate({**RECIPE, "run": run}))
+    values = {"run": str(tmp_path), "base": "weft/letters", "documents": 6, "facts": [1, 2]}
     lines = measure_sheets(DynamicRecipe.model_validate({"sheets": values}).sheets)
     found = {(line.what, line.who): line.values for line in lines}
     for facts in (1, 2):

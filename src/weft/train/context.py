@@ -108,6 +108,8 @@ class ContextRecipe(AbstractRecipe):
     """Of `data`; one stage over all tasks alike unless given."""
     documents_per_batch: Size = 32
     """Documents of one step."""
+    whitening_steps: Size = 8
+    """The first steps, on whose documents what the sites read is whitened."""
     keep_states: bool = False
     """Keep what the base makes of documents, and of questions below the first adapted layer: those met again
     cost the layers above alone. Memory for time, where they are few."""
@@ -182,7 +184,8 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         asked = plan[-1].windowed
         windows = {} if asked is None else dict.fromkeys(asked.category_shares, asked.most)
         text = None if recipe.passages is None else encode_texts(host, recipe.passages)
-        first = [one for step in range(1, 9) for one in _lessons(recipe, network, stages[-1], text, step)]
+        early = range(1, recipe.whitening_steps + 1)
+        first = [one for step in early for one in _lessons(recipe, network, stages[-1], text, step)]
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
         strange = () if recipe.unrelated is None else load_splits(recipe.unrelated)["train"]
         kept = KeptStates(network) if recipe.keep_states else None

@@ -41,12 +41,7 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
         )
     if recipe.sheets is not None:
         sheets = recipe.sheets
-        changed["sheets"] = sheets.model_copy(
-            update={
-                "recipe": _shorten_run(sheets.recipe, _STEPS),
-                "documents": min(sheets.documents, _STREAMS),
-            }
-        )
+        changed["sheets"] = sheets.model_copy(update={"documents": min(sheets.documents, _STREAMS)})
     if recipe.context is not None:
         networks = {name: folders[:1] for name, folders in recipe.context.networks.items()}
         documents = min(recipe.context.documents, _DOCUMENTS)

@@ -19,8 +19,6 @@ from weft.reading import read_text
 from weft.tasks import Encoded, Task, render_raw
 from weft.tasks.facts.known import KNOWN
 from weft.tasks.facts.sheets import KINDS, sheet_task
-from weft.train.context import ContextRecipe, train_context
-from weft.train.recipe import load_base
 from weft.types import Adapter
 
 WEIGHTS = "the weights alone"
@@ -30,8 +28,10 @@ SINGLE = "1 of 1 facts"
 class SheetsComparison(Config):
     """`sheets` in the recipe of `weft experiment dynamic`."""
 
-    recipe: ContextRecipe
-    """The training; a finished one is not repeated."""
+    run: str
+    """Folder of a training, `weft train context`: its network and its metrics."""
+    base: str
+    """Embedded name, folder or hub id of the frozen base."""
     documents: Size = 200
     """Sheets per line of the table."""
     facts: tuple[int, ...] = (1, 2)
@@ -39,16 +39,15 @@ class SheetsComparison(Config):
 
 
 def measure_sheets(comparison: SheetsComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
-    """All lines of the section, each with one value per sheet. Raises what training and loading raise."""
-    recipe = comparison.recipe
-    host = load_base(recipe, "cpu", target_modules=recipe.target_modules)
-    folder = train_context(recipe, host=host)
-    network = ContextNetwork.from_pretrained(folder, host=host)
+    """All lines of the section, each with one value per sheet. Raises what loading raises."""
+    run = Path(comparison.run)
+    host = Host.from_pretrained(comparison.base, dtype="float32")
+    network = ContextNetwork.from_pretrained(run / "context", host=host)
     lines = []
     for facts in comparison.facts:
         tell(f"sheets of {facts}")
         lines += find_facts(network, comparison, facts)
-    lines += curve(folder.parent)
+    lines += curve(run)
     tell("side effects")
     return lines + side_effects(network, comparison)
 
