@@ -158,6 +158,44 @@ def test_names_that_are_not_there(base, capsys, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.parametrize("state", ["[]", "{}", '{"supervisor": "1"}', '{"supervisor": -5}', '{"super'])
+def test_a_damaged_folder_is_told_in_one_line_and_hides_no_other(base, capsys, monkeypatch, tmp_path, state):
+    monkeypatch.setenv("WEFT_CACHE", str(tmp_path))
+    for name in ("D", "E", "E E"):  # the last one is no name: somebody else's folder
+        (tmp_path / "swarm" / name).mkdir(parents=True)
+        (tmp_path / "swarm" / name / "plan.json").write_text(json.dumps({"base": base, "workers": 2}))
+    (tmp_path / "swarm" / "D" / "state.json").write_text(state)
+    for arguments in (["status"], ["kill", "--worker", "0"], ["down"]):
+        (line,) = weft(capsys, "swarm", *arguments, "--name", "D", code=1).splitlines()
+        assert "state.json is" in line
+    rows = json.loads(weft(capsys, "swarm", "status", "--json"))
+    assert [(row["swarm"], row["state"]) for row in rows] == [("D", "damaged"), ("E", "down")]
+
+
+@pytest.mark.slow
+def test_a_swarm_that_starts_can_be_ended(base, capsys, tmp_path):
+    start = ("swarm", "up", "--base", base, "--workers", "2", "--name", "Q", "--launcher", "processes")
+    process = start_weft(*start, said=tmp_path / "said.txt")
+    folder = SwarmFolder("Q")
+    until(lambda: folder.supervisor is not None)
+    assert "is starting" in weft(capsys, "generate", "cab", "--host", "swarm:Q", code=1)
+    assert "swarm Q is down" in weft(capsys, "swarm", "down", "--name", "Q")
+    process.join()
+    assert process.exitcode == 1
+    assert folder.supervisor is None
+
+
+@pytest.mark.slow
+def test_a_stopped_supervisor_is_ended(base, capsys, monkeypatch):
+    start = ("swarm", "up", "--base", base, "--workers", "1", "--spares", "0", "--name", "P")
+    weft(capsys, *start, "--launcher", "processes")
+    (worker,) = SwarmFolder("P").state["workers"]
+    SwarmFolder("P").supervisor.suspend()
+    monkeypatch.setattr("weft.cli.swarm.down._SECONDS", 1)
+    assert "swarm P is down" in weft(capsys, "swarm", "down", "--name", "P")
+    until(lambda: not psutil.pid_exists(worker["pid"]))
+
+
 @pytest.mark.slow
 def test_a_base_that_does_not_fit_is_told_in_one_line(base, capsys):
     start = ("swarm", "up", "--base", base, "--name", "F", "--launcher", "processes", "--spares", "0")

@@ -1,5 +1,6 @@
 """A coordinator that is started again goes on where the journal ends: no token lost, doubled or different."""
 
+import os
 import random
 import resource
 import signal
@@ -13,6 +14,7 @@ from tiny_models import make_bank, make_llama
 from weft.errors import ConfigError, SaveError
 from weft.host import Host
 from weft.rows import Share
+from weft.swarm import SwarmHost
 from weft.swarm.message import Message
 from weft.swarm.tape import Tape
 
@@ -102,6 +104,26 @@ def test_another_run_and_another_writer_are_refused(model, tmp_path):
     host = spread(parts, journal=tmp_path / "tape")[0]
     with pytest.raises(ConfigError, match="is of another run"):
         host.step(torch.tensor([[5, 7]]), host.new_cache(), [Share()])
+    host.close()
+
+
+def test_a_pipe_is_no_journal(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SaveError, match="is a pipe or a terminal"):
+        Tape(tmp_path / "pipe")
+
+
+def test_a_run_whose_journal_is_refused_takes_the_stages_from_nobody(model, tmp_path):
+    parts = parts_of(model, [0, 1, 3, 4])
+    host, places = spread(parts, journal=tmp_path / "tape")
+    host.step(torch.tensor([[5]]), host.new_cache(), [Share()])
+    epochs = [place.stage.epoch for place in places]
+    with pytest.raises(ConfigError, match="another run writes"):
+        SwarmHost(
+            [lambda failed, at=place: at.connect(lambda: None, failed) for place in places],
+            journal=tmp_path / "tape",
+        )
+    assert [place.stage.epoch for place in places] == epochs
     host.close()
 
 

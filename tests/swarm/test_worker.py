@@ -16,7 +16,7 @@ from weft.engine import Loop, Sampling
 from weft.errors import ConfigError, ShapeError, WorkerError
 from weft.host import Host, Pool
 from weft.rows import Request, Share
-from weft.swarm import LocalLink, Stage, SwarmHost, TcpLink, listen, serve, worker
+from weft.swarm import LocalLink, Stage, SwarmHost, TcpLink, Worker, listen, serve, worker
 from weft.types import Adapter, Factors, Term
 
 
@@ -125,6 +125,31 @@ def test_an_old_coordinator_is_refused():
     new.step(torch.tensor([[5]]), new.new_cache(), [Share()])
     with pytest.raises(WorkerError, match="another coordinator has taken it over"):
         old.step(torch.tensor([[5]]), old.new_cache(), [Share()])
+
+
+def test_one_that_was_taken_over_lets_its_rows_leave_and_takes_nothing_back(pico_bank):
+    (part,) = parts_of(make_llama(), [0, 2])
+    place, bank = Place(part), pico_bank(1, 4)
+    runs = []
+    for _ in range(2):
+        loop = Loop(SwarmHost([lambda failed: FaultyLink(place, lambda: None)]))
+        loop.submit(Request("a", (5, 6), Share.of(bank[0])), sampling=Sampling(max_new_tokens=8))
+        runs.append(loop.run())
+        next(runs[-1])
+    old, new = runs
+    with pytest.raises(WorkerError, match="another coordinator has taken it over"):
+        next(old)
+    assert len(list(new)) == 7
+
+
+def test_a_worker_without_layers_is_asked_again():
+    (part,) = parts_of(make_llama(), [0, 2])
+    empty, place = Place(part), Place(part)
+    empty.stage = Worker("weft/letters")
+    host = SwarmHost([lambda failed: (place if failed else empty).connect(lambda: None, failed)])
+    assert host.fingerprint == part.base
+    with pytest.raises(WorkerError, match="this worker has no layers yet"):
+        SwarmHost([lambda failed: empty.connect(lambda: None, failed)])
 
 
 def test_gates_are_refused_before_a_row_begins(pico_bank):

@@ -396,8 +396,9 @@ class Loop:
         return spoken
 
     def _leave(self, rows: list[Row], cache: AbstractCache, place: int) -> None:
-        self.host.release(rows[place].share)
-        self._drop(rows, cache, place)
+        share = rows[place].share
+        self._drop(rows, cache, place)  # first: where it raises, the row is there to leave again
+        self.host.release(share)
 
     @staticmethod
     def _drop(rows: list[Row], cache: AbstractCache, place: int) -> None:

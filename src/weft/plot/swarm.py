@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def draw_swarm(events: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.set_xlabel("seconds")
     tokens = axes.twinx()
-    written = [sum(one["rows"] for one in steps[: i + 1]) for i in range(len(steps))]
+    written = list(itertools.accumulate(step["rows"] for step in steps))
     tokens.step([step["time"] - begun for step in steps], written, where="post", color="0.2", linewidth=1.2)
     tokens.set_ylabel("tokens written")
     tokens.set_ylim(bottom=0)

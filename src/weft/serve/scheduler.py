@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from weft.engine import Loop, Sampling, Spoken
 from weft.engine.prefixes import Prefixes
 from weft.engine.score import prompt_logits
-from weft.errors import PoolFullError, PromptTooLongError, WeftError
+from weft.errors import PoolFullError, PromptTooLongError, WeftError, WorkerError
 from weft.host import Host, Pool
 from weft.host.pool import content
 from weft.rows import AbstractController, AbstractHost, Request, Share
@@ -70,7 +70,8 @@ class Scheduler:
     `slots` adapters of rank `r` or less act at a time, and the caches hold `max_tokens` or less (rows times
     the longest); a row for which there is no room waits. `prefix_tokens` of texts that have ended are kept
     for those that begin alike, each tenant's for itself. When a step fails,
-    every open job is told so and the thread ends; `start` begins anew.
+    every open job is told so and the thread ends; `start` begins anew. Where it was the workers of a spread
+    host that were lost, the thread goes on: they may come back.
     """
 
     def __init__(
@@ -182,9 +183,8 @@ class Scheduler:
     def _run(self) -> None:
         error: Exception = StoppedError("the server is stopping")
         try:
-            while self._hear():
-                if self._loop.busy:
-                    self._tell(self._loop.step())
+            while self._goes_on():
+                pass
         except Exception as failed:  # every open request has to hear of it
             log.exception("the scheduler has failed")
             error = StoppedError(f"the scheduler has failed: {type(failed).__name__}")
@@ -197,6 +197,22 @@ class Scheduler:
                     heard.done.set_exception(error)
         for job in left:
             job.tell(error)
+
+    def _goes_on(self) -> bool:
+        """Hear, and do a step where there is something to do; whether to go on."""
+        try:
+            if not self._hear():
+                return False
+            if self._loop.busy:
+                self._tell(self._loop.step())
+        except WorkerError as error:
+            log.warning("%s", error)
+            self._loop.close()
+            with self._lock:
+                left, self._open = list(self._open.values()), {}
+            for job in left:
+                job.tell(error)
+        return True
 
     def _tell(self, spoken: Sequence[Spoken]) -> None:
         """Tell jobs their newest tokens."""
@@ -231,6 +247,8 @@ class Scheduler:
     def _begin(self, job: Job) -> None:
         """Hand a job to the loop; what is wrong with it is told to it alone."""
         share = job.request.share
+        if job.request.id not in self._open:  # it waited while the workers were lost, and was told
+            return
         try:
             self._check(share)
             if job.prompt_top is not None:

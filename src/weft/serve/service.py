@@ -14,7 +14,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request
 
 from weft.engine import Engine, Sampling
-from weft.errors import PoolFullError, SaveError, UnknownNameError, WeftError
+from weft.errors import PoolFullError, SaveError, UnknownNameError, WeftError, WorkerError
 from weft.rows import Request as RowRequest
 from weft.serve.keys import Account, Keys, Role, TooMuchError
 from weft.serve.metrics import Metrics
@@ -47,6 +47,8 @@ def refusal(error: Exception) -> Refused:
             return Refused(503, str(error), "stopped")
         case PoolFullError():
             return Refused(503, str(error), "no_slot", 1.0)
+        case WorkerError():
+            return Refused(503, str(error), "no_worker", 1.0)
         case UnknownNameError():
             return Refused(404, str(error), "model_not_found")
         case SaveError() | OSError(errno=errno.ENOSPC | errno.EDQUOT):

@@ -81,10 +81,15 @@ class SwarmFolder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Who runs what, as the supervisor wrote it last; empty before that."""
-        with suppress(MissingFileError):
-            return read_json(self.path / STATE)
-        return {}
+        """Who runs what, as it was written last; empty before that. Raises ConfigError for a damaged file."""
+        try:
+            state = read_json(self.path / STATE)
+        except MissingFileError:
+            return {}
+        pid = state.get("supervisor") if isinstance(state, dict) else None
+        if type(pid) is not int or pid < 1:
+            raise ConfigError(f"{self.path / STATE} is damaged; start the swarm again: weft swarm up")
+        return state
 
     @property
     def supervisor(self) -> psutil.Process | None:
@@ -93,7 +98,7 @@ class SwarmFolder:
         with suppress(psutil.Error):
             if pid is not None:
                 process = psutil.Process(pid)
-                if process.is_running() and "weft.swarm.supervisor" in process.cmdline():
+                if process.is_running() and {"weft.swarm.supervisor", self.name} <= {*process.cmdline()}:
                     return process
         return None
 
@@ -174,7 +179,8 @@ class SwarmFolder:
 
 def names() -> list[str]:
     """The swarms that have a folder."""
-    return sorted(path.parent.name for path in (cache_folder() / "swarm").glob(f"*/{PLAN}"))
+    found = (path.parent.name for path in (cache_folder() / "swarm").glob(f"*/{PLAN}"))
+    return sorted(name for name in found if is_name(name))
 
 
 def ask(address: tuple[str, int], kind: str, *, seconds: float = 5.0, **fields: Any) -> Message:

@@ -61,6 +61,8 @@ class SwarmHost(AbstractHost):
         self.generation_config = generation_config
         self._log = log
         """Told of every step: `log("step", rows=..., tokens=..., seconds=...)`."""
+        # First: a run that is refused here takes the swarm from nobody.
+        self._tape = None if journal is None else Tape(journal)
         self.seats = [Seat(connect, patience=patience, tries=tries) for connect in stages]
         self._base = greeted([seat.open() for seat in self.seats])
         self.fingerprint = self._base.fingerprint
@@ -68,8 +70,7 @@ class SwarmHost(AbstractHost):
         self.hidden = self._base.hidden
         self.codec: Codec = codec
         self._shares = Shares(self._base.sites)
-        self._kept = [Kept(seat.call) for seat in self.seats]
-        self._tape = None if journal is None else Tape(journal)
+        self._kept = [Kept(seat) for seat in self.seats]
         self._caches: WeakSet[SwarmCache] = WeakSet()
         self._sessions = itertools.count(ADAPTERS + 1)
         for place, seat in enumerate(self.seats):
@@ -300,12 +301,17 @@ class SwarmHost(AbstractHost):
         return {"base": self.fingerprint, "counts": list(counts), "shares": shares}
 
     def everywhere(self, kind: str, session: int, fields: Mapping[str, Any]) -> None:
-        """One call of a session at every stage. Raises WorkerError where one is lost."""
+        """One call of a session at every stage. Raises WorkerError where one is lost.
+
+        A stage that has to be brought to the journal first is not asked: the journal will have it. So rows of
+        a coordinator that has lost its swarm leave, and take it back from nobody.
+        """
         if self._tape is not None and self._tape.plays:
             return  # the stages hold nothing of it yet
         try:
             for seat in self.seats:
-                seat.call(kind, session, fields, {})
+                if seat.begun:
+                    seat.call(kind, session, fields, {})
         except WeftError:
             self._forget()
             raise

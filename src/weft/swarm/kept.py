@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from weft.errors import PoolFullError, WeftError
-from weft.swarm.seat import Call
+from weft.swarm.seat import Call, Seat
 from weft.swarm.stage import ADAPTERS
 from weft.swarm.things import Thing
 
@@ -15,10 +15,10 @@ _SPARE = 48
 
 
 class Kept:
-    """Puts things to a stage through `call` and lets it drop them."""
+    """Puts things to the stage of a seat and lets it drop them."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
         self._known: OrderedDict[str, Thing] = OrderedDict()
         """The least recently held first."""
         self._held: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class Kept:
             for thing in things:
                 while thing.key not in self._known:
                     try:
-                        self._put(self._call, thing)
+                        self._put(self._seat.call, thing)
                     except PoolFullError:
                         if not self._drop_one():
                             raise
@@ -71,7 +71,8 @@ class Kept:
         """Let the stage drop what has been without a row for longest; whether there was something."""
         key = next((key for key in self._known if key not in self._held), None)
         if key is not None:
-            self._call("drop", ADAPTERS, {"key": key}, {})
+            if self._seat.begun:
+                self._seat.call("drop", ADAPTERS, {"key": key}, {})
             del self._known[key]
             self._slots.pop(key, None)
         return key is not None

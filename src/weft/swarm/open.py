@@ -20,8 +20,10 @@ def open_swarm(name: str, **options: Any) -> SwarmHost:
     """
     folder = SwarmFolder(name)
     plan, stages = folder.plan, folder.state.get("stages", [])
-    if folder.supervisor is None or not stages:
+    if folder.supervisor is None:
         raise WorkerError(f"swarm {name} is down; start it: weft swarm up --base {plan.base} --name {name}")
+    if not stages:
+        raise WorkerError(f"swarm {name} is starting; try again when weft swarm status says that it is up")
     base = base_folder(plan.base)
     has = any((base / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
     return SwarmHost(

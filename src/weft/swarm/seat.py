@@ -68,6 +68,11 @@ class Seat:
         assert self.description is not None
         return self.description
 
+    @property
+    def begun(self) -> bool:
+        """Whether the stage holds what it should; if not, a replay comes before the next call."""
+        return bool(self._instance)
+
     def forget(self) -> None:
         """The stage may have gone further than the journal: replay before the next call."""
         self._instance = ""
@@ -96,6 +101,7 @@ class Seat:
                 if not self._instance:  # a replay that did not come to its end
                     self._hang_up()
                 raise
+        self.forget()
         raise WorkerError(f"the stage of layers {self.place[0]} to {self.place[1]} is lost: {reason}")
 
     def _begin(self, failed: int) -> None:
@@ -117,12 +123,14 @@ class Seat:
     def _greet(self, failed: int) -> Message:
         self._link = self._connect(failed)
         told = self._exchange({"kind": "hello"}, {})
+        if "error" in told.fields:
+            raise WorkerError(told.text("text"))
         if self.description is not None:
             for name in ("base", "weights", "layers", "first", "last", "dtype", "sites"):
                 if told.fields.get(name) != self.description.fields[name]:
                     raise _FinalError(f"the worker has another {name} than the one that was here before")
-        self.description = told
         self.place = (told.whole("first"), told.whole("last"))
+        self.description = told
         return told
 
     def _replayed(self, fresh: str) -> Call:

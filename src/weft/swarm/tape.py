@@ -40,6 +40,9 @@ class Tape:
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise SaveError(f"the journal {self.path} cannot be written: {error.strerror}") from error
+        if not self._file.seekable():
+            self._file.close()
+            raise SaveError(f"the journal {self.path} is a pipe or a terminal; name a file")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

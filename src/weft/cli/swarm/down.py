@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from weft.errors import WorkerError
 
 _SECONDS = 60
+_KILLED_SECONDS = 10
 
 
 def down(*, name: Annotated[str, Parameter(name=("--name", "-n"))]) -> None:
@@ -31,9 +32,15 @@ def down(*, name: Annotated[str, Parameter(name=("--name", "-n"))]) -> None:
     if supervisor is None:
         print(f"swarm {name} is down")
         return
-    supervisor.terminate()
     try:
-        supervisor.wait(_SECONDS)
-    except psutil.TimeoutExpired:
+        supervisor.terminate()
+        try:
+            supervisor.wait(_SECONDS)
+        except psutil.TimeoutExpired:  # it was stopped, say; its workers end with it
+            supervisor.kill()
+            supervisor.wait(_KILLED_SECONDS)
+    except psutil.NoSuchProcess:
+        pass  # somebody else has ended it
+    except psutil.Error:
         raise WorkerError(f"the supervisor of swarm {name}, process {supervisor.pid}, does not end") from None
     print(f"swarm {name} is down")

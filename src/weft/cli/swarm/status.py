@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from weft.cli.shared.flags import Json
 from weft.cli.shared.screen import print_json, print_rows
+from weft.errors import ConfigError
 from weft.plain import plain
 
 if TYPE_CHECKING:
@@ -35,11 +36,7 @@ def status(
         _ = folder.plan  # an unknown name is told as such
         print_status(folder, json=json)
         return
-    folders = [SwarmFolder(one) for one in names()]
-    rows = [
-        {"swarm": one.name, "base": one.plan.base, "state": _state(one), "workers": one.plan.workers}
-        for one in folders
-    ]
+    rows = [_summary(SwarmFolder(one)) for one in names()]
     print_json(rows) if json else print_rows(rows)
 
 
@@ -59,6 +56,14 @@ def print_status(folder: SwarmFolder, *, json: bool) -> None:
     if _state(folder) != "up":
         why = f": {plain(state['error'])}" if state.get("error") else ""
         print(f"swarm {folder.name} is {_state(folder)}{why}")
+
+
+def _summary(folder: SwarmFolder) -> dict[str, object]:
+    try:
+        state, plan = _state(folder), folder.plan
+    except ConfigError:  # its own status says more; the others are listed all the same
+        return {"swarm": folder.name, "base": None, "state": "damaged", "workers": None}
+    return {"swarm": folder.name, "base": plan.base, "state": state, "workers": plan.workers}
 
 
 def _state(folder: SwarmFolder) -> str:

@@ -66,7 +66,7 @@ def up(
         address: Of a Ray cluster that runs; Ray is started on this machine unless given.
         timeout: Most seconds to wait; then the swarm is ended again.
     """
-    from weft.swarm.folder import FRESH, LOG, PLAN, Plan, SwarmFolder
+    from weft.swarm.folder import FRESH, LOG, PLAN, STATE, Plan, SwarmFolder
 
     has_ray = find_spec("ray") is not None
     if (launcher == "ray" or address is not None) and not has_ray:
@@ -92,6 +92,7 @@ def up(
             (folder.path / file).unlink(missing_ok=True)
         folder.write(PLAN, plan.model_dump(mode="json"))
         pid = _spawn(name, folder.path / LOG, held)
+        folder.write(STATE, {"supervisor": pid})  # it may be ended before it writes that itself
     finally:
         os.close(held)  # the supervisor has it
     try:
