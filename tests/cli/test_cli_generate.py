@@ -268,3 +268,21 @@ def test_bank_of_tests_is_not_the_base(host: Host, adapter: str) -> None:
     ids = torch.tensor([render_prompt(host.tokenizer, "cab")])
     bank = Bank.stack([load(adapter)])
     assert (host.forward(ids).logits - host.forward(ids, Mixture.of(bank)).logits).abs().max() > 0.1
+
+
+def test_a_raw_prompt_goes_on_as_it_stands(
+    host: Host, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine(host)
+    expected = [engine.generate(text, raw=True, max_new_tokens=8).strip() for text in PROMPTS]
+    assert said(capsys, *PROMPTS, "--base", tiny.base, "--raw") == expected
+    assert expected != answers(host, None)
+
+
+def test_a_chat_is_not_raw(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "cab"}]}) + "\n")
+    assert main(["generate", "--file", str(file), "--base", tiny.base, "--raw"]) == 1
+    assert "--raw goes on with texts" in capsys.readouterr().err
+    assert main(["generate", "cab", "--base", tiny.base, "--raw", "--system", "be brief"]) == 1
+    assert "--system is of a chat" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The measurements of fact sheets, on the embedded base with a network of a few steps."""
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
-from weft.experiments.dynamic.sheets import SINGLE, WEIGHTS, measure_sheets
+from weft.experiments.dynamic.sheets import ASIDE, SINGLE, WEIGHTS, measure_sheets
 from weft.tasks.facts.sheets import KINDS
 from weft.train.context import ContextRecipe, train_context
 
@@ -34,6 +34,7 @@ def test_every_line_has_a_value_per_sheet_and_the_curve_one_per_evaluation(tmp_p
         ):
             assert len(found[f"{facts} of {facts} facts", who]) == 6
     assert [who for what, who in found if what == f"{SINGLE}, by steps of training"] == ["2 steps", "4 steps"]
+    assert len(found[ASIDE, "the sheet's value is said"]) == 6
     by_kind = {
         what.split(": ")[1]: values for (what, _), values in found.items() if what.startswith("by kind")
     }

@@ -7,7 +7,9 @@ answer is right when each of its tokens, the full stop too, is the likeliest one
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from weft.config import Config, Size
@@ -18,11 +20,12 @@ from weft.hyper import ContextNetwork
 from weft.reading import read_text
 from weft.tasks import Encoded, Task, render_raw
 from weft.tasks.facts.known import KNOWN
-from weft.tasks.facts.sheets import KINDS, sheet_task
+from weft.tasks.facts.sheets import KINDS, draw_name, sheet_task
 from weft.types import Adapter
 
 WEIGHTS = "the weights alone"
 SINGLE = "1 of 1 facts"
+ASIDE = "the question of a sheet about somebody else"
 
 
 class SheetsComparison(Config):
@@ -106,8 +109,22 @@ def side_effects(network: ContextNetwork, comparison: SheetsComparison) -> list[
             "a sheet in the weights",
             rights(host, turned, known),
         ),
+        line_of(ASIDE, "the sheet's value is said", rights(host, own, ask_aside(host, sheets))),
         line_of("two sheets of one fact, joined", "the fact of one", rights(host, both, bare)),
     ]
+
+
+def ask_aside(host: Host, sheets: Sequence[Task]) -> list[list[Encoded]]:
+    """The questions of sheets about somebody whom they do not name, with the sheets' values as answers."""
+    asked = []
+    for number, sheet in enumerate(sheets):
+        name, other = (
+            sheet.descriptions[0].split()[0],
+            draw_name(random.Random(f"aside/{number}"), "validation"),
+        )
+        (row,) = sheet.test
+        asked.append([render_raw(host.tokenizer, replace(row, prompt=row.prompt.replace(name, other)))])
+    return asked
 
 
 def _sheets(comparison: SheetsComparison, facts: int) -> list[Task]:
