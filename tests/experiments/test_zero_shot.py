@@ -23,6 +23,7 @@ from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.tasks import load_tasks, render
 from weft.train.learned_bank import score
+from weft.train.library import LibraryRecipe, train_library
 from weft.types import Bank
 
 
@@ -93,6 +94,28 @@ def test_everything_is_measured_once(root: Path, tmp_path: Path) -> None:
     measure_zero_shot(other, told.append)
     measure_zero_shot(other.model_copy(update={"controls": Controls(mean_of=2)}), told.append)
     assert told[5:] == ["zero-shot: cost", "zero-shot: controls-train"]
+
+
+def test_oracles_of_some_functions(root: Path, tmp_path: Path) -> None:
+    asked = {
+        "output_dir": str(tmp_path / "library"),
+        "base": str(root / "base"),
+        "data": source(root / "tasks"),
+        "names": ["upper"],
+        "r": 2,
+        "max_steps": 2,
+        "validation_rows": 4,
+    }
+    oracles = train_library(LibraryRecipe.model_validate(asked))
+    parts = {"oracles": str(oracles), "controls": None, "cost": None, "steps": None}
+    recipe = ZeroShotRecipe.model_validate(values(root, tmp_path, **parts))
+    found = measure_zero_shot(recipe)
+    [split] = found.splits
+    [oracle] = [result for result in split.results if result.condition == "oracle"]
+    assert (oracle.tasks, oracle.reason) == (1, "1 of 4 tasks have an adapter of their own")
+    assert [task for task, right in split.by_task.items() if "oracle" in right] == ["upper"]
+    page = zero_shot_page(recipe, found, pictures=("a.png", "b.png"), command="weft")
+    assert "| generated - oracle |" in page
 
 
 def test_controls_need_rows(root: Path, tmp_path: Path) -> None:
