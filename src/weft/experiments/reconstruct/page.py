@@ -12,7 +12,8 @@ _KEPT, _POINTS, _SMALL = 0.98, 2.0, 0.1
 """Goals: share of the library's score; points of exact match below head L, share of its parameters."""
 _READING = (
     "A network is trained to write down the first so many adapters of a library, from a description or from "
-    "the name of each ({objective}, {steps} steps, each about {batch} of them). Kept is the share of the library's exact match on test "
+    "the name of each ({objective}, {steps} steps, each about {batch} of them). Kept is the share of the "
+    "library's exact match on test "
     "rows that its adapters have, once from the main description and once from a wording that no training "
     "saw. The error is that of the deltas in the last step, || made - wanted ||^2 / || wanted ||^2."
 )
