@@ -4,7 +4,7 @@ import pytest
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.experiments.dynamic.table import Line
-from weft.experiments.dynamic.words import KNOWN, WordsComparison, curves, measure_words
+from weft.experiments.dynamic.words import KNOWN, LEFT, STAYS, WordsComparison, curves, measure_words
 
 RECIPE = {
     "run": {"max_steps": 2, "logging_steps": 1, "eval_steps": 2, "save_steps": 2},
@@ -48,6 +48,11 @@ def test_every_line_is_measured_and_what_cannot_fail_holds(comparison):
     for times, count in ((1, 2), (3, 6)):
         (known,) = lines[f"1 of 1 facts in {times}x, {count} lines", KNOWN]
         assert 0 <= known <= 1
+    through = {key: values for key, values in lines.items() if "through a window" in key[0]}
+    assert set(through) == {
+        ("1 of 1 facts in 1x, through a window of 24 tokens", STAYS),  # two lines: nothing leaves
+        ("1 of 1 facts in 3x, through a window of 24 tokens", LEFT),
+    }
     (ratio,) = lines["peak memory", "3x / 1x"]
     assert 0.8 < ratio < 1.3
     (mib,) = lines["peak memory of the process that reads, MiB", "1x"]

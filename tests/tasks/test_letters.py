@@ -202,3 +202,10 @@ def test_a_document_of_words_has_its_facts_once_among_idle_lines_of_the_kinds_as
     numbers = document_task("b", words=1, idle=5, kinds=["numbers"]).descriptions[0].splitlines()
     assert sum(bool(re.fullmatch(r"[\d ]+", line)) for line in numbers) == 5
     assert document_task("c", words=2).descriptions[0].count("\n") == 2
+    after = document_task("d", words=2, idle=1, after=4)
+    assert after.category == "words-2-after"
+    places = [
+        after.descriptions[0].splitlines().index(f"{row.prompt} >{row.completion}") for row in after.test
+    ]
+    assert max(places) < 3
+    assert after.descriptions[0].count("\n") == 7
