@@ -34,6 +34,7 @@ def test_every_line_has_a_value_per_sheet_and_the_curve_one_per_evaluation(tmp_p
         ):
             assert len(found[f"{facts} of {facts} facts", who]) == 6
     assert [who for what, who in found if what == f"{SINGLE}, by steps of training"] == ["2 steps", "4 steps"]
+    assert len(found["2 of 2 facts of one kind", WEIGHTS]) == 6
     assert len(found[ASIDE, "the sheet's value is said"]) == 6
     by_kind = {
         what.split(": ")[1]: values for (what, _), values in found.items() if what.startswith("by kind")

@@ -20,6 +20,22 @@ def test_a_sheet_and_its_questions_say_the_same():
         assert f"{claim}{row.completion}" in task.descriptions[0]
 
 
+def test_alike_facts_differ_in_name_and_value_alone_and_others_are_asked_about_too():
+    for number in range(40):
+        task = sheet_task(f"{number}", facts=3, split="train", alike=True)
+        assert task.category == "facts-3-alike"
+        names = [row.prompt.split("? ")[1].split()[0] for row in task.train]
+        assert len(set(names)) == len({row.completion for row in task.train}) == 3
+        assert all(name in task.descriptions[0] for name in names)
+        plain = {row.prompt.replace(name, "_") for row, name in zip(task.train, names, strict=True)}
+        assert len(plain) == 1
+        for row, strange in zip(task.train, task.unanswered, strict=True):
+            other = strange.prompt.split("? ")[1].split()[0]
+            assert strange.completion == row.completion
+            assert other not in names
+            assert strange.prompt.replace(other, "_") in plain
+
+
 def test_the_validation_shares_neither_names_nor_values_with_the_training():
     splits = load_splits(SheetsSource(kind="sheets", facts=(1,), documents=400, validation_documents=100))
     said = {
@@ -55,7 +71,11 @@ def test_a_raw_row_goes_on_and_has_no_end():
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"facts": 0}, "one fact or more"), ({"facts": 1, "kinds": ["hat"]}, "no kind of fact 'hat'")],
+    [
+        ({"facts": 0}, "one fact or more"),
+        ({"facts": 1, "kinds": ["hat"]}, "no kind of fact 'hat'"),
+        ({"facts": 1000, "alike": True, "kinds": ["pet"]}, "1000 facts of the kind pet have"),
+    ],
 )
 def test_impossible_sheets_are_refused(options, told):
     with pytest.raises(ConfigError, match=told):

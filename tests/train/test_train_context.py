@@ -12,7 +12,7 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
 from weft.rows import Request
-from weft.tasks import Encoded
+from weft.tasks import Encoded, render_raw
 from weft.tasks.letters.recalls import document_task
 from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
 from weft.train.answer_logits import answer_logits
@@ -181,6 +181,35 @@ def test_a_priced_gate_shuts_and_unrelated_questions_pull_the_weights_back_to_th
     assert apart["kept"] < 0.5 * apart["free"]
 
 
+def test_questions_that_a_sheet_does_not_answer_pull_its_weights_back_to_the_base(upper_host, tmp_path):
+    options = {
+        "data": {"kind": "sheets", "facts": [1], "alike": [2], "documents": 4, "validation_documents": 2},
+        "raw": True,
+        "keep_states": True,
+        "rows_per_document": 1,
+        "unanswered_weight": 100.0,
+    }
+    apart = {}
+    for unanswered in (0, 8):
+        stage = {"until": 1.0, "category_shares": {}, "unanswered": unanswered}
+        folder = tmp_path / str(unanswered)
+        values = recipe(folder, 30, curriculum=[stage], **options)
+        train_context(values, host=upper_host)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert any("unanswered" in line for line in lines) == bool(unanswered)
+        network = ContextNetwork.from_pretrained(folder / "context", host=upper_host)
+        apart[unanswered] = 0.0
+        for task in load_splits(values.data)["train"]:
+            row = render_raw(upper_host.tokenizer, task.unanswered[0])
+            ids = torch.tensor([row.ids])
+            with torch.no_grad():
+                said = upper_host(ids, Mixture.of(network.adapt(task.descriptions[0]))).logits.log_softmax(-1)
+                base = upper_host(ids).logits.log_softmax(-1)
+            places = range(len(row.prompt_ids) - 1, len(row.ids) - 1)
+            apart[unanswered] += (base.exp() * (base - said))[0, places].sum().item()
+    assert apart[8] < 0.5 * apart[0]
+
+
 def test_unrelated_questions_need_tasks(tmp_path):
     stage = {"until": 1.0, "category_shares": {}, "unrelated": 2}
     with pytest.raises(ConfigError, match="give the tasks in unrelated"):
@@ -289,7 +318,7 @@ def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(upper_hos
     found = []
     for states in (None, kept, kept):
         network.zero_grad()
-        loss, _ = _loss(values, network, lessons, [], 0.0, states)
+        loss, _ = _loss(values, network, lessons, [], kept=states)
         loss.backward()
         found.append((loss.detach(), next(iter(network.reader.start_a.values())).grad.clone()))
     for loss, gradient in found[1:]:
@@ -297,9 +326,9 @@ def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(upper_hos
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
     seen = []
     handle = upper_host.module.model.layers[0].mlp.register_forward_hook(lambda *_: seen.append(1))
-    _loss(values, network, lessons, [], 0.0, kept)
+    _loss(values, network, lessons, [], kept=kept)
     assert not seen
-    _loss(values, network, lessons, [], 0.0, None)
+    _loss(values, network, lessons, [])
     handle.remove()
     assert seen
 

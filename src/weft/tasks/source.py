@@ -175,7 +175,9 @@ class FactsSource(Config):
 
 
 class SheetsSource(_TextSource):
-    """Fact sheets in plain English for a base that knows it; splits train, validation; categories `facts-N`.
+    """Fact sheets in plain English for a base that knows it; splits train, validation.
+
+    Categories `facts-N`, `facts-N-alike`.
 
     Names and values of the validation are never in training.
     """
@@ -185,6 +187,8 @@ class SheetsSource(_TextSource):
     """Of the sheets."""
     facts: tuple[int, ...] = (1, 2)
     """Facts per sheet, each about somebody of its own; as many sheets of each."""
+    alike: tuple[int, ...] = ()
+    """Facts per sheet whose facts are all of one kind, so that only the names tell; as many of each."""
     documents: int = Field(default=8000, gt=0, le=1_000_000)
     """Training sheets of each size."""
     validation_documents: int = Field(default=64, gt=0, le=100_000)
@@ -377,8 +381,9 @@ def _words_documents(source: WordsSource, split: str, count: int) -> tuple[Task,
 
 def _sheets(source: SheetsSource, split: Split, count: int) -> tuple[Task, ...]:
     return tuple(
-        sheet_task(f"{source.seed}/{facts}/{number}", facts=facts, split=split)
-        for facts in source.facts
+        sheet_task(f"{source.seed}/{facts}/{number}", facts=facts, split=split, alike=alike)
+        for alike, sizes in ((False, source.facts), (True, source.alike))
+        for facts in sizes
         for number in range(count)
     )
 

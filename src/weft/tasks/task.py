@@ -97,6 +97,7 @@ class Task:
         labels: The closed set of answers of a classification task.
         licence: Of its rows.
         image: A picture that stands in the place of the description.
+        unanswered: Rows that the description does not answer, though they are like those that it does.
 
     Example:
         >>> from weft.tasks import Row, Task
@@ -113,6 +114,8 @@ class Task:
     licence: str = ""
     image: Image | None = None
     """A picture that its rows ask about; adapters are then made from it, not from a description."""
+    unanswered: tuple[Row, ...] = ()
+    """Rows that the description does not answer; what they are answered with should not be said."""
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -154,6 +157,8 @@ class Task:
         }
         if self.image is not None:  # left out elsewhere, so that tasks without one keep their hashes
             content["image"] = image_hash(self.image)
+        if self.unanswered:
+            content["unanswered"] = [_content(row) for row in self.unanswered]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

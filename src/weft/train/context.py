@@ -71,8 +71,13 @@ class Stage(Config):
     """Price of a chunk that is heard, for a network with a gate: the mean factor is added to the loss."""
     unrelated: int = Field(default=0, ge=0)
     """Questions per step that no document is about, under the weights of one each."""
+    unanswered: int = Field(default=0, ge=0)
+    """Documents per step whose weights are asked a question like their own that they do not answer."""
     windowed: WindowedConfig | None = None
     """Documents beside these that are read through a window."""
+
+
+_PLAIN = Stage(until=1.0, category_shares={})
 
 
 class PassagesConfig(Config):
@@ -131,6 +136,8 @@ class ContextRecipe(AbstractRecipe):
     """Tasks whose rows no document is about, told in the prompt; see the stages of the curriculum."""
     unrelated_weight: float = Field(default=1.0, ge=0)
     """Of the distance to what the bare base says of them."""
+    unanswered_weight: float = Field(default=1.0, ge=0)
+    """Of the same distance where a document does not answer: a name that it does not hold."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the saved file; a network runs in float32."""
     name: str = "context"
@@ -143,6 +150,8 @@ class Lesson(NamedTuple):
     chunks: list[list[int]]
     asked: list[Encoded]
     told: list[Encoded]
+    unanswered: tuple[Encoded, ...] = ()
+    """A row like these that the text does not answer; none where there is none."""
 
 
 class _Draws(NamedTuple):
@@ -199,7 +208,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
             key = f"{recipe.run.seed}/unrelated/{done}"
             aside = draw_unrelated(host, strange, min(stage.unrelated, len(lessons)), key, raw=recipe.raw)
             with run.accelerator.autocast():
-                loss, told = _loss(recipe, network, lessons, aside, stage.silence, kept)
+                loss, told = _loss(recipe, network, lessons, aside, stage, kept)
             run.accelerator.backward(loss)
             learner.step(done, {"loss": loss.item(), **told})
             if run.is_due("eval", done):
@@ -248,14 +257,16 @@ def lesson_of_task(
     *,
     max_length: int | None = None,
     raw: bool = False,
+    unanswered: Sequence[Row] = (),
 ) -> Lesson:
-    """A document with questions; the teacher has it before each question."""
+    """A document with questions; the teacher has it before each question that it answers."""
     tokenizer = network.host.tokenizer
     ids = tokenizer.encode(document, add_special_tokens=False)
     encode = render_raw if raw else render
     asked = [encode(tokenizer, row, max_length=max_length) for row in rows]
     told = [encode(tokenizer, row, description=document, max_length=max_length) for row in rows]
-    return Lesson(list(network.chunks(ids)), asked, told)
+    strange = tuple(encode(tokenizer, row, max_length=max_length) for row in unanswered)
+    return Lesson(list(network.chunks(ids)), asked, told, strange)
 
 
 def lesson_in_window(
@@ -297,7 +308,14 @@ def _lessons(
     step: int,
 ) -> list[Lesson]:
     lessons = [
-        lesson_of_task(network, draw.description, draw.rows, max_length=recipe.max_length, raw=recipe.raw)
+        lesson_of_task(
+            network,
+            draw.description,
+            draw.rows,
+            max_length=recipe.max_length,
+            raw=recipe.raw,
+            unanswered=draw.task.unanswered[:1],
+        )
         for sampler in draws.whole
         for draw in sampler.draw(step - 1)
     ]
@@ -349,7 +367,7 @@ def _loss(
     network: ContextNetwork,
     lessons: Sequence[Lesson],
     aside: Sequence[Encoded],
-    silence: float,
+    stage: Stage = _PLAIN,
     kept: KeptStates | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Mean over answer tokens, in nats, and its parts; the first lessons' weights are asked `aside` too."""
@@ -375,8 +393,17 @@ def _loss(
             recipe.reconstruction,
             F.cross_entropy(again.logits_NV.float(), again.targets_N),
         )
-    if silence:
-        parts["silence"] = silence, open_K.mean()
+    if stage.silence:
+        parts["silence"] = stage.silence, open_K.mean()
+    strange = [(place, one.unanswered) for place, one in enumerate(lessons) if one.unanswered]
+    if strange := strange[: stage.unanswered]:
+        rows = [list(several) for _, several in strange]
+        packed = pack(rows, pad_id=pad, share_prefix=False)
+        with nullcontext() if kept is None else kept.below(rows):
+            under = answer_logits(host, Mixture.rows(bank, [place for place, _ in strange]), packed)
+            log_NV = F.log_softmax(under.logits_NV.float(), -1)
+            apart = _distance(recipe, host, packed, log_NV)
+        parts["unanswered"] = recipe.unanswered_weight, apart
     if aside:
         packed = pack([[row] for row in aside], pad_id=pad, share_prefix=False)
         under = answer_logits(host, Mixture.rows(bank, range(len(aside))), packed)

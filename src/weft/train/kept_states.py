@@ -55,7 +55,8 @@ class KeptStates:
     @contextmanager
     def below(self, lines: Sequence[Sequence[Encoded]]) -> Iterator[None]:
         """Forwards of these lines, packed without a shared prefix, begin at the first adapted layer."""
-        states = [torch.cat([self._states(row) for row in line]) for line in lines]
+        self._keep([row for line in lines for row in line])
+        states = [torch.cat([self._rows[tuple(row.ids)] for row in line]) for line in lines]
         states_BTH = pad_sequence(states, batch_first=True)
         embedding = language_model(self.network.host).get_input_embeddings()
         handle = embedding.register_forward_hook(lambda *_: states_BTH)
@@ -70,15 +71,25 @@ class KeptStates:
                 del layer.forward
 
     @torch.no_grad()
-    def _states(self, row: Encoded) -> Tensor:
-        """What the first adapted layer reads of a row: [T, H]."""
-        key = tuple(row.ids)
-        if key not in self._rows:
-            out = self.network.host(
-                torch.tensor([row.ids], device=self.network.host.device), output_hidden_states=True
-            )
-            self._rows[key] = out.hidden_states[self._first][0]
-        return self._rows[key]
+    def _keep(self, rows: Sequence[Encoded]) -> None:
+        """Run new rows through the layers below the first adapted one, all at once."""
+        new = [key for key in dict.fromkeys(tuple(row.ids) for row in rows) if key not in self._rows]
+        if not new:
+            return
+        ids_BT = pad_sequence([torch.tensor(key) for key in new], batch_first=True)
+        seen: list[Tensor] = []
+        first = self._layers[self._first]
+        handle = first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for layer in self._layers[self._first :]:
+            layer.forward = _pass_on
+        try:
+            language_model(self.network.host).base_model(ids_BT.to(self.network.host.device))
+        finally:
+            handle.remove()
+            for layer in self._layers[self._first :]:
+                del layer.forward
+        for key, states_TH in zip(new, seen[0], strict=True):  # causal: what pads a row comes after it
+            self._rows[key] = states_TH[: len(key)].clone()
 
 
 def _pass_on(states_BTH: Tensor, *_: object, **__: object) -> Tensor:

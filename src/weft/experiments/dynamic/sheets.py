@@ -7,9 +7,7 @@ answer is right when each of its tokens, the full stop too, is the likeliest one
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from weft.config import Config, Size
@@ -20,7 +18,7 @@ from weft.hyper import ContextNetwork
 from weft.reading import read_text
 from weft.tasks import Encoded, Task, render_raw
 from weft.tasks.facts.known import KNOWN
-from weft.tasks.facts.sheets import KINDS, draw_name, sheet_task
+from weft.tasks.facts.sheets import KINDS, sheet_task
 from weft.types import Adapter
 
 WEIGHTS = "the weights alone"
@@ -39,6 +37,8 @@ class SheetsComparison(Config):
     """Sheets per line of the table."""
     facts: tuple[int, ...] = (1, 2)
     """Facts of a sheet."""
+    alike: tuple[int, ...] = (2,)
+    """Facts of a sheet whose facts are all of one kind."""
 
 
 def measure_sheets(comparison: SheetsComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
@@ -47,17 +47,20 @@ def measure_sheets(comparison: SheetsComparison, tell: Callable[[str], None] = l
     host = Host.from_pretrained(comparison.base, dtype="float32")
     network = ContextNetwork.from_pretrained(run / "context", host=host)
     lines = []
-    for facts in comparison.facts:
-        tell(f"sheets of {facts}")
-        lines += find_facts(network, comparison, facts)
+    for alike, sizes in ((False, comparison.facts), (True, comparison.alike)):
+        for facts in sizes:
+            tell(f"sheets of {facts}{', of one kind' if alike else ''}")
+            lines += find_facts(network, comparison, facts, alike=alike)
     lines += curve(run)
     tell("side effects")
     return lines + side_effects(network, comparison)
 
 
-def find_facts(network: ContextNetwork, comparison: SheetsComparison, facts: int) -> list[Line]:
+def find_facts(
+    network: ContextNetwork, comparison: SheetsComparison, facts: int, *, alike: bool = False
+) -> list[Line]:
     """How much of sheets is answered from the weights, from the prompt, and from neither; then by kind."""
-    host, sheets = network.host, _sheets(comparison, facts)
+    host, sheets = network.host, _sheets(comparison, facts, alike=alike)
     own = [network.adapt(sheet.descriptions[0]) for sheet in sheets]
     bare = [_questions(host, sheet) for sheet in sheets]
     told = [_questions(host, sheet, told=True) for sheet in sheets]
@@ -67,9 +70,9 @@ def find_facts(network: ContextNetwork, comparison: SheetsComparison, facts: int
         "the weights of another sheet": rights(host, _turned(own), bare),
         "neither": rights(host, None, bare),
     }
-    what = f"{facts} of {facts} facts"
+    what = f"{facts} of {facts} facts{' of one kind' if alike else ''}"
     lines = [line_of(what, who, values) for who, values in found.items()]
-    if facts == 1:
+    if facts == 1 and not alike:
         kinds = [_kind(sheet) for sheet in sheets]
         for kind in dict.fromkeys(kinds):
             values = [
@@ -99,6 +102,11 @@ def side_effects(network: ContextNetwork, comparison: SheetsComparison) -> list[
     both = [network.join(pair) for pair in zip(own, other, strict=True)]
     known = [[render_raw(host.tokenizer, row)] for row in KNOWN]
     turned = [own[k % len(own)] for k in range(len(known))]
+    aside = [[render_raw(host.tokenizer, row) for row in sheet.unanswered] for sheet in sheets]
+    aside_told = [
+        [render_raw(host.tokenizer, row, description=sheet.descriptions[0]) for row in sheet.unanswered]
+        for sheet in sheets
+    ]
     at_hand = "facts in the prompt"
     return [
         line_of(at_hand, "no adapter", rights(host, None, told)),
@@ -109,28 +117,16 @@ def side_effects(network: ContextNetwork, comparison: SheetsComparison) -> list[
             "a sheet in the weights",
             rights(host, turned, known),
         ),
-        line_of(ASIDE, "the sheet's value is said", rights(host, own, ask_aside(host, sheets))),
+        line_of(ASIDE, "the sheet's value is said", rights(host, own, aside)),
+        line_of(ASIDE, "the same, the sheet in the prompt, no adapter", rights(host, None, aside_told)),
         line_of("two sheets of one fact, joined", "the fact of one", rights(host, both, bare)),
     ]
 
 
-def ask_aside(host: Host, sheets: Sequence[Task]) -> list[list[Encoded]]:
-    """The questions of sheets about somebody whom they do not name, with the sheets' values as answers."""
-    asked = []
-    for number, sheet in enumerate(sheets):
-        name, other = (
-            sheet.descriptions[0].split()[0],
-            draw_name(random.Random(f"aside/{number}"), "validation"),
-        )
-        (row,) = sheet.test
-        asked.append([render_raw(host.tokenizer, replace(row, prompt=row.prompt.replace(name, other)))])
-    return asked
-
-
-def _sheets(comparison: SheetsComparison, facts: int) -> list[Task]:
+def _sheets(comparison: SheetsComparison, facts: int, *, alike: bool = False) -> list[Task]:
     """Drawn for the measurement: other sheets than those that chose the network."""
     return [
-        sheet_task(f"measured/{facts}/{number}", facts=facts, split="validation")
+        sheet_task(f"measured/{facts}/{number}", facts=facts, split="validation", alike=alike)
         for number in range(comparison.documents)
     ]
 

@@ -10,9 +10,10 @@ validation are never in training.
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal, NamedTuple
 
 from weft.errors import ConfigError
@@ -66,10 +67,14 @@ def draw_value(chance: random.Random, kind: Kind, split: Split) -> str:
     return " ".join(_pick(chance, _of_split(part, split)) for part in kind.values.split("+"))
 
 
-def sheet_task(key: str, *, facts: int, split: Split, kinds: Sequence[str] = tuple(KINDS)) -> Task:
+def sheet_task(
+    key: str, *, facts: int, split: Split, kinds: Sequence[str] = tuple(KINDS), alike: bool = False
+) -> Task:
     """One sheet as a task: its text is the description, its questions are the rows, one per fact.
 
-    Every fact is about somebody of its own. Raises ConfigError for no facts, or an unknown kind.
+    Every fact is about somebody of its own, `alike` ones are all of one kind: only the name tells them apart.
+    For each the same is asked of somebody else too, unanswered. Raises ConfigError for no facts, an
+    unknown kind, or more alike ones than there are values.
     """
     if facts < 1:
         raise ConfigError(f"a sheet has one fact or more, got {facts}")
@@ -77,16 +82,35 @@ def sheet_task(key: str, *, facts: int, split: Split, kinds: Sequence[str] = tup
         raise ConfigError(f"no kind of fact {strange[0]!r}; there are {', '.join(KINDS)}")
     chance = random.Random(f"{key}/{split}")
     people: dict[str, tuple[Kind, str]] = {}
+    only = [_pick(chance, kinds)] if alike else kinds
+    if alike and facts > (count := _count_values(KINDS[only[0]], split)):
+        raise ConfigError(f"{facts} facts of the kind {only[0]} have {count} values; take fewer")
     while len(people) < facts:
-        kind = KINDS[_pick(chance, kinds)]
-        people[draw_name(chance, split)] = (kind, draw_value(chance, kind, split))
+        kind = KINDS[_pick(chance, only)]
+        fact = (kind, draw_value(chance, kind, split))
+        if not (alike and fact in people.values()):
+            people[draw_name(chance, split)] = fact
     text = " ".join(f"{name} {kind.verb} {value}." for name, (kind, value) in people.items())
-    rows = tuple(
-        Row(f"{kind.question.format(name=name)} {name} {kind.verb}", f" {value}.")
-        for name, (kind, value) in people.items()
-    )
-    name = f"sheet-{key.replace('/', '-')}-{split}"
-    return Task(name, (text,), train=rows, test=rows, category=f"facts-{facts}")
+    rows = tuple(_ask(name, *fact) for name, fact in people.items())
+    others = tuple(_ask(_draw_other(chance, people, split), *fact) for fact in people.values())
+    ending = "-alike" if alike else ""
+    name = f"sheet-{key.replace('/', '-')}{ending}-{split}"
+    category = f"facts-{facts}{ending}"
+    return Task(name, (text,), train=rows, test=rows, category=category, unanswered=others)
+
+
+def _ask(name: str, kind: Kind, value: str) -> Row:
+    return Row(f"{kind.question.format(name=name)} {name} {kind.verb}", f" {value}.")
+
+
+def _draw_other(chance: random.Random, people: Container[str], split: Split) -> str:
+    while (name := draw_name(chance, split)) in people:
+        pass
+    return name
+
+
+def _count_values(kind: Kind, split: Split) -> int:
+    return math.prod(len(_of_split(part, split)) for part in kind.values.split("+"))
 
 
 def _of_split(part: str, split: Split) -> list[str]:
