@@ -199,7 +199,7 @@ def test_a_terminal_sees_how_far_a_document_is_read(
     seen, advance = [], Progress.advance
     monkeypatch.setattr(Progress, "advance", lambda bar, *a: (seen.append(bar.tasks[0]), advance(bar, *a)))
     assert main([*argv, "-o", str(tmp_path / "silent")]) == 0
-    assert "B" not in capsys.readouterr().err
+    assert "bytes" not in capsys.readouterr().err
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
     assert main([*argv, "-o", str(tmp_path / "shown")]) == 0
     said = capsys.readouterr()

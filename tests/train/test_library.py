@@ -119,11 +119,11 @@ def test_it_goes_on_with_the_tasks_that_lack(
 
 def test_tasks_by_name(tasks: Path, host: Host, tmp_path: Path) -> None:
     chosen = [task.name for task in load_tasks(tasks)][:0:-1][:2]
-    asked = recipe(tasks, tmp_path / "two", names=chosen).model_copy(update={"tasks": 1})
+    asked = recipe(tasks, tmp_path / "two").model_copy(update={"tasks": tuple(chosen)})
     folder = train_library(asked, host=host)
     assert {path.name for path in folder.iterdir()} == set(chosen) == set(index(tmp_path / "two"))
     with pytest.raises(ConfigError, match="no task 'uper' in train"):
-        train_library(recipe(tasks, tmp_path / "none", names=["uper"]), host=host)
+        train_library(recipe(tasks, tmp_path / "none").model_copy(update={"tasks": ("uper",)}), host=host)
 
 
 def test_refusals(tasks: Path, host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,16 +79,6 @@ def test_every_phase_moves_what_it_should(first, tmp_path):
     assert (numbers(again, 0) - numbers(again, 2)).abs().max() > 0
 
 
-def test_a_category_is_trained_at_its_least_level_or_above(first, tmp_path):
-    tasks, host, _ = first
-    category = load_tasks(tasks)[0].category
-    train_stack(recipe(tasks, tmp_path, least_levels={category: 2}), host=host)
-    depths = [line["depth"] for line in curve(tmp_path / "run") if "depth" in line]
-    assert depths[8:17] == [2.0] * 9
-    with pytest.raises(ConfigError, match="is 0 to 2 in this stack, got 3"):
-        train_stack(recipe(tasks, tmp_path / "other", least_levels={category: 3}), host=host)
-
-
 def test_shares_that_leave_no_steps_are_refused(first, tmp_path):
     tasks, host, _ = first
     with pytest.raises(ConfigError, match="more than all steps"):

@@ -262,7 +262,12 @@ class Loop:
             self._begin(begun)
         finally:  # a row that is refused takes no other with it
             if begun:
-                decide(self.host, begun)
+                try:
+                    decide(self.host, begun)
+                except BaseException:  # they are in no list any more that `close` releases
+                    for row in begun:
+                        self.host.release(row.share)
+                    raise
                 fresh = [row for row in begun if not self._goes_on(row)]
                 if fresh:
                     self._reading.append(_Reading(fresh, self.host.new_cache()))

@@ -59,10 +59,8 @@ class LibraryRecipe(BaseConfig):
     """Where the tasks come from."""
     splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
     """Which of its splits."""
-    tasks: Size | None = None
-    """The first so many of each split; all unless given."""
-    names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Tasks of these splits by name, in place of the first so many."""
+    tasks: Size | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The first so many of each split, or these by name, or all."""
     tasks_at_once: Size = 8
     """How many adapters share a forward."""
     r: Rank = 8
@@ -241,16 +239,16 @@ def _choose(recipe: LibraryRecipe) -> list[Task]:
     for name in recipe.splits:
         if name not in splits:
             raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
-        for task in splits[name][: recipe.tasks if recipe.names is None else None]:
+        for task in splits[name][: recipe.tasks if isinstance(recipe.tasks, int) else None]:
             if task.name in tasks:
                 raise ConfigError(f"two tasks of these splits are called {task.name}")
             tasks[task.name] = task
-    if recipe.names is None:
+    if not isinstance(recipe.tasks, tuple):
         return list(tasks.values())
-    for name in recipe.names:
+    for name in recipe.tasks:
         if name not in tasks:
             raise ConfigError(f"no task {name!r} in {', '.join(recipe.splits)}{nearest(name, tasks)}")
-    return [tasks[name] for name in dict.fromkeys(recipe.names)]
+    return [tasks[name] for name in dict.fromkeys(recipe.tasks)]
 
 
 def _ready(task: Task, host: AbstractHost, recipe: LibraryRecipe) -> _Ready | None:

@@ -1,7 +1,7 @@
 """Train a stack of hypernetworks: each level in its turn, then all of them, then the unit that stops.
 
     1  for k = 1, 2, ...   level k alone learns, always called: an initialising phase per level
-    2  all levels learn, each cue at a depth drawn anew, from the least that its category is trained at
+    2  all levels learn, each cue at a depth drawn anew
     3  the halting unit alone learns: least expected cost sum_d P(stop at d) (loss_d + price * d)
 
 UHN (arXiv 2604.02215) found that stacked hypernetworks need phase 1. The first level starts from a trained
@@ -11,7 +11,6 @@ level in place of a prior.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from weft.host import Host
 from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig
 from weft.hyper.made import bank_of
 from weft.hyper.stack import build_network
-from weft.tasks import Draw, hash_tasks, samplers_by_category
+from weft.tasks import hash_tasks, samplers_by_category
 from weft.tasks.source import Source, load_splits
 from weft.train.answer_logits import answer_logits
 from weft.train.learner import Learner
@@ -63,8 +62,6 @@ class StackRecipe(AbstractRecipe):
     """Rows of a task in one step."""
     category_shares: dict[str, int] = {}
     """Tasks per step of each category, in place of `tasks_per_batch` drawn from all alike."""
-    least_levels: dict[str, int] = {}
-    """How many levels each category is given at least while all learn; 0 unless named."""
     name: str = "stack"
     """What the stack is called in its folder's config."""
 
@@ -73,15 +70,10 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
     """Run a recipe to its end; returns `output_dir/stack`, a hypernetwork that is a stack.
 
     A `host` that is given takes the place of loading `base`.
-    Raises ConfigError for shares that leave no steps, a least level that there is not, or a first level that
-    is a stack itself.
+    Raises ConfigError for shares that leave no steps, or a first level that is a stack itself.
     """
     torch.manual_seed(recipe.run.seed)
     phases = _phases(recipe)
-    for category, least in recipe.least_levels.items():
-        if not 0 <= least <= len(recipe.higher):
-            most = len(recipe.higher)
-            raise ConfigError(f"least_levels of {category} is 0 to {most} in this stack, got {least}")
     train = load_splits(recipe.data)["train"]
     with Run(recipe.run, recipe, resume=resume) as run:
         host = host or load_base(recipe, run.accelerator.device, target_modules="all-linear")
@@ -108,7 +100,7 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             if phase == "halting":
                 loss, told = _halting_loss(recipe, stack, e_BD, packed, host)
             else:
-                depth_B = _depths(recipe, phase, draws).to(e_BD.device)
+                depth_B = _depths(recipe, phase, len(draws)).to(e_BD.device)
                 loss = _losses(stack, stack.climb(e_BD, depth_B)[0], packed, host).mean()
                 told = {"depth": float(depth_B.float().mean())}
             run.accelerator.backward(loss)
@@ -157,13 +149,11 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
     return [*phases, (steps - round(steps * recipe.halting_share), "all"), (steps, "halting")]
 
 
-def _depths(recipe: StackRecipe, phase: int | str, draws: Sequence[Draw]) -> Tensor:
+def _depths(recipe: StackRecipe, phase: int | str, count: int) -> Tensor:
     """How many levels each cue is given: those of the phase, or some drawn anew."""
     if isinstance(phase, int):
-        return torch.full((len(draws),), phase)
-    most = len(recipe.higher)
-    least_B = torch.tensor([recipe.least_levels.get(draw.task.category, 0) for draw in draws])
-    return least_B + (torch.rand(len(draws)) * (most - least_B + 1)).long()
+        return torch.full((count,), phase)
+    return torch.randint(len(recipe.higher) + 1, (count,))
 
 
 def _losses(stack: Stack, z_BSQF: Tensor, packed: Packed, host: Host) -> Tensor:

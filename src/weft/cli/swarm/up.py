@@ -92,10 +92,10 @@ def up(
             (folder.path / file).unlink(missing_ok=True)
         folder.write(PLAN, plan.model_dump(mode="json"))
         pid = _spawn(name, folder.path / LOG, held)
-        folder.write(STATE, {"supervisor": pid})  # it may be ended before it writes that itself
     finally:
         os.close(held)  # the supervisor has it
     try:
+        folder.write(STATE, {"supervisor": pid})  # it may be ended before it writes that itself
         _wait(folder, pid, timeout)
     except BaseException:
         _end(pid)

@@ -44,9 +44,9 @@ def rights(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequen
         if adapters is not None:
             mixture = Mixture.rows(Bank.stack([adapters[place] for place, _ in some]), range(len(some)))
         said = answer_logits(host, mixture, packed)
-        wrong = set(said.line_N[said.logits_NV.argmax(-1) != said.targets_N].tolist())
-        for line, (place, _) in enumerate(some):
-            right[place].append(line not in wrong)
+        right_B, _ = packed.count_right_by_line(said.logits_NV, said.targets_N)
+        for (place, _), count in zip(some, right_B.tolist(), strict=True):
+            right[place].append(count == 1)
     return [share(answers) for answers in right]
 
 

@@ -60,7 +60,8 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
             made = done.part(
                 f"accuracy-{name}",
                 recipe.accuracy.model_dump(mode="json", exclude={"splits"})
-                | {"tasks": hash_tasks(tasks), "multitask": recipe.multitask, "oracles": recipe.oracles},
+                | {"tasks": hash_tasks(tasks), "multitask": _weights(recipe.multitask)}
+                | {"oracles": _weights(recipe.oracles)},
                 lambda name=name, tasks=tasks: asdict(_accuracy(recipe, host, hyper, name, tasks)),
                 tell,
             )
@@ -143,9 +144,21 @@ def _about(recipe: ZeroShotRecipe, hyper: HyperNetwork) -> dict[str, Any]:
     folder = resolve(recipe.hypernetwork)
     if folder is None:
         raise MissingFileError(f"no hypernetwork folder at {recipe.hypernetwork}")
-    with (folder / WEIGHTS).open("rb") as weights:
-        sha256 = hashlib.file_digest(weights, "sha256").hexdigest()[:16]
+    sha256 = _sha256(folder / WEIGHTS)
     return {"name": hyper.name, "step": hyper.provenance.get("step"), "sha256": sha256}
+
+
+def _weights(name: str | None) -> dict[str, str]:
+    """The start of the sha256 of every file of weights in a folder that is given, by its place there."""
+    folder = None if name is None else resolve(name)
+    if folder is None:
+        return {}
+    return {str(file.relative_to(folder)): _sha256(file) for file in sorted(folder.rglob("*.safetensors"))}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
 
 class _Done:
