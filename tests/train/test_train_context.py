@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from weft.engine import Loop, Sampling
 from weft.errors import ConfigError
@@ -16,16 +16,9 @@ from weft.tasks import Encoded, render_raw
 from weft.tasks.letters.recalls import document_task
 from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
 from weft.train.answer_logits import answer_logits
-from weft.train.context import (
-    ContextRecipe,
-    _loss,
-    adapters_of,
-    lesson_in_window,
-    lesson_of_task,
-    lesson_of_text,
-    train_context,
-)
+from weft.train.context import ContextRecipe, WindowedConfig, _loss, adapters_of, train_context
 from weft.train.kept_states import KeptStates
+from weft.train.lessons import lesson_in_window, lesson_of_task, lesson_of_text
 from weft.train.packing import pack
 from weft.types import Mixture
 
@@ -305,11 +298,25 @@ def upper_host():
     return Host.from_pretrained("weft/letters", dtype="float32", target_modules=r".*\.[45]\.mlp\.down_proj")
 
 
-def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(upper_host, tmp_path):
+@pytest.fixture(scope="module")
+def gpt2_host(upper_host):
+    """A base that adds positions behind its embedding."""
+    torch.manual_seed(0)
+    size = len(upper_host.tokenizer)
+    config = GPT2Config(
+        vocab_size=size, n_embd=32, n_layer=3, n_head=2, n_positions=128, initializer_range=0.2
+    )
+    model = GPT2LMHeadModel(config)
+    return Host(model.eval(), tokenizer=upper_host.tokenizer, target_modules=r".*\.2\.mlp\.c_proj")
+
+
+@pytest.mark.parametrize("name", ["upper_host", "gpt2_host"])
+def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(request, name, tmp_path):
+    host = request.getfixturevalue(name)
     values = recipe(tmp_path, 1, data={"kind": "sheets", "documents": 4}, raw=True, rows_per_document=2)
     tasks = load_splits(values.data)["train"]
     torch.manual_seed(0)
-    network = ContextNetwork(upper_host, values.network)
+    network = ContextNetwork(host, values.network)
     with torch.no_grad():
         for out_b in network.reader.out_b.values():
             out_b.normal_(std=0.1)
@@ -325,12 +332,24 @@ def test_kept_states_give_the_same_loss_and_gradient_and_are_made_once(upper_hos
         torch.testing.assert_close(loss, found[0][0])
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
     seen = []
-    handle = upper_host.module.model.layers[0].mlp.register_forward_hook(lambda *_: seen.append(1))
+    below = next(module for path, module in host.module.named_modules() if path.endswith(".0.mlp"))
+    handle = below.register_forward_hook(lambda *_: seen.append(1))
     _loss(values, network, lessons, [], kept=kept)
     assert not seen
     _loss(values, network, lessons, [])
     handle.remove()
     assert seen
+
+
+def test_states_are_kept_below_decoder_layers_alone(upper_host):
+    host = Host.from_pretrained("weft/letters", target_modules=r"lm_head|.*\.5\.mlp\.down_proj")
+    with pytest.raises(ConfigError, match="lm_head is in none"):
+        KeptStates(ContextNetwork(host, ContextConfig.model_validate(NETWORK)))
+
+
+def test_the_smallest_window_is_given_first():
+    with pytest.raises(ValueError, match="least is 9 and most is 8"):
+        WindowedConfig(category_shares={"words-1": 1}, least=9, most=8)
 
 
 def test_a_raw_recipe_with_kept_states_learns_sheets(upper_host, tmp_path):

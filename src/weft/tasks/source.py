@@ -179,7 +179,7 @@ class SheetsSource(_TextSource):
 
     Categories `facts-N`, `facts-N-alike`.
 
-    Names and values of the validation are never in training.
+    A name of the validation is never in training, nor a value with its kind.
     """
 
     kind: Literal["sheets"]

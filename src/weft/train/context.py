@@ -26,21 +26,28 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.config import Config, Size
 from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
-from weft.reading import read_lines
 from weft.rows import AbstractHost
-from weft.tasks import Encoded, Row, Task, hash_tasks, render, render_raw, samplers_by_category
+from weft.tasks import Encoded, Task, hash_tasks, render, render_raw, samplers_by_category
 from weft.tasks.batch import TaskSampler
 from weft.tasks.source import Source, load_splits
 from weft.train.answer_logits import answer_logits, pad_id
 from weft.train.kept_states import KeptStates
 from weft.train.learner import Learner
+from weft.train.lessons import (
+    Lesson,
+    PassagesConfig,
+    encode_texts,
+    lesson_in_window,
+    lesson_of_task,
+    lesson_of_text,
+)
 from weft.train.packing import Packed, pack
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
@@ -58,6 +65,12 @@ class WindowedConfig(Config):
     """Tokens of the smallest window, the question among them; each document has one drawn up to `most`."""
     most: Size
     """Tokens of the largest."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WindowedConfig:
+        if self.least > self.most:
+            raise ValueError(f"least is {self.least} and most is {self.most}; give least first")
+        return self
 
 
 class Stage(Config):
@@ -78,23 +91,6 @@ class Stage(Config):
 
 
 _PLAIN = Stage(until=1.0, category_shares={})
-
-
-class PassagesConfig(Config):
-    """Plain texts to go on with: what lies before the window is pressed."""
-
-    texts: tuple[str, ...]
-    """Files, .txt or .txt.gz."""
-    per_batch: Size = 8
-    """Passages of one step."""
-    pressed: Size = 128
-    """Tokens that are pressed."""
-    window: Size = 32
-    """Tokens in the window behind them."""
-    completion: Size = 32
-    """Tokens that the loss is on."""
-    most_tokens: Size = 1 << 20
-    """Of the texts, from their start."""
 
 
 class ContextRecipe(AbstractRecipe):
@@ -123,7 +119,7 @@ class ContextRecipe(AbstractRecipe):
     rows_per_document: Size = 4
     """Questions about each of them."""
     max_length: Size = 512
-    """Longest row in tokens, its document included."""
+    """Longest row in tokens, its document included; of one read through a window, the question alone."""
     top_k: Size = 16
     """Tokens of the base's own distribution that are distilled at each place."""
     distillation: float = Field(default=1.0, ge=0)
@@ -142,16 +138,6 @@ class ContextRecipe(AbstractRecipe):
     """Of the saved file; a network runs in float32."""
     name: str = "context"
     """What the network is called in its folder's config."""
-
-
-class Lesson(NamedTuple):
-    """One text: what of it is pressed, and rows as the student and as the teacher sees them."""
-
-    chunks: list[list[int]]
-    asked: list[Encoded]
-    told: list[Encoded]
-    unanswered: tuple[Encoded, ...] = ()
-    """A row like these that the text does not answer; none where there is none."""
 
 
 class _Draws(NamedTuple):
@@ -236,70 +222,6 @@ def _samplers(recipe: ContextRecipe, tasks: Sequence[Task], shares: dict[str, in
     )
 
 
-def encode_texts(host: AbstractHost, config: PassagesConfig) -> Tensor:
-    """The first tokens of texts, one after another. Raises ConfigError for less than one passage."""
-    ids: list[int] = []
-    for name in config.texts:
-        for _, line in read_lines(name):
-            ids += host.tokenizer.encode(line.strip() + "\n", add_special_tokens=False)
-            if len(ids) >= config.most_tokens:
-                break
-    length = config.pressed + config.window + config.completion
-    if len(ids) <= length:
-        raise ConfigError(f"the texts have {len(ids)} tokens, a passage takes {length}")
-    return torch.tensor(ids[: config.most_tokens])
-
-
-def lesson_of_task(
-    network: ContextNetwork,
-    document: str,
-    rows: Sequence[Row],
-    *,
-    max_length: int | None = None,
-    raw: bool = False,
-    unanswered: Sequence[Row] = (),
-) -> Lesson:
-    """A document with questions; the teacher has it before each question that it answers."""
-    tokenizer = network.host.tokenizer
-    ids = tokenizer.encode(document, add_special_tokens=False)
-    encode = render_raw if raw else render
-    asked = [encode(tokenizer, row, max_length=max_length) for row in rows]
-    told = [encode(tokenizer, row, description=document, max_length=max_length) for row in rows]
-    strange = tuple(encode(tokenizer, row, max_length=max_length) for row in unanswered)
-    return Lesson(list(network.chunks(ids)), asked, told, strange)
-
-
-def lesson_in_window(
-    network: ContextNetwork, document: str, row: Row, *, window: int, max_length: int | None = None
-) -> Lesson:
-    """A document and a question behind it, as the window controller holds them in so many tokens.
-
-    Raises ConfigError where all of it fits, so that there is nothing to press.
-    """
-    ids = network.tokens(document)
-    question = render(network.host.tokenizer, row, max_length=max_length)
-    whole = Encoded([*ids, *question.prompt_ids], question.completion_ids)
-    chunks = network.leaving(whole.prompt_ids, len(whole.prompt_ids) - window)
-    if not chunks:
-        raise ConfigError(
-            f"nothing of a document leaves a window of {window} tokens: with its question it has "
-            f"{len(whole.prompt_ids)}; give longer documents"
-        )
-    stays = whole.prompt_ids[sum(map(len, chunks)) :]
-    return Lesson(chunks, [Encoded(stays, whole.completion_ids)], [whole])
-
-
-def lesson_of_text(network: ContextNetwork, config: PassagesConfig, ids: Sequence[int]) -> Lesson:
-    """A passage: what lies before the window is pressed, and what comes after it is asked for."""
-    before, after = ids[: config.pressed], ids[config.pressed + config.window :]
-    window = list(ids[config.pressed : config.pressed + config.window])
-    return Lesson(
-        list(network.chunks(before)),
-        [Encoded(window, list(after))],
-        [Encoded([*before, *window], list(after))],
-    )
-
-
 def _lessons(
     recipe: ContextRecipe,
     network: ContextNetwork,
@@ -328,6 +250,7 @@ def _lessons(
                 row,
                 window=chance.randint(windowed.least, windowed.most),
                 max_length=recipe.max_length,
+                raw=recipe.raw,
             )
             for sampler in draws.windowed
             for draw in sampler.draw(step - 1)
@@ -443,7 +366,9 @@ def recall(
     for start in range(0, len(tasks), batch):
         group = [tasks[i] for i in order[start : start + batch]]
         lessons = [
-            lesson_in_window(network, task.descriptions[0], task.test[0], window=windows[task.category])
+            lesson_in_window(
+                network, task.descriptions[0], task.test[0], window=windows[task.category], raw=raw
+            )
             if task.category in windows
             else lesson_of_task(network, task.descriptions[0], task.test, raw=raw)
             for task in group

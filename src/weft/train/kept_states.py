@@ -13,17 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from weft.errors import ConfigError
 from weft.hyper.context import ContextNetwork, Read
 from weft.tasks import Encoded
 from weft.train.answer_logits import language_model
 
 
 class KeptStates:
-    """Owns the states of every chunk and question that it was asked for; there is no end to what it holds."""
+    """Owns the states of every chunk and question that it was asked for; there is no end to what it holds.
+
+    Raises ConfigError for a network with a site outside the decoder layers.
+    """
 
     def __init__(self, network: ContextNetwork) -> None:
         self.network = network
         first = min(network.sites, key=lambda site: site.layer)
+        if first.layer < 0:
+            raise ConfigError(f"keep_states needs sites in decoder layers alone, {first.path} is in none")
         self._first = first.layer
         folder = first.path[: first.path.index(f".{first.layer}.")]
         self._layers = list(network.host.module.get_submodule(folder).children())
@@ -58,8 +64,8 @@ class KeptStates:
         self._keep([row for line in lines for row in line])
         states = [torch.cat([self._rows[tuple(row.ids)] for row in line]) for line in lines]
         states_BTH = pad_sequence(states, batch_first=True)
-        embedding = language_model(self.network.host).get_input_embeddings()
-        handle = embedding.register_forward_hook(lambda *_: states_BTH)
+        first = self._layers[self._first]
+        handle = first.register_forward_pre_hook(lambda _, given: (states_BTH, *given[1:]))
         skipped = self._layers[: self._first]
         for layer in skipped:
             layer.forward = _pass_on

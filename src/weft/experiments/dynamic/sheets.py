@@ -1,7 +1,7 @@
 """Fact sheets in plain English on a base that knows it: what the weights alone know of one, and side effects.
 
-One training; every value is that of one sheet, all with names and values that no training had. Greedy: an
-answer is right when each of its tokens, the full stop too, is the likeliest one.
+One training; every value is that of one sheet, all with names that no training had, and values that none had
+with their kind. Greedy: an answer is right when each of its tokens, the full stop too, is the likeliest one.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     question   What does Tarvik sell? Tarvik sells          goes on   wooden boats.
 
 A question begins its own answer, so that a base which only goes on with texts says it at once. Names are made
-of syllables and values drawn anew for every sheet, so no network knows them by heart. Names and values of the
-validation are never in training.
+of syllables and values drawn anew for every sheet, so no network knows them by heart. A name of the
+validation is never in training, nor a value with its kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from weft.tasks.task import Row, Task
 
 Split = Literal["train", "validation"]
 _HELD_OUT = 5
-"""One name and one value in so many is never in training."""
+"""One name, and one value of a kind, in so many is never in training."""
 
 
 class Kind(NamedTuple):
