@@ -57,7 +57,7 @@ class AccumulatorConfig(Config):
 class Accumulator(nn.Module):
     """States and mask to the factors of all sites, before scaling.
 
-    Raises ConfigError for `copy_tokens` at a site that does not write into the residual stream.
+    Raises ConfigError for `copy_tokens` at a site whose output is not as wide as the residual stream.
     """
 
     def __init__(self, config: AccumulatorConfig, sites: Iterable[Site], *, depth: int, width: int) -> None:

@@ -155,14 +155,14 @@ class ContextNetwork(AbstractHyperNetwork):
         """
         return self.hear(chunks)[0]
 
-    def hear(self, chunks: Sequence[Sequence[int]] | Read) -> tuple[Bank, Float[Tensor, " K"]]:
+    def hear(self, chunks: Sequence[Sequence[int]]) -> tuple[Bank, Float[Tensor, " K"]]:
         """What `press` makes, and how far each chunk is heard: 0 for an idle one, 1 without a gate.
 
         Raises CueError for an empty chunk.
         """
-        read = chunks if isinstance(chunks, Read) else self.read(chunks)
-        open_B = self._open(read)
-        return self._say(read, open_B), open_B
+        read = self.read(chunks)
+        open_K = self._open(read)
+        return self._say(read, open_K), open_K
 
     def hear_documents(
         self,
@@ -177,12 +177,11 @@ class ContextNetwork(AbstractHyperNetwork):
         counts = [len(chunks) for chunks in documents]
         chunks = [chunk for document in documents for chunk in document]
         states = (read or self.read)(chunks)
+        open_K = self._open(states)
         if not isinstance(self.reader, Accumulator):
-            bank, open_K = self.hear(states)
-            return self.gather(bank, counts), open_K
+            return self.gather(self._say(states, open_K), counts), open_K
         if not all(counts):
             raise ShapeError(f"documents of {counts} chunks")
-        open_K = self._open(states)
         owner_K = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(open_K.device)
         heard_DK = F.one_hot(owner_K, len(counts)).mT * open_K
         state_KSVM = self.reader.accumulate(*states)

@@ -139,7 +139,7 @@ def _questions(host: Host, sheet: Task, *, told: bool = False) -> list[Encoded]:
 def _kind(sheet: Task) -> str:
     """The kind of the one fact of a sheet."""
     text = sheet.descriptions[0].split(" ", 1)[1]
-    return max((name for name, kind in KINDS.items() if text.startswith(kind.verb)), key=len)
+    return next(name for name, kind in KINDS.items() if text.startswith(kind.verb))
 
 
 def _turned(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -181,9 +181,10 @@ def _rows(steps: Sequence[Step], rng: random.Random, wanted: int, besides: Seque
     for _ in range(60 * wanted):
         text = SHAPES[steps[0][0].reads](rng)
         output = _run(steps, text)
+        if output is None or text in rows or text in known:
+            continue
         # One answer that stood for most rows would be learned in place of the function.
-        dull = counts[output] > 2 and counts[output] > 0.55 * len(rows)
-        if output is None or text in rows or text in known or dull:
+        if counts[output] > 2 and counts[output] > 0.55 * len(rows):
             continue
         rows[text] = output
         counts[output] += 1
