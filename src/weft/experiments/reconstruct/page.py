@@ -31,7 +31,7 @@ def reconstruct_page(
             one.network,
             f"{one.parameters / 1e6:.2f} M",
             one.cue,
-            f"{one.error:.3f}",
+            f"{max(one.error, 0.0):.3f}",  # rounding can take that of a perfect one below 0
             f"{one.right:.3f}",
             f"{one.oracle:.3f}",
             f"{one.kept:.3f}",
