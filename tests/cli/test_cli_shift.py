@@ -110,7 +110,7 @@ def test_a_trace_tells_what_left_the_window(run, fails, capsys):
     assert evicted
     assert all(one["acting"] for one in trace[evicted[0] + 1 :])
     assert main(["generate", "cab", *context, "--window", "5"]) == 1
-    assert "weft: a window of 5 tokens is no larger than a chunk of 16" in capsys.readouterr().err
+    assert "weft: a window of 5 tokens is no larger than a chunk of 17" in capsys.readouterr().err
     assert "give --context too" in fails("generate", "cab", "--window", "20")
     assert "choose one" in fails("generate", "cab", *context, "--shift", "weft/letters-shift")
     assert "--context brings its adapters" in fails(

@@ -18,14 +18,14 @@ def test_three_seeds_have_the_interval_of_students_t():
 
 def test_a_picture_shows_one_measure_after_the_other():
     lines = [
-        Line("nats per token, pairs", "depth 0", (3.0,)),
-        Line("exact match, pairs", "depth 0", (0.1,)),
-        Line("nats per token, triples", "depth 0", (7.0,)),
-        Line("nats per token, pairs", "depth 1", (1.0,)),
-        Line("nats per token, triples", "depth 1", (3.0,)),
+        Line("questions right, pairs", "context alone", (0.3,)),
+        Line("levels used", "context alone", (0.1,)),
+        Line("questions right, triples", "context alone", (0.7,)),
+        Line("questions right, pairs", "mix", (0.1,)),
+        Line("questions right, triples", "mix", (0.4,)),
     ]
-    assert [line.mean for line in pictured("stack", lines)] == [3.0, 1.0, 7.0, 3.0]
-    page = dynamic_page({"stack": lines}, command="weft experiment", pictures={"stack": "s.png"})
+    assert [line.mean for line in pictured("mix", lines)] == [0.3, 0.1, 0.7, 0.4]
+    page = dynamic_page({"mix": lines}, command="weft experiment", pictures={"mix": "s.png"})
     assert "](s.png)\n\n| measured |" in page
-    assert "| exact match, pairs | depth 0 | 0.100 |" in page
-    assert PICTURED.keys() | {"words"} == TITLES.keys()  # words have curves, not bars
+    assert "| levels used | context alone | 0.100 |" in page
+    assert PICTURED.keys() | {"words", "stack"} == TITLES.keys()  # these have curves, not bars

@@ -101,7 +101,7 @@ def test_oracles_of_some_functions(root: Path, tmp_path: Path) -> None:
         "output_dir": str(tmp_path / "library"),
         "base": str(root / "base"),
         "data": source(root / "tasks"),
-        "names": ["upper"],
+        "tasks": ["upper"],
         "r": 2,
         "max_steps": 2,
         "validation_rows": 4,
