@@ -220,6 +220,23 @@ def test_what_acts_on_a_row_is_not_evicted(pico_bank):
         host.pool.evict(bank[0])
 
 
+def test_rows_whose_gate_cannot_decide_hold_nothing():
+    class Refuses(Once):
+        def prepare(self, hidden_BTH, mask_BT):
+            raise WeightsError("this gate is out of order")
+
+    host = Host(make_llama())
+    host.pool = Pool(host.sites, slots=2, r=4, base=host.fingerprint)
+    bank = make_bank(host.sites, 2, 4)
+    loop = Loop(host)
+    gated = Share.of(bank[0], bank[1]) + Share(terms=(Term(bank, Refuses(32, len(bank))),))
+    loop.submit(Request("gated", prompt(0, 5), gated))
+    with pytest.raises(WeightsError, match="out of order"):
+        loop.step()
+    host.pool.evict(bank[0])
+    host.pool.evict(bank[1])
+
+
 def test_an_adapter_that_could_poison_others_is_refused(pico_host, pico_bank):
     adapter = pico_bank(1, 2)[0]
     wild = Adapter({s: Factors(f.a_RI, f.b_OR, 1e308) for s, f in adapter.factors.items()}, name="wild")
