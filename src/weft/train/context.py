@@ -167,7 +167,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         host = host or load_base(recipe, device, target_modules=recipe.target_modules)
         facts = provenance(recipe, placed=True, data_hash=hash_tasks(train))
         network = ContextNetwork(host, recipe.network, name=recipe.name, provenance=facts).to(host.device)
-        plan = recipe.curriculum or (Stage(until=1.0, category_shares={}),)
+        plan = recipe.curriculum or (_PLAIN,)
         stages = [
             _Draws(
                 stage,
@@ -323,17 +323,20 @@ def _loss(
         rows = [list(several) for _, several in strange]
         packed = pack(rows, pad_id=pad, share_prefix=False)
         with nullcontext() if kept is None else kept.below(rows):
-            under = answer_logits(host, Mixture.rows(bank, [place for place, _ in strange]), packed)
-            log_NV = F.log_softmax(under.logits_NV.float(), -1)
-            apart = _distance(recipe, host, packed, log_NV)
+            apart = _apart(recipe, host, Mixture.rows(bank, [place for place, _ in strange]), packed)
         parts["unanswered"] = recipe.unanswered_weight, apart
     if aside:
         packed = pack([[row] for row in aside], pad_id=pad, share_prefix=False)
-        under = answer_logits(host, Mixture.rows(bank, range(len(aside))), packed)
-        log_NV = F.log_softmax(under.logits_NV.float(), -1)
-        parts["unrelated"] = recipe.unrelated_weight, _distance(recipe, host, packed, log_NV)
+        apart = _apart(recipe, host, Mixture.rows(bank, range(len(aside))), packed)
+        parts["unrelated"] = recipe.unrelated_weight, apart
     loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
     return loss, {name: part.item() for name, (_, part) in parts.items()}
+
+
+def _apart(recipe: ContextRecipe, host: AbstractHost, mixture: Mixture, packed: Packed) -> Tensor:
+    """How far the base under weights is from the bare one, on rows that both read alike."""
+    log_NV = F.log_softmax(answer_logits(host, mixture, packed).logits_NV.float(), -1)
+    return _distance(recipe, host, packed, log_NV)
 
 
 def _distance(recipe: ContextRecipe, host: AbstractHost, told: Packed, log_NV: Tensor) -> Tensor:

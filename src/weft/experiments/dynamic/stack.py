@@ -133,12 +133,14 @@ def measure_depths(
         return {FLAT: _answers(host, hyper, e_ND, tasks, None, rows)}
     stack = hyper.network
     fixed = [_answers(host, hyper, e_ND, tasks, depth, rows) for depth in range(stack.most + 1)]
-    by_itself = []
+    by_itself, flops = [], dict[int, float]()  # what a cue costs that stops there by itself
     for place in range(len(tasks)):
         e_BD = e_ND[place : place + 1]
         depth = int(stack.climb(e_BD)[1])
         said = fixed[depth][place]  # the adapter is the same, so are its answers
-        by_itself.append(said._replace(flops=_flops(hyper, e_BD, None), depth=depth))
+        if depth not in flops:
+            flops[depth] = _flops(hyper, e_BD, None)
+        by_itself.append(said._replace(flops=flops[depth], depth=depth))
     return {always(depth): said for depth, said in enumerate(fixed)} | {UNIT: by_itself}
 
 
