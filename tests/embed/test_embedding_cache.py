@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weft.embed import Cached, Learned, OneHot
+from weft.embed import Cached, Learned, OneHot, cache
 from weft.errors import ConfigError, CueError, WeightsError
 from weft.types import AbstractEncoder, Cue, Description
 
@@ -57,6 +57,25 @@ def test_each_text_is_computed_once_even_in_another_process(tmp_path: Path) -> N
     assert torch.equal(Cached(later, tmp_path).encode(cues("sort", "reverse", "sort")), wanted)
     assert later.seen == []
     assert cached.encode([]).shape == (0, 2)
+
+
+def test_an_encoding_that_is_stopped_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(Counting):
+        def encode(self, cues: Sequence[Cue]) -> Tensor:
+            if len(self.seen) == 4:
+                raise KeyboardInterrupt
+            return super().encode(cues)
+
+    monkeypatch.setattr(cache, "_AT_ONCE", 2)
+    texts = [f"{letter}x" for letter in "abcdefg"]
+    with pytest.raises(KeyboardInterrupt):
+        Cached(Stopped(), tmp_path).encode(cues(*texts))
+    later = Counting()
+    assert torch.equal(Cached(later, tmp_path).encode(cues(*texts)), Counting().encode(cues(*texts)))
+    assert later.seen == ["ex", "fx", "gx"]
+    assert "3 texts to encode" in capsys.readouterr().err
 
 
 def test_it_passes_for_the_encoder_inside(tmp_path: Path) -> None:

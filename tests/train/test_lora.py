@@ -250,6 +250,22 @@ def test_rows_that_are_too_long_are_left_out_and_counted(host: Host, tmp_path: P
         train_lora(lora_recipe(tasks, tmp_path / "none", tasks=1, max_length=3), host=host)
 
 
+def test_one_adapter_for_all_leaves_out_tasks_that_keep_no_row(
+    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = write_tasks(tmp_path / "tasks")
+    save_task(Task("first", ("first it",), train=(Row("very " * 60, "long"),)), tasks / "first")
+    together = lora_recipe(tasks, tmp_path / "run", tasks=2, mode="multitask")
+    without = lora_recipe(tasks, tmp_path / "without", tasks=["reverse"], mode="multitask")
+    made = [adapters.load(train_lora(recipe, host=host)["multitask"]) for recipe in (together, without)]
+    assert "left out 1 of 2 tasks, which keep no train row" in capsys.readouterr().err
+    assert_same(*made)
+    assert made[0].provenance["data_hash"] == made[1].provenance["data_hash"]
+    nothing = lora_recipe(tasks, tmp_path / "none", tasks=2, mode="multitask", max_length=3)
+    with pytest.raises(ConfigError, match="none of 2 tasks has a train row of at most 3 tokens"):
+        train_lora(nothing, host=host)
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [

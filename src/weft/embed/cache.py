@@ -1,7 +1,7 @@
 """Vectors on disk, by the content of encoder and text, so that a description is encoded once.
 
-Each call that meets new texts writes one new file, whole or not at all, so any number of processes
-may share a folder.
+A call that meets new texts writes a new file for each thousand of them, whole or not at all, so any number of
+processes may share a folder, and one that is stopped goes on where it was.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from weft.errors import ConfigError, WeightsError
 from weft.files import replace_file
 from weft.saved import read_tensors
 from weft.types import AbstractEncoder, Cue
+
+_AT_ONCE = 1000
+"""Texts of a file; where there are more to encode, a bar tells how far it is."""
 
 
 class Cached(AbstractEncoder):
@@ -59,10 +64,18 @@ class Cached(AbstractEncoder):
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         if any(key not in self._known for key in keys):
             self._recall()
-        missing = {key: cue for key, cue in zip(keys, cues, strict=True) if key not in self._known}
-        if missing:
-            vectors = self.encoder.encode(list(missing.values())).float().cpu()
-            fresh = {key: vector.clone() for key, vector in zip(missing, vectors, strict=True)}
+        missing = list(
+            {key: cue for key, cue in zip(keys, cues, strict=True) if key not in self._known}.items()
+        )
+        for start in track(
+            range(0, len(missing), _AT_ONCE),
+            f"{len(missing)} texts to encode",
+            console=Console(stderr=True),
+            disable=len(missing) <= _AT_ONCE,
+        ):
+            part = missing[start : start + _AT_ONCE]
+            vectors = self.encoder.encode([cue for _, cue in part]).float().cpu()
+            fresh = {key: vector.clone() for (key, _), vector in zip(part, vectors, strict=True)}
             content = save(fresh)
             name = f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
             replace_file(self._folder / name, content)

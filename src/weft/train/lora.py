@@ -83,8 +83,7 @@ def train_lora(
     with Run(config, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         device, targets = run.accelerator.device, recipe.target_modules
         host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
-        fitting = [_fit(task, host, recipe) for task in tasks]
-        _say_left_out(run, tasks, fitting)
+        tasks, fitting = _fitting(tasks, host, recipe, run)
         bank = LearnedBank(
             sites_for(host, recipe.target_modules),
             [task.name for task in tasks] if per_task else ["multitask"],
@@ -202,11 +201,27 @@ def _where(
     return f"the loss of {bank.names[k]}"
 
 
-def _say_left_out(run: Run, tasks: Sequence[Task], fitting: Sequence[Task]) -> None:
-    whole = sum(len(task.train) + len(task.test) for task in tasks)
-    kept = sum(len(task.train) + len(task.test) for task in fitting)
-    if kept != whole:
-        run.say(f"left out {whole - kept} of {whole} rows, too long for max_length or the base's window")
+def _fitting(
+    tasks: Sequence[Task], host: AbstractHost, recipe: LoraRecipe, run: Run
+) -> tuple[list[Task], list[Task]]:
+    """Tasks that keep train rows, whole and with the rows that fit alone; says once how much was left out."""
+    longest = recipe.max_length or host.window or sys.maxsize
+    kept, fitting = [], []
+    for task in tasks:
+        part = _fit(task, host, recipe, longest)
+        if part is not None and part.train:
+            kept.append(task)
+            fitting.append(part)
+        elif recipe.mode == "per_task":
+            raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
+    if not kept:
+        raise ConfigError(f"none of {len(tasks)} tasks has a train row of at most {longest} tokens")
+    whole, rows = (sum(len(task.train) + len(task.test) for task in these) for these in (tasks, fitting))
+    if whole != rows:
+        run.say(f"left out {whole - rows} of {whole} rows, too long for max_length or the base's window")
+    if len(kept) < len(tasks):
+        run.say(f"left out {len(tasks) - len(kept)} of {len(tasks)} tasks, which keep no train row")
+    return kept, fitting
 
 
 def _choose(recipe: LoraRecipe) -> list[Task]:
@@ -227,16 +242,13 @@ def _length(task: Task) -> float:
     return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
 
 
-def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe) -> Task:
-    """The task without the rows that are too long."""
-    longest = recipe.max_length or host.window or sys.maxsize
+def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe, longest: int) -> Task | None:
+    """The task without the rows that are too long, None if it keeps none."""
     told = task.descriptions if recipe.describe else ()
     try:
         fitting, _ = fit_task(host.tokenizer, task, max_length=longest, descriptions=told)
     except ConfigError as error:
         raise ConfigError(f"task {task.name}: {error}") from error
-    if fitting is None or not fitting.train:
-        raise ConfigError(f"task {task.name} has no train row of at most {longest} tokens")
     return fitting
 
 
