@@ -64,9 +64,13 @@ class Cached(AbstractEncoder):
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         if any(key not in self._known for key in keys):
             self._recall()
-        missing = list(
-            {key: cue for key, cue in zip(keys, cues, strict=True) if key not in self._known}.items()
-        )
+        missing = {key: cue for key, cue in zip(keys, cues, strict=True) if key not in self._known}
+        if missing:
+            self._encode_new(list(missing.items()))
+        return torch.stack([self._known[key] for key in keys]) if keys else torch.zeros(0, self.dim)
+
+    def _encode_new(self, missing: Sequence[tuple[str, Cue]]) -> None:
+        """Encode texts that are not known and keep them, a file at a time."""
         for start in track(
             range(0, len(missing), _AT_ONCE),
             f"{len(missing)} texts to encode",
@@ -81,7 +85,6 @@ class Cached(AbstractEncoder):
             replace_file(self._folder / name, content)
             self._read.add(name)
             self._known |= fresh
-        return torch.stack([self._known[key] for key in keys]) if keys else torch.zeros(0, self.dim)
 
     def _recall(self) -> None:
         """Take in the files that this process has not read yet, in the order of their names."""
