@@ -11,6 +11,7 @@ from weft.errors import BaseMismatchError, ConfigError, CueError, ShapeError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
 from weft.hyper.accumulator import AccumulatorConfig
+from weft.hyper.whiten import Whitening
 from weft.rows import Request
 from weft.types import Dense, Description, Document, Mixture, Term
 
@@ -385,6 +386,59 @@ def test_copied_tokens_are_told_as_the_base_embeds_them(pico_host):
     for b_KOR in bank.b.values():
         left = b_KOR[0] - told.mT @ torch.linalg.pinv(told.mT) @ b_KOR[0]
         assert left.abs().max() < 1e-4 < b_KOR.abs().max()
+
+
+def test_copied_alone_a_text_is_told_by_pointers_and_by_its_tokens_wherever_it_is_asked(pico_host):
+    """The last row of A gives 1 on average, the last column of B is c' times the sum of the embeddings."""
+    width = pico_host.module.config.hidden_size
+    sites = [site for site in pico_host.sites if site.out_features == width]
+    reader = AccumulatorConfig(rank=8, latent=16, copy_tokens="only", topics=True)
+    torch.manual_seed(0)
+    network = ContextNetwork(pico_host, ContextConfig(reader=reader, chunk=4), sites=sites)
+    chunks = [tokens(seed, 4) for seed in range(12)]
+    network.fit_whitening(chunks)
+    read = network.read(chunks)
+    assert network.reader.copy_SO is not None
+    assert network.reader.topic_SO is not None
+    with torch.no_grad():
+        network.reader.topic_SO.fill_(0.5)
+        one, two = network.press([[5, 9, 9, 7]]), network.press([[6, 8]])
+        told = torch.nn.functional.layer_norm(
+            pico_host.module.get_input_embeddings()(torch.tensor([5, 9, 9, 7])), (width,)
+        )
+    for site in sites:
+        answer_BT = read.inputs[site] @ one.a[site][0, -1]
+        assert answer_BT.mean().item() == pytest.approx(1, abs=1e-4)
+        assert not one.b[site][..., :-1].any()
+        # gates are half open at the start; the network's scaling is folded into b
+        wanted = 0.5 * 0.5 * told.sum(0) * network.config.reader.scaling
+        torch.testing.assert_close(one.b[site][0, :, -1], wanted, **CLOSE)
+    both = deltas(network.join([one[0], two[0]]))
+    for site in sites:
+        torch.testing.assert_close(both[site], deltas(one[0])[site] + deltas(two[0])[site], **CLOSE)
+    with pytest.raises(ValueError, match="give copy_tokens too"):
+        AccumulatorConfig(topics=True)
+
+
+def test_massive_activations_are_no_part_of_what_whitens(pico_host):
+    (site, *_) = pico_host.sites
+    x_NI = torch.randn(400, site.in_features, generator=torch.Generator().manual_seed(0)) + 1
+    sinks = 300 * torch.ones(4, site.in_features)
+    clean, mixed = Whitening([site]), Whitening([site])
+    clean.fit({site: x_NI})
+    mixed.fit({site: torch.cat([x_NI[:200], sinks, x_NI[200:]])})
+    torch.testing.assert_close(mixed.norm(site, x_NI), clean.norm(site, x_NI))
+
+
+def test_a_first_token_without_a_key_has_no_gradient_either(pico_host):
+    """At the start nothing stands before it, so its key is 0, whose direction is anything."""
+    network = make_network(pico_host, "accumulator", trained=False)
+    with torch.no_grad():
+        for out_b in network.reader.out_b.values():
+            out_b.normal_()
+    bank = network.press([tokens(1, 4)])
+    pico_host(torch.tensor([tokens(0, 7)]), Mixture.rows(bank, [0])).logits[..., 5].sum().backward()
+    assert 0 < network.reader.shift_SJM.grad.abs().max() < 1e3
 
 
 def test_tokens_are_copied_only_where_the_base_embeds_them(pico_host):

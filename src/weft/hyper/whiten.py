@@ -5,6 +5,10 @@
 mu and C are mean and covariance of what the site reads of ordinary texts. Inputs of a site share most of
 their length (a cosine of 0.9 between two names is usual), so a raw one answers to every word. A row of A made
 from a key gives row(k) x = k . norm(x), up to what P takes: there is no bias, so rows are orthogonal to mu.
+What varies least where x is mu on average, and 1 there, is constant(x) = mu C^-1 x / (mu C^-1 mu).
+
+Massive activations (Sun et al. 2024, arXiv 2402.17762; the first token of a text in most language models)
+would be all that C knows, so inputs far longer than the median one are left out of mu and C.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from weft.types import Site
 
 _RIDGE = 0.01
 """Added to every variance, in units of the mean one."""
+_MASSIVE = 10.0
+"""Length of an input that is left out, in units of the median one."""
 
 
 class Whitening(nn.Module):
@@ -36,6 +42,8 @@ class Whitening(nn.Module):
         """Take mean and covariance from tokens of ordinary texts."""
         for site, x_NI in seen.items():
             mean_I, white_II = self._of(site)
+            length_N = x_NI.norm(dim=1)
+            x_NI = x_NI[length_N <= _MASSIVE * length_N.median()]
             values_I, vectors_II = torch.linalg.eigh(torch.cov(x_NI.double().mT))
             scale_I = (values_I.clamp(min=0) + _RIDGE * values_I.mean()).rsqrt()
             mean_I.copy_(x_NI.mean(0))
@@ -52,6 +60,12 @@ class Whitening(nn.Module):
         raw = keys @ white_II
         square = mean_I.square().sum().clamp(min=1e-12)
         return raw - (raw @ mean_I)[..., None] * mean_I / square
+
+    def constant(self, site: Site) -> Float[Tensor, " I"]:
+        """The row of A that comes nearest to giving 1 for every input; zeros until it is fitted."""
+        mean_I, white_II = self._of(site)
+        raw_I = white_II @ (white_II @ mean_I)
+        return raw_I / (raw_I @ mean_I).clamp(min=1e-12)
 
     def _of(self, site: Site) -> tuple[Tensor, Tensor]:
         place = self._places[site]
