@@ -172,6 +172,7 @@ def _tree(recipe: TreeComparison, command: str, stem: str) -> _Found:
 
 
 def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
+    from weft.experiments.dynamic.books import measure_books
     from weft.experiments.dynamic.context import measure_context
     from weft.experiments.dynamic.mix import measure_mix
     from weft.experiments.dynamic.page import PICTURED, dynamic_page, pictured
@@ -191,6 +192,8 @@ def _dynamic(recipe: DynamicRecipe, command: str, stem: str) -> _Found:
             sections["words"] = measure_words(recipe.words, tell)
         if recipe.sheets is not None:
             sections["sheets"] = measure_sheets(recipe.sheets, tell)
+        if recipe.books is not None:
+            sections["books"] = measure_books(recipe.books, tell)
         if recipe.context is not None:
             sections["context"] = measure_context(recipe.context, tell)
         if recipe.stack is not None:

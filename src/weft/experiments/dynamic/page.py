@@ -9,6 +9,7 @@ TITLES = {
     "shift": "Shift: a special token and a vector",
     "words": "Context: facts of letters among lines that say nothing",
     "sheets": "Context: fact sheets in plain English",
+    "books": "Context: books beyond the window",
     "context": "Context: what leaves the window enters the weights",
     "stack": "Stack: as much network as the problem needs",
     "mix": "Mix: a third network over both",
@@ -16,6 +17,7 @@ TITLES = {
 PICTURED = {
     "shift": ("answers right, streams of ", "share of the answers"),
     "sheets": ("1 of 1 facts", "share of the answers"),
+    "books": ("share of the gap", "share of the gap between window and full context"),
     "context": ("1 of 1 facts in ", "share of the answers"),
     "mix": ("questions right", "share of the questions"),
 }

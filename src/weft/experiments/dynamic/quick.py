@@ -42,6 +42,10 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
     if recipe.sheets is not None:
         sheets = recipe.sheets
         changed["sheets"] = sheets.model_copy(update={"documents": min(sheets.documents, _STREAMS)})
+    if recipe.books is not None:
+        books = recipe.books
+        fewer = {"passages": min(books.passages, _STREAMS), "averaged": min(books.averaged, _DOCUMENTS)}
+        changed["books"] = books.model_copy(update=fewer)
     if recipe.context is not None:
         networks = {name: folders[:1] for name, folders in recipe.context.networks.items()}
         documents = min(recipe.context.documents, _DOCUMENTS)
@@ -50,9 +54,9 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
         stack = recipe.stack
         changed["stack"] = stack.model_copy(
             update={
-                "first": stack.first and _shorten_run(stack.first, _STEPS),
+                "first": _shorten_run(stack.first, _STEPS),
                 "recipe": _shorten_run(stack.recipe, _STEPS),
-                "flat": stack.flat and _shorten_run(stack.flat, 2 * _STEPS),
+                "flat": _shorten_run(stack.flat, 2 * _STEPS),
                 "seeds": stack.seeds[:1],
                 "tasks": min(stack.tasks, _TASKS),
             }

@@ -1,6 +1,7 @@
 """The recipe of `weft experiment dynamic`."""
 
 from weft.config import Config
+from weft.experiments.dynamic.books import BooksComparison
 from weft.experiments.dynamic.context import ContextComparison
 from weft.experiments.dynamic.mix import MixComparison
 from weft.experiments.dynamic.sheets import SheetsComparison
@@ -15,6 +16,7 @@ class DynamicRecipe(Config):
     shift: ShiftComparison | None = None
     words: WordsComparison | None = None
     sheets: SheetsComparison | None = None
+    books: BooksComparison | None = None
     context: ContextComparison | None = None
     stack: StackComparison | None = None
     mix: MixComparison | None = None
