@@ -149,7 +149,7 @@ def test_a_priced_gate_shuts_and_unrelated_questions_pull_the_weights_back_to_th
     }.items():
         made = recipe(
             tmp_path / name,
-            30,
+            45,
             network=gated,
             curriculum=[stage],
             unrelated={**DATA, "seed": 5},
