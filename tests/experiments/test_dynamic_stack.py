@@ -10,7 +10,7 @@ from weft.cli.shared.recipe import read_recipe
 from weft.embed import OneHot
 from weft.experiments.dynamic.quick import shorten
 from weft.experiments.dynamic.recipe import DynamicRecipe
-from weft.experiments.dynamic.stack import FLAT, UNIT, always, costs, measure_depths, measure_stack
+from weft.experiments.dynamic.stack import FLAT, UNIT, always, costs, grade_of, measure_depths, measure_stack
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack, StackConfig, T2LConfig, build_t2l
 from weft.hyper.stack import build_network
@@ -97,3 +97,15 @@ def test_a_seed_trains_what_it_compares(tmp_path):
     draw_costs(costs(lines), tmp_path / "costs.png", label="MFLOPs")
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
     assert measure_stack(comparison) == lines  # what is trained is not trained again
+    # without a first level and a rival of its own, the levels above a trained network are compared alone
+    trained = comparison.recipe.model_copy(update={"init": str(tmp_path / "runs/first-0/hypernetwork")})
+    alone = measure_stack(comparison.model_copy(update={"recipe": trained, "first": None, "flat": None}))
+    assert {line.who for line in alone} == {*fixed, UNIT, "all levels"}
+
+
+def test_tasks_are_graded_by_their_operations():
+    splits = load_splits(LettersSource.model_validate(DATA | {"train_tasks": 2000}))
+    of = {split: {grade_of(split, task) for task in tasks} for split, tasks in splits.items()}
+    assert of["train"] == {"single operations", "pairs", "triples"}
+    assert of["unseen_compositions"] == {"pairs", "triples"}
+    assert of["unseen_parameters"] == {"unseen parameters"}

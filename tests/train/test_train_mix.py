@@ -11,11 +11,12 @@ from weft.experiments.dynamic.mix import WAYS, MixComparison, answers, measure_m
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.rows import Event, Request
+from weft.tasks.functions.world import World as Functions
 from weft.tasks.letters.world import World
 from weft.tasks.source import WordsSource, load_splits
-from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, read_recalls, train_mix
+from weft.train.mix import MixRecipe, MixSources, describe, draw, encode_recall, read_recalls, train_mix
 from weft.train.streams import head_input
-from weft.types import Bank, Dense, Mixture, Term
+from weft.types import Adapter, Bank, Dense, Factors, Mixture, Term
 
 RECIPE = Path(__file__).parents[2] / "recipes/letters/mix.yaml"
 
@@ -125,6 +126,62 @@ def test_questions_need_their_document_and_say_which_operation_by_a_sign_alone(r
         assert f"{one.prompt[1:]}{one.word}\n" in one.document
         assert one.word not in one.prompt
     assert {one.sign for one in questions} == {"+", "-"}
+
+
+@pytest.fixture
+def facts(host, recipe, tmp_path):
+    """The same over facts and functions of their values, with a library of its own; its sign is the event."""
+    sites = [site for site in host.sites if site.module == "up_proj"]
+    for seed, name in enumerate(names := ("quote_2", "assign_1")):
+        torch.manual_seed(seed)
+        factors = {
+            s: Factors(torch.randn(2, s.in_features), 0.1 * torch.randn(s.out_features, 2), 1.0)
+            for s in sites
+        }
+        Adapter(factors, base=host.fingerprint, name=name).save_pretrained(tmp_path / "library" / name)
+    tokens = tuple(host.tokenizer.encode(f" Task {sign}", add_special_tokens=False)[-1] for sign in "+-")
+    changes = {"world": "facts", "operations": names, "library": f"{tmp_path}/library", "token": tokens}
+    return MixRecipe.model_validate({**recipe.model_dump(), **changes})
+
+
+def test_a_mix_learns_over_facts_and_functions_too(host, facts):
+    mixer = Mixer.from_pretrained(train_mix(facts, host=host), host=host)
+    assert mixer.tokens == facts.token
+    assert len(set(facts.token)) == 2
+    for one in draw(facts, "test", 4):
+        lesson = encode_recall(host, one)
+        assert lesson.word[-1] == facts.token["+-".index(one.sign)]
+        assert not set(facts.token) & {*lesson.word[:-1], *lesson.answer}  # one event, and no other
+    known, stack, library = MixSources.load(facts, host).banks(draw(facts, "test", 3))
+    assert len(known) == len(stack) == len(library) == 3
+    assert library.sites[0].module == "up_proj"
+    assert answers(host, mixer, facts, draw(facts, "test", 2)) == [False, False]  # two steps teach nothing
+
+
+def test_an_answer_counts_as_right_only_where_all_of_it_is_written(host, facts, monkeypatch):
+    mixer = Mixer.from_pretrained(train_mix(facts, host=host), host=host)
+    one, other = draw(facts, "test", 2)
+    written = host.tokenizer.decode(host.tokenizer.encode(one.text), skip_special_tokens=True)
+    monkeypatch.setattr("weft.engine.Engine.generate", lambda self, prompts, **_: [written] * len(prompts))
+    assert answers(host, mixer, facts, [one, other]) == [True, False]
+
+
+def test_facts_need_their_sheet_and_say_which_function_by_a_sign_alone(facts):
+    questions = draw(facts, "some", 40)
+    assert questions == draw(facts, "some", 40) != draw(facts, "other", 40)
+    for one in questions:
+        plus, minus = (Functions().answer(name, one.word) for name in one.operations)
+        assert one.answer.endswith(f"\n{plus if one.sign == '+' else minus}")
+        assert plus != minus
+        assert one.document.endswith(f" {one.word}.")
+        assert one.said == f" {one.word}. Task {one.sign}"
+        assert one.word not in one.prompt
+        assert one.prompt.startswith(f"Task {one.sign} : ")
+    assert {one.sign for one in questions} == {"+", "-"}
+    names = [one.prompt.split("?")[1].split()[0] for one in questions]
+    taught = [one.prompt.split("?")[1].split()[0] for one in draw(facts, "some", 200, training=True)]
+    assert not set(names) & set(taught)
+    assert describe(facts, "quote_2") == Functions().find("quote_2").descriptions[0]
 
 
 def test_documents_of_words_are_tasks():

@@ -79,6 +79,14 @@ def test_every_phase_moves_what_it_should(first, tmp_path):
     assert (numbers(again, 0) - numbers(again, 2)).abs().max() > 0
 
 
+def test_the_schedule_ends_where_the_unit_begins(first, tmp_path):
+    tasks, host, _ = first
+    train_stack(recipe(tasks, tmp_path, halting_share=0.5, halting_learning_rate=0.07), host=host)
+    rates = [line["learning_rate"] for line in curve(tmp_path / "run") if "learning_rate" in line]
+    assert rates[:10] == sorted(rates[:10], reverse=True)
+    assert rates[9] == pytest.approx(0, abs=1e-9)  # of ten steps of the levels, not of twenty
+
+
 def test_shares_that_leave_no_steps_are_refused(first, tmp_path):
     tasks, host, _ = first
     with pytest.raises(ConfigError, match="more than all steps"):

@@ -19,7 +19,8 @@ class Learner:
     """The parameters of a module under a run, as its last checkpoint left them.
 
     `clip` bounds the norm of the gradient and returns the norm, or norms, before; of all parameters together
-    unless given. Raises what `Run.restore` raises.
+    unless given. The schedule ends after so many `steps`, those of the run unless given. Raises what
+    `Run.restore` raises.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class Learner:
         module: nn.Module,
         *,
         clip: Callable[[float], Tensor] | None = None,
+        steps: int | None = None,
     ) -> None:
         self.run, self.config, self.module = run, config, module
         self.clip = clip or partial(nn.utils.clip_grad_norm_, list(module.parameters()))
         self.optimizers = build_optimizers(config, module.named_parameters())
-        self.schedulers = build_schedulers(config, self.optimizers, run.config.max_steps)
+        self.schedulers = build_schedulers(config, self.optimizers, steps or run.config.max_steps)
         self.start = run.restore(module, self.optimizers, self.schedulers)
         """How many steps were done before."""
 

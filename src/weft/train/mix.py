@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,11 @@ from weft.hyper import ContextNetwork, HyperNetwork
 from weft.route import load_library
 from weft.route.library import select
 from weft.route.mix import Mix, MixConfig, mixed, sizes
-from weft.tasks.letters.recalls import Recall, draw_recall
+from weft.tasks.facts.recalls import draw_fact_recall
+from weft.tasks.functions.world import World as Functions
+from weft.tasks.letters.recalls import draw_recall
 from weft.tasks.letters.world import World
+from weft.tasks.recall import Recall
 from weft.train.answer_logits import language_model
 from weft.train.learner import Learner
 from weft.train.optimizer import OptimizerConfig
@@ -40,6 +43,7 @@ from weft.train.streams import head_input
 from weft.types import Bank, Description, Mixture
 
 SOURCES: tuple[Literal["context", "stack", "library"], ...] = ("context", "stack", "library")
+Token = Annotated[int, Field(ge=0)]
 
 
 class MixRecipe(AbstractRecipe):
@@ -47,6 +51,10 @@ class MixRecipe(AbstractRecipe):
 
     attn_implementation: Literal["eager", "sdpa"] = "eager"
     """As in transformers."""
+    world: Literal["letters", "facts"] = "letters"
+    """Words of letters and what is done to them, or facts in plain English and functions of any text."""
+    target_modules: str | tuple[str, ...] = ("all-linear", "lm_head")
+    """As in PEFT: where the speaker and the sources act, and the output head, which nothing changes."""
     context: str
     """Folder of a context network for that base."""
     stack: str
@@ -54,15 +62,15 @@ class MixRecipe(AbstractRecipe):
     library: str
     """Adapters named after the operations that they do; asked for by `-`."""
     operations: tuple[str, ...] = Field(min_length=2)
-    """Tasks of the letters world, all of them in the library."""
+    """Tasks of the world, all of them in the library."""
     words: Size = 1
-    """Of a document."""
+    """Words or facts of a document."""
     sources: tuple[Literal["context", "stack", "library"], ...] = SOURCES
     """Those that act; the others give nothing."""
     fixed: bool = False
     """Leave every weight at 1, so that the speaker alone learns."""
-    token: int = Field(ge=0)
-    """The event: the token behind which an answer begins, ` >` of the letters tokenizer."""
+    token: Token | Annotated[tuple[Token, ...], Field(min_length=1)]
+    """The event: the token behind which an answer begins, ` >` of the letters tokenizer; or several."""
     network: MixConfig = MixConfig()
     speaker_rank: Rank = 8
     """Rank of the adapter that teaches the base to write the control token."""
@@ -99,7 +107,7 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
     """
     with Run(recipe.run, recipe, resume=resume) as run:
         device = run.accelerator.device
-        host = host or load_base(recipe, device, target_modules=["all-linear", "lm_head"])
+        host = host or load_base(recipe, device, target_modules=recipe.target_modules)
         made = MixSources.load(recipe, host)
         sites, head = split_head(host)
         torch.manual_seed(recipe.run.seed)
@@ -115,14 +123,16 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
         model = nn.ModuleDict({"speaker": speaker, "mix": mix}).to(host.device)
         learner = Learner(run, recipe.optimizer, model)
         for done in learner.left():
-            recalls = draw(recipe, f"{recipe.run.seed} train {done}", recipe.questions_per_batch)
+            key = f"{recipe.run.seed} train {done}"
+            recalls = draw(recipe, key, recipe.questions_per_batch, training=True)
             lessons = [encode_recall(host, one) for one in recalls]
             told = read_recalls(host, lessons, made.banks(recalls), speaker.bank(), mix)
             run.accelerator.backward(told.loss)
             learner.step(done, {"loss": float(told.loss.detach()), "followed": told.right})
             learner.save(done)
         folder = run.folder / "mix"
-        mixer = Mixer(speaker, mix, SOURCES, (recipe.token,), host.fingerprint, provenance(recipe))
+        tokens = (recipe.token,) if isinstance(recipe.token, int) else recipe.token
+        mixer = Mixer(speaker, mix, SOURCES, tokens, host.fingerprint, provenance(recipe))
         if run.accelerator.is_main_process:
             mixer.save_pretrained(folder)
     return folder
@@ -144,7 +154,7 @@ class MixSources(NamedTuple):
         """Raises what loading raises."""
         context = ContextNetwork.from_pretrained(recipe.context, host=host).requires_grad_(False)
         hyper = HyperNetwork.from_pretrained(recipe.stack, host=host).requires_grad_(False)
-        cues = [Description(World().find(name).descriptions[0]) for name in recipe.operations]
+        cues = [Description(describe(recipe, name)) for name in recipe.operations]
         library = select(load_library(recipe.library).bank(host), list(recipe.operations))
         return cls(
             context,
@@ -167,17 +177,26 @@ class MixSources(NamedTuple):
         return [bank if name in self.acting else None for name, bank in zip(SOURCES, banks, strict=True)]
 
 
-def draw(recipe: MixRecipe, key: str, count: int) -> list[Recall]:
-    """So many questions; equal keys give equal ones."""
-    rng = random.Random(key)
-    return [draw_recall(rng, recipe.operations, words=recipe.words) for _ in range(count)]
+def draw(recipe: MixRecipe, key: str, count: int, *, training: bool = False) -> list[Recall]:
+    """So many questions; equal keys give equal ones. Only `training` ones have facts of the training."""
+    rng, some = random.Random(key), recipe.operations
+    if recipe.world == "facts":
+        split = "train" if training else "validation"
+        return [draw_fact_recall(rng, some, split=split, facts=recipe.words) for _ in range(count)]
+    return [draw_recall(rng, some, words=recipe.words) for _ in range(count)]
+
+
+def describe(recipe: MixRecipe, operation: str) -> str:
+    """An operation in words. Raises ConfigError for one that its world does not have."""
+    world = Functions() if recipe.world == "facts" else World()
+    return world.find(operation).descriptions[0]
 
 
 def encode_recall(host: Host, recall: Recall) -> Lesson:
     """Token ids of a question and what is to be written."""
     prompt, word, answer = (
         host.tokenizer.encode(text, add_special_tokens=False)
-        for text in (recall.prompt, f"{recall.word} >", recall.answer)
+        for text in (recall.prompt, recall.said, recall.answer)
     )
     return Lesson(prompt, word, [*answer, host.tokenizer.eos_token_id])
 

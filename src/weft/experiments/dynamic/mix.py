@@ -19,8 +19,8 @@ from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
 from weft.host.pool import Pool
 from weft.rows import Request
-from weft.tasks.letters.recalls import SIGNS, Recall
-from weft.train.mix import MixRecipe, MixSources, draw, train_mix
+from weft.tasks.recall import SIGNS, Recall
+from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, train_mix
 from weft.train.recipe import inside, load_base
 from weft.types import Adapter, Bank
 
@@ -62,7 +62,7 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
             host = host or load_base(
                 recipe,
                 "cuda" if torch.cuda.is_available() else "cpu",
-                target_modules=["all-linear", "lm_head"],
+                target_modules=recipe.target_modules,
             )
             mixer = Mixer.from_pretrained(train_mix(recipe, host=host), host=host)
             right = answers(host, mixer, recipe, questions)
@@ -105,13 +105,16 @@ def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Rec
         def sources(request: Request, banks: Sequence[Bank | None] = banks) -> list[Adapter | None]:
             return [None if bank is None else bank[int(request.id)] for bank in banks]
 
+        lessons = [encode_recall(host, one) for one in some]
+        wanted = [[*one.word, *one.answer] for one in lessons]
         texts = engine.generate(
             [one.prompt for one in some],
             controller=mixer.controller(sources),
             raw=True,
-            max_new_tokens=20,
+            max_new_tokens=max(map(len, wanted)),
         )
-        found += [text.strip() == one.text for text, one in zip(texts, some, strict=True)]
+        read = [host.tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted]
+        found += [text.strip() == expected.strip() for text, expected in zip(texts, read, strict=True)]
     host.pool = _pool(host)
     return found
 

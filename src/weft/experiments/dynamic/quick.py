@@ -54,9 +54,9 @@ def shorten(recipe: DynamicRecipe) -> DynamicRecipe:
         stack = recipe.stack
         changed["stack"] = stack.model_copy(
             update={
-                "first": _shorten_run(stack.first, _STEPS),
+                "first": stack.first and _shorten_run(stack.first, _STEPS),
                 "recipe": _shorten_run(stack.recipe, _STEPS),
-                "flat": _shorten_run(stack.flat, 2 * _STEPS),
+                "flat": stack.flat and _shorten_run(stack.flat, 2 * _STEPS),
                 "seeds": stack.seeds[:1],
                 "tasks": min(stack.tasks, _TASKS),
             }

@@ -19,7 +19,7 @@ from weft.config import Config, Size
 from weft.experiments.dynamic.table import Line, line_of
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack
-from weft.tasks import Task
+from weft.tasks import Task, evenly
 from weft.tasks.source import load_splits
 from weft.train.answer_logits import answer_logits
 from weft.train.hyper import HyperRecipe, train_hyper
@@ -30,8 +30,7 @@ from weft.types import Description, Mixture
 
 UNIT, FLAT = "halting unit", "one flat network"
 COST = "MFLOPs per adapter"
-_GRADES = {"primitive": "single operations", "pair": "pairs", "triple": "triples"}
-_UNSEEN = "unseen_parameters"
+_GRADES = {1: "single operations", 2: "pairs", 3: "triples"}
 _TOGETHER = 15
 """Tasks that are asked in one forward."""
 
@@ -39,19 +38,19 @@ _TOGETHER = 15
 class StackComparison(Config):
     """`stack` in the recipe of `weft experiment dynamic`."""
 
-    first: HyperRecipe
-    """The training of the first level; runs of all three go into folders below their `run.output_dir`,
-    finished ones are not repeated."""
     recipe: StackRecipe
-    """The training of the levels above it; its `init` is the first level of the same seed."""
-    flat: HyperRecipe
-    """The training of one network of as many parameters."""
+    """The training of the levels above the first; runs go into folders below their `run.output_dir`, finished
+    ones are not repeated."""
+    first: HyperRecipe | None = None
+    """The training of the first level, of every seed its own; that of `recipe.init` unless given."""
+    flat: HyperRecipe | None = None
+    """The training of one network of as many parameters; none is compared unless given."""
     seeds: tuple[int, ...] = (0,)
-    """All three are trained once with each."""
+    """Everything is trained once with each."""
     splits: tuple[str, ...] = ("validation", "unseen_compositions", "unseen_parameters")
-    """Splits of the data of `recipe` that are measured."""
+    """Splits of the data of `recipe` that are measured; of `train` its single operations."""
     tasks: Size = 48
-    """Of each split, at most."""
+    """Of each split at most, evenly spread over them."""
     rows: Size = 4
     """Test rows of each task."""
 
@@ -70,9 +69,11 @@ def measure_stack(comparison: StackComparison, tell: Callable[[str], None] = lam
     """All lines of the section, each with one value per seed. Raises what training and loading raise."""
     every = load_splits(comparison.recipe.data)
     graded = [
-        ("unseen parameters" if split == _UNSEEN else _GRADES.get(task.category, task.category), task)
+        (grade_of(split, task), task)
         for split in comparison.splits
-        for task in every[split][: comparison.tasks]
+        for task in evenly(
+            [task for task in every[split] if split != "train" or operations(task) == 1], comparison.tasks
+        )
     ]
     tasks = [task for _, task in graded]
     found: dict[str, list[list[Said]]] = {}
@@ -109,14 +110,16 @@ def _train(
     comparison: StackComparison, seed: int, host: Host, tell: Callable[[str], None]
 ) -> dict[str, HyperNetwork]:
     """What a seed compares, trained or found trained, ready to be asked."""
-    tell(f"seed {seed}: training the first level")
-    first = train_hyper(inside(comparison.first, f"first-{seed}", seed=seed), host=host)
-    tell(f"seed {seed}: training the levels above it")
-    recipe = inside(comparison.recipe, f"stack-{seed}", seed=seed, init=str(first))
-    stack = train_stack(recipe, host=host)
-    tell(f"seed {seed}: training one flat network")
-    flat = train_hyper(inside(comparison.flat, f"flat-{seed}", seed=seed), host=host)
-    folders = {"all levels": stack, FLAT: flat}
+    recipe = inside(comparison.recipe, f"stack-{seed}", seed=seed)
+    if comparison.first is not None:
+        tell(f"seed {seed}: training the first level")
+        first = train_hyper(inside(comparison.first, f"first-{seed}", seed=seed), host=host)
+        recipe = recipe.model_copy(update={"init": str(first)})
+    tell(f"seed {seed}: training the levels above the first")
+    folders = {"all levels": train_stack(recipe, host=host)}
+    if comparison.flat is not None:
+        tell(f"seed {seed}: training one flat network")
+        folders[FLAT] = train_hyper(inside(comparison.flat, f"flat-{seed}", seed=seed), host=host)
     return {
         who: HyperNetwork.from_pretrained(folder, host=host).requires_grad_(False)
         for who, folder in folders.items()
@@ -142,6 +145,18 @@ def measure_depths(
             flops[depth] = _flops(hyper, e_BD, None)
         by_itself.append(said._replace(flops=flops[depth], depth=depth))
     return {always(depth): said for depth, said in enumerate(fixed)} | {UNIT: by_itself}
+
+
+def operations(task: Task) -> int:
+    """How many operations follow each other in it, as its name tells."""
+    return len(task.name.split("+"))
+
+
+def grade_of(split: str, task: Task) -> str:
+    """What the page calls such tasks: by how many operations, or by what is unseen of a single one."""
+    if operations(task) == 1 and split.startswith("unseen"):
+        return split.replace("_", " ")
+    return _GRADES.get(operations(task), f"{operations(task)} operations")
 
 
 def always(depth: int) -> str:
@@ -186,7 +201,7 @@ def costs(lines: Sequence[Line]) -> dict[str, dict[str, list[tuple[Line, Line]]]
 
 def _of_depths(found: dict[str, list[list[Said]]], tasks: Sequence[Task]) -> list[Line]:
     """How far up cues go by themselves, and how that goes with the number of operations."""
-    hard = [float(len(task.name.split("+"))) for task in tasks]
+    hard = [float(operations(task)) for task in tasks]
     depths = [[float(one.depth) for one in said] for said in found[UNIT]]
     lines = []
     for count in sorted(set(hard)):

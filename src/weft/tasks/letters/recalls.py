@@ -12,35 +12,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from weft.errors import ConfigError
 from weft.tasks.letters.idle import TRAINED, IdleKind, idle_line
 from weft.tasks.letters.operation import ALPHABET
 from weft.tasks.letters.world import World
+from weft.tasks.recall import SIGNS, Recall
 from weft.tasks.task import Row, Task
 
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MOST = 6
 """Words of a document: they use up the alphabet."""
-SIGNS = ("+", "-")
-
-
-class Recall(NamedTuple):
-    """One question that needs a document and an operation at once."""
-
-    document: str
-    sign: str
-    operations: tuple[str, str]
-    """Names of the tasks behind + and -."""
-    prompt: str
-    word: str
-    answer: str
-
-    @property
-    def text(self) -> str:
-        """What is to be written: the word, then what becomes of it."""
-        return f"{self.word} >{self.answer}"
 
 
 def document_task(
@@ -78,7 +60,8 @@ def draw_recall(rng: random.Random, operations: Sequence[str], *, words: int = 1
         if None not in answers and len({word, *answers}) == 3:
             answer = answers[place] or ""
             prompt = f"{SIGNS[place]}{name} >"
-            return Recall(_text(words_of), SIGNS[place], (first, second), prompt, word, answer)
+            said = f"{word} >"
+            return Recall(_text(words_of), SIGNS[place], (first, second), prompt, word, said, answer)
 
 
 def _words(rng: random.Random, count: int) -> dict[str, str]:
