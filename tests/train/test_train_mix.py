@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import weft
 from weft.config import load_config
 from weft.engine.mixer import Mixer
 from weft.experiments.dynamic.mix import WAYS, MixComparison, answers, measure_mix, sign_test
@@ -158,12 +159,21 @@ def test_a_mix_learns_over_facts_and_functions_too(host, facts):
     assert answers(host, mixer, facts, draw(facts, "test", 2)) == [False, False]  # two steps teach nothing
 
 
-def test_an_answer_counts_as_right_only_where_all_of_it_is_written(host, facts, monkeypatch):
-    mixer = Mixer.from_pretrained(train_mix(facts, host=host), host=host)
-    one, other = draw(facts, "test", 2)
-    written = host.tokenizer.decode(host.tokenizer.encode(one.text), skip_special_tokens=True)
-    monkeypatch.setattr("weft.engine.Engine.generate", lambda self, prompts, **_: [written] * len(prompts))
-    assert answers(host, mixer, facts, [one, other]) == [True, False]
+def test_answers_that_count_as_right_are_those_that_the_loop_writes(host, recipe):
+    operations = ("reverse", "sort", "double", "upper", "swap_ends", "mirror")
+    recipe = recipe.model_copy(update={"context": "weft/letters-words", "operations": operations})
+    questions = draw(recipe, "both", 24)
+    banks = MixSources.load(recipe, host).banks(questions)
+    mixer = Mixer.from_pretrained("weft/letters-mix", host=host)
+    texts = weft.Engine(host).generate(
+        [one.prompt for one in questions],
+        controller=mixer.controller(lambda request: [bank[int(request.id)] for bank in banks]),
+        raw=True,
+        max_new_tokens=20,
+    )
+    right = [text == one.text for text, one in zip(texts, questions, strict=True)]
+    assert answers(host, mixer, recipe, questions) == right
+    assert 12 < sum(right) < 24  # both are there
 
 
 def test_facts_need_their_sheet_and_say_which_function_by_a_sign_alone(facts):

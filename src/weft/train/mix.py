@@ -98,6 +98,8 @@ class Told(NamedTuple):
     """Mean nats per token."""
     right: float
     """Share of the tokens that were the likeliest ones."""
+    written: list[bool]
+    """Which questions have every token right: those that a greedy loop answers so."""
 
 
 def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
@@ -236,8 +238,13 @@ def read_recalls(
         logits.append(said.logits[row, : len(one.answer)])
         targets += one.answer
     logits_NV, target_N = torch.cat(logits).float(), torch.tensor(targets, device=host.device)
-    right = float((logits_NV.argmax(-1) == target_N).float().mean())
-    return Told(F.cross_entropy(logits_NV, target_N), right)
+    right_N = logits_NV.argmax(-1) == target_N
+    # The words of all questions come first, then their answers.
+    parts = right_N.split([*(len(one.word) for one in lessons), *(len(one.answer) for one in lessons)])
+    written = [
+        bool(word.all() and answer.all()) for word, answer in zip(parts[:rows], parts[rows:], strict=True)
+    ]
+    return Told(F.cross_entropy(logits_NV, target_N), float(right_N.float().mean()), written)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,16 +13,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from weft.config import Config, Size
-from weft.engine import Engine
 from weft.engine.mixer import Mixer
 from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
-from weft.host.pool import Pool
-from weft.rows import Request
+from weft.hyper.context import batched
 from weft.tasks.recall import SIGNS, Recall
-from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, train_mix
+from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, read_recalls, train_mix
 from weft.train.recipe import inside, load_base
-from weft.types import Adapter, Bank
 
 Way = Literal["mix", "equal weights", "context alone", "stack and library alone"]
 WAYS: Mapping[Way, Mapping[str, Any]] = {
@@ -34,7 +31,7 @@ WAYS: Mapping[Way, Mapping[str, Any]] = {
 
 
 _ROWS = 8
-"""Questions that are asked at a time: each holds three adapters of its own, and three more at an event."""
+"""Questions that are asked at a time: each holds three adapters of its own."""
 
 
 class MixComparison(Config):
@@ -93,34 +90,14 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
     return lines
 
 
+@torch.no_grad()
 def answers(host: Host, mixer: Mixer, recipe: MixRecipe, questions: Sequence[Recall]) -> list[bool]:
-    """Whether each question is answered rightly, in the loop, by the mixer's controller."""
-    made, engine = MixSources.load(recipe, host), Engine(host)
-    found = []
-    for start in range(0, len(questions), _ROWS):
-        host.pool = _pool(host)  # what acted on the questions before is not asked for again
-        some = questions[start : start + _ROWS]
-        banks = made.banks(some)
-
-        def sources(request: Request, banks: Sequence[Bank | None] = banks) -> list[Adapter | None]:
-            return [None if bank is None else bank[int(request.id)] for bank in banks]
-
+    """Whether each is answered rightly: every token the likeliest where it stands, so the loop writes it."""
+    made, found = MixSources.load(recipe, host), []
+    for some in batched(questions, _ROWS):
         lessons = [encode_recall(host, one) for one in some]
-        wanted = [[*one.word, *one.answer] for one in lessons]
-        texts = engine.generate(
-            [one.prompt for one in some],
-            controller=mixer.controller(sources),
-            raw=True,
-            max_new_tokens=max(map(len, wanted)),
-        )
-        read = [host.tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted]
-        found += [text.strip() == expected.strip() for text, expected in zip(texts, read, strict=True)]
-    host.pool = _pool(host)
+        found += read_recalls(host, lessons, made.banks(some), mixer.speaker.bank(), mixer.mix).written
     return found
-
-
-def _pool(host: Host) -> Pool:
-    return Pool(host.sites, slots=4, r=8, base=host.fingerprint, device=host.device, grow=True)
 
 
 def sign_test(better: Sequence[bool], worse: Sequence[bool]) -> float:
