@@ -29,5 +29,11 @@ $weft train mix recipes/letters/mix.yaml
 place runs/letters-mix/mix letters-mix
 $weft train hyper recipes/functions/t2l.yaml
 place runs/functions-t2l/hypernetwork smollm2-t2l
+$weft train library recipes/functions/adapters.yaml
+mkdir -p models/smollm2-adapters
+for name in as_json_1 date_dmy_1 field_commas_1 json_keys mail_domain message_product \
+    note_date pair_value_2 path_ext phone_digits_1 price_currency_1 url_host; do
+    place runs/functions-adapters/adapters/$name smollm2-adapters/$name
+done
 $weft experiment zero-shot recipes/functions/zero_shot.yaml
 $weft eval recipes/letters/eval.yaml --output docs/results/letters.md

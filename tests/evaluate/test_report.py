@@ -47,7 +47,7 @@ def test_markdown_names_command_and_recipe(report):
     assert "```sh\nweft eval recipe.yaml\n```" in page
     assert "```yaml\nbase: planted\nseeds:\n- 0\n- 4\n```" in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {7, 8}
+    assert {line.count("|") for line in tables} == {7, 9}
     assert "## Seen tasks: 4 tasks" in page
 
 

@@ -119,3 +119,15 @@ def test_what_cannot_be_written_down_is_refused(tasks: Path, tmp_path: Path) -> 
     large = library(host, tmp_path / "large", rank=3)
     with pytest.raises(ConfigError, match="has rank 3, the network's is 2"):
         train_reconstruct(recipe(tasks, tmp_path / "run", large), host=host)
+
+
+def test_sites_that_no_adapter_changes_are_left_out(tasks: Path, tmp_path: Path) -> None:
+    host = tiny_host(tasks)
+    changed = {site for site in host.sites if site.path.endswith("q_proj")}
+    for seed, name in enumerate(EFFECTS):
+        one = adapter(host, seed)
+        factors = {site: f for site, f in one.factors.items() if site in changed}
+        save(replace(one, factors=factors, name=name), tmp_path / "some" / name)
+    folder = train_reconstruct(recipe(tasks, tmp_path / "run", tmp_path / "some"), host=host)
+    assert set(HyperNetwork.from_pretrained(folder, host=host).network.sites) == changed
+    assert curve(tmp_path / "run")[-1]["error"] < 0.1

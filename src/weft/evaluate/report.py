@@ -157,14 +157,16 @@ def _result_cells(split: SplitReport) -> Cells:
 
 def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     """One line per difference."""
-    main = _METRIC_TITLES[METRICS[0]]
-    cells = [["difference", *(_METRIC_TITLES[m] for m in metrics), "p", "ratio", "tasks"]]
-    if len(metrics) > 1:
-        cells[0][-3:-1] = [f"p ({main})", f"ratio ({main})"]
+    tested = [m for m in metrics if m in (METRICS[0], "loss")]
+    several = len(metrics) > 1
+    titles = [f"p ({_METRIC_TITLES[m]})" if several else "p" for m in tested]
+    titles.append(f"ratio ({_METRIC_TITLES[METRICS[0]]})" if several else "ratio")
+    cells = [["difference", *(_METRIC_TITLES[m] for m in metrics), *titles, "tasks"]]
     for row in split.comparisons:
         shown = [show_interval(row.differences[m], sign=True) for m in metrics]
         ratio = "" if row.ratio is None else show_interval(row.ratio)
-        cells.append([row.name, *shown, f"{row.p[METRICS[0]]:.4f}", ratio, str(row.tasks)])
+        p = [f"{row.p[m]:.4f}" for m in tested]
+        cells.append([row.name, *shown, *p, ratio, str(row.tasks)])
     return cells
 
 

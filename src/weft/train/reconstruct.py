@@ -10,7 +10,8 @@ balanced, with fixed signs; s is the spread of a site's A or B over all targets.
 from the factors, never the delta itself.
 
 Departs from the paper in: that gauge, and one scale per site and factor in place of one per number. What is
-made goes on under `weft train hyper` with `init`.
+made goes on under `weft train hyper` with `init`. The network has the sites that some adapter
+changes, and no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,9 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
     host = host or load_base(recipe, "cpu", target_modules=recipe.target_modules)
     tasks, targets = _read(recipe, host)
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
-        hyper = _build(recipe, host, tasks)
-        wanted = _canonical(targets, host.sites, recipe.network.rank).to(run.accelerator.device)
+        sites = [site for site in host.sites if any(site in one.factors for one in targets.values())]
+        hyper = _build(recipe, host, tasks, sites)
+        wanted = _canonical(targets, sites, recipe.network.rank).to(run.accelerator.device)
         network = hyper.to(run.accelerator.device)
         sampler = TaskSampler(
             tasks,
@@ -152,12 +154,14 @@ def _takes_names(recipe: ReconstructRecipe) -> bool:
     return recipe.encoder.kind in ("onehot", "learned")
 
 
-def _build(recipe: ReconstructRecipe, host: Host, tasks: Sequence[Task]) -> HyperNetwork:
+def _build(
+    recipe: ReconstructRecipe, host: Host, tasks: Sequence[Task], sites: Sequence[Site]
+) -> HyperNetwork:
     encoder = build_encoder(recipe.encoder, host=host)
     if not _takes_names(recipe):
         encoder = Cached(encoder, recipe.encoder_cache)
-    network = build_t2l(recipe.network, host.sites, dim=encoder.dim)
-    names = short_names(host.sites, host.module)
+    network = build_t2l(recipe.network, sites, dim=encoder.dim)
+    names = short_names(sites, host.module)
     facts = provenance(recipe, placed=True, target_modules=names, data_hash=hash_tasks(tasks))
     hyper = HyperNetwork(encoder, network, base=host.fingerprint, name=recipe.name, provenance=facts)
     if not _takes_names(recipe):
