@@ -4,7 +4,17 @@ import pytest
 
 from weft.experiments.dynamic.recipe import DynamicRecipe
 from weft.experiments.dynamic.table import Line
-from weft.experiments.dynamic.words import KNOWN, LEFT, STAYS, WordsComparison, curves, measure_words
+from weft.experiments.dynamic.words import (
+    HOPS,
+    KNOWN,
+    LEFT,
+    STAYS,
+    WordsComparison,
+    curves,
+    follow_two_hops,
+    measure_words,
+)
+from weft.hyper import ContextNetwork
 
 RECIPE = {
     "run": {"max_steps": 2, "logging_steps": 1, "eval_steps": 2, "save_steps": 2},
@@ -57,6 +67,7 @@ def test_every_line_is_measured_and_what_cannot_fail_holds(comparison):
     assert 0.8 < ratio < 1.3
     (mib,) = lines["peak memory of the process that reads, MiB", "1x"]
     assert mib > 50
+    assert len([who for what, who in lines if what == HOPS]) == 4
     # two steps teach no silence: every fact is heard
     assert lines["lines that are heard", "facts"] == (1.0,)
 
@@ -71,3 +82,10 @@ def test_a_curve_is_the_lines_of_one_way_in_order_of_length(comparison: WordsCom
     assert [line.mean for line in curves(comparison, lines)[KNOWN]] == pytest.approx([0.9, 0.6])
     assert lines[0].half == pytest.approx(12.71 * 0.1)
     assert Line("a", "b", (1.0,)).half == 0
+
+
+def test_a_fact_beside_a_hop_is_told_and_is_no_answer_to_the_first_name(comparison: WordsComparison):
+    network = ContextNetwork.from_pretrained("weft/letters-words")
+    found = follow_two_hops(network, comparison.model_copy(update={"documents": 12}))
+    assert found[HOPS, "cab, asked for L"] > 0.8
+    assert found[HOPS, "cab, asked for K (one call)"] < 0.5

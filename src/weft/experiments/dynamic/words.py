@@ -26,14 +26,15 @@ from weft.hyper import ContextNetwork, WindowController
 from weft.hyper.context import batched
 from weft.tasks import Encoded, Task, render
 from weft.tasks.letters.idle import STRANGE, TRAINED, IdleKind, idle_line
-from weft.tasks.letters.recalls import document_task
+from weft.tasks.letters.recalls import NAMES, document_task
 from weft.tasks.source import Source, load_splits
 from weft.train.context import ContextRecipe, draw_unrelated, train_context
 from weft.train.recipe import inside, load_base
-from weft.types import Adapter
+from weft.types import Adapter, Bank, Mixture
 
 CLEAR: Sequence[IdleKind] = tuple(kind for kind in TRAINED if kind != "near")
 KNOWN, ALL, UNKNOWN = "clearly idle lines", "near misses among the idle lines", "idle lines of strange kinds"
+HOPS = "two hops, K >L and L >cab"
 LEFT, STAYS = "the fact has left the window", "the fact still stands in the window"
 HELD_OPEN = "the same network, its gate held open"
 _PEAK = Path("/proc/self/clear_refs")
@@ -85,6 +86,7 @@ def measure_words(comparison: WordsComparison, tell: Callable[[str], None] = lam
         values = {
             **find_needles(network, comparison),
             **find_after_window(network, comparison),
+            **follow_two_hops(network, comparison),
             **side_effects(network, comparison, tasks),
         }
         for key, value in values.items():
@@ -167,6 +169,38 @@ def _told(
         if len(told.get(LEFT, ())) == comparison.windowed:
             break
     return told
+
+
+def follow_two_hops(network: ContextNetwork, comparison: WordsComparison) -> dict[tuple[str, str], float]:
+    """Shares of words that are reached from a name which leads to another name; no training has such facts.
+
+    Asked once for the first name, or again for what the first answer said.
+    """
+    chance = random.Random("hops")
+    tasks = [document_task(f"hops/{number}", words=1) for number in range(comparison.documents)]
+    names, words = [task.test[0].prompt for task in tasks], [task.test[0].completion for task in tasks]
+    firsts = [chance.choice([other for other in NAMES if other != name]) for name in names]
+    adapters = [
+        network.adapt(f"{first} >{name}\n{task.descriptions[0]}")
+        for first, name, task in zip(firsts, names, tasks, strict=True)
+    ]
+    mixture, engine = Mixture.rows(Bank.stack(adapters), range(len(adapters))), Engine(network.host)
+
+    def ask(questions: list[str]) -> list[str]:
+        return engine.generate(questions, mixture=mixture, max_new_tokens=8)
+
+    said = ask(firsts)
+    then = ask([answer or first for answer, first in zip(said, firsts, strict=True)])
+    return {
+        (HOPS, "L, asked for K"): _share_same(said, names),
+        (HOPS, "cab, asked for L"): _share_same(ask(names), words),
+        (HOPS, "cab, asked for K, then for what was said (two calls)"): _share_same(then, words),
+        (HOPS, "cab, asked for K (one call)"): _share_same(said, words),
+    }
+
+
+def _share_same(said: Sequence[str], wanted: Sequence[str]) -> float:
+    return share([one == other for one, other in zip(said, wanted, strict=True)])
 
 
 def curves(comparison: WordsComparison, lines: Sequence[Line]) -> dict[str, list[Line]]:
