@@ -49,6 +49,11 @@ def test_markdown_names_command_and_recipe(report):
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {7, 9}
     assert "## Seen tasks: 4 tasks" in page
+    head, margin, *_ = (
+        line.split(" | ") for line in tables if "p (loss)" in line or "steering margin" in line
+    )
+    assert margin[head.index("p (loss)")] == f"{report.splits[0].comparisons[0].p['loss']:.4f}"
+    assert margin[head.index("p (exact match)")] == f"{report.splits[0].comparisons[0].p['exact_match']:.4f}"
 
 
 def test_text_columns_stand_below_each_other(report):

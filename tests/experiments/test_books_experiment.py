@@ -8,11 +8,11 @@ from weft.errors import ConfigError
 from weft.evaluate import bootstrap, interval
 from weft.experiments.dynamic.books import (
     ALONE,
-    FIRST,
     FULL,
     NATS,
     NOTHING,
     OTHER,
+    OTHERS,
     OWN,
     RETURNS,
     SHARE,
@@ -71,9 +71,9 @@ def test_every_line_has_a_value_per_passage_and_shares_add_up(book):
     alone = (nats[NOTHING] - nats[ALONE]) / (nats[NOTHING] - nats[FULL])
     assert lines[SHARE, ALONE].mean == pytest.approx(alone)
     assert not {(SHARE, WINDOW), (SHARE, FULL), (SHARE, NOTHING)} & set(lines)
-    parts = [lines["share of the tokens", kind].mean for kind in (RETURNS, FIRST)]
+    parts = [lines["share of the tokens", kind].mean for kind in (RETURNS, OTHERS)]
     whole = sum(
-        part * lines[f"{NATS}, {kind}", OWN].mean for part, kind in zip(parts, (RETURNS, FIRST), strict=True)
+        part * lines[f"{NATS}, {kind}", OWN].mean for part, kind in zip(parts, (RETURNS, OTHERS), strict=True)
     )
     assert sum(parts) == pytest.approx(1)
     assert whole == pytest.approx(nats[OWN])

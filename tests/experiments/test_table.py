@@ -12,3 +12,5 @@ def test_an_interval_of_many_values_is_students_t_and_lists_none():
     assert float(six.split("± ")[1]) == pytest.approx(2.571 * (1.5 / 5 / 6) ** 0.5, abs=0.01)
     assert line_of("right", "shift", [0.5, 0.5]).shown == "0.500 ± 0.000 (0.500, 0.500)"
     assert line_of("right", "shift", [0.5]).shown == "0.500"
+    assert line_of("p", "shift", [6.04e-7]).shown == "6e-07"
+    assert line_of("p", "shift", [0.0]).shown == "0.000"

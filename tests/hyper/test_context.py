@@ -416,8 +416,8 @@ def test_copied_alone_a_text_is_told_by_pointers_and_by_its_tokens_wherever_it_i
     both = deltas(network.join([one[0], two[0]]))
     for site in sites:
         torch.testing.assert_close(both[site], deltas(one[0])[site] + deltas(two[0])[site], **CLOSE)
-    with pytest.raises(ValueError, match="give copy_tokens too"):
-        AccumulatorConfig(topics=True)
+    with pytest.raises(ValueError, match="give copy_tokens: only"):
+        AccumulatorConfig(topics=True, copy_tokens=True)
 
 
 def test_massive_activations_are_no_part_of_what_whitens(pico_host):

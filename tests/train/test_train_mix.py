@@ -1,5 +1,6 @@
 """Training a mix: it reads what the loop would write, sources stay frozen, a run gives a folder."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 import weft
 from weft.config import load_config
 from weft.engine.mixer import Mixer
+from weft.errors import ConfigError
 from weft.experiments.dynamic.mix import WAYS, MixComparison, answers, measure_mix, sign_test
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.rows import Event, Request
+from weft.tasks.facts.recalls import draw_fact_recall
 from weft.tasks.functions.world import World as Functions
 from weft.tasks.letters.world import World
 from weft.tasks.source import WordsSource, load_splits
@@ -145,7 +148,7 @@ def facts(host, recipe, tmp_path):
     return MixRecipe.model_validate({**recipe.model_dump(), **changes})
 
 
-def test_a_mix_learns_over_facts_and_functions_too(host, facts):
+def test_a_mix_is_trained_over_facts_and_functions_too(host, facts):
     mixer = Mixer.from_pretrained(train_mix(facts, host=host), host=host)
     assert mixer.tokens == facts.token
     assert len(set(facts.token)) == 2
@@ -157,6 +160,24 @@ def test_a_mix_learns_over_facts_and_functions_too(host, facts):
     assert len(known) == len(stack) == len(library) == 3
     assert library.sites[0].module == "up_proj"
     assert answers(host, mixer, facts, draw(facts, "test", 2)) == [False, False]  # two steps teach nothing
+
+
+def test_a_token_that_is_not_the_event_is_refused(host, facts):
+    with pytest.raises(ConfigError, match="should stand right before an answer"):
+        train_mix(facts.model_copy(update={"token": facts.token[:1]}), host=host)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["quote_2"], "two different"),
+        (["quote_2", "json_keys"], "json_keys reads json"),
+        (["quote_2", "nothing"], "nothing"),
+    ],
+)
+def test_functions_that_a_fact_cannot_be_given_to_are_refused(names, told):
+    with pytest.raises(ConfigError, match=told):
+        draw_fact_recall(random.Random(0), names, split="train")
 
 
 def test_answers_that_count_as_right_are_those_that_the_loop_writes(host, recipe):

@@ -17,6 +17,8 @@ from weft.evaluate.tables import Cells, markdown_table, show_interval, text_tabl
 from weft.files import replace_file, to_json
 
 _METRIC_TITLES = {"exact_match": "exact match", "rouge_l": "ROUGE-L", "loss": "loss"}
+_TESTED = ("exact_match", "loss")
+"""Metrics whose differences are shown with a p."""
 _SPLIT_TITLES = {"train": "seen tasks", "dev": "dev tasks", "heldout": "held-out tasks"}
 
 
@@ -157,7 +159,7 @@ def _result_cells(split: SplitReport) -> Cells:
 
 def _comparison_cells(split: SplitReport, metrics: Sequence[str]) -> Cells:
     """One line per difference."""
-    tested = [m for m in metrics if m in (METRICS[0], "loss")]
+    tested = [m for m in metrics if m in _TESTED]
     several = len(metrics) > 1
     titles = [f"p ({_METRIC_TITLES[m]})" if several else "p" for m in tested]
     titles.append(f"ratio ({_METRIC_TITLES[METRICS[0]]})" if several else "ratio")

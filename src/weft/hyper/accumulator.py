@@ -43,7 +43,7 @@ from weft.hyper.whiten import Whitening
 from weft.types import Site
 
 _SHORTEST = 1e-6
-"""Of a key that points anywhere; shorter ones are 0."""
+"""Length below which a key points nowhere, and is set to 0."""
 
 
 class AccumulatorConfig(Config):
@@ -60,12 +60,12 @@ class AccumulatorConfig(Config):
     """Point at tokens of the text, for a base with tied embeddings; sites have to write what it embeds. With
     `only` nothing else is written: of long texts V_s S_s is a large sum before it is a useful one."""
     topics: bool = False
-    """Make tokens of the text likelier everywhere too; for `copy_tokens`. The adapter's rank is one more."""
+    """Make tokens of the text likelier everywhere too; for `copy_tokens: only`. The rank is one more."""
 
     @model_validator(mode="after")
-    def _copies(self) -> AccumulatorConfig:
-        if self.topics and not self.copy_tokens:
-            raise ValueError("topics is for tokens that are copied; give copy_tokens too")
+    def _topics_are_copied(self) -> AccumulatorConfig:
+        if self.topics and self.copy_tokens != "only":
+            raise ValueError("topics is for tokens that are copied; give copy_tokens: only")
         return self
 
 
@@ -121,7 +121,8 @@ class Accumulator(nn.Module):
     ) -> Float[Tensor, "B S V K"]:
         """The sum over tokens for every text and site, in M values by M keys; what adds up.
 
-        With `copy_tokens` what embeds the tokens lies below the values, where there are any.
+        With `copy_tokens` what embeds the tokens lies below the values, where there are any; with `topics`
+        there is a key more, the last.
         """
         x_BSTW = self.mix(states_BMTH)
         x_BSTW = F.layer_norm(x_BSTW + self.mlp(x_BSTW), x_BSTW.shape[-1:])
@@ -159,7 +160,7 @@ class Accumulator(nn.Module):
                 made[site] = (a_RI.expand(len(b_BSOK), *a_RI.shape), b_BSOK[:, place])
         return made
 
-    def _keys(self, place: int, site: Site, inputs: Inputs) -> Float[Tensor, "B T M"]:
+    def _keys(self, place: int, site: Site, inputs: Inputs) -> Float[Tensor, "B T K"]:
         x_BTM = self.whiten.norm(site, inputs[site]) @ self._start(site).mT
         key_BTM = convolve(x_BTM, self.shift_SJM[place])
         length_BT1 = key_BTM.norm(dim=-1, keepdim=True)

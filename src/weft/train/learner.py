@@ -35,7 +35,9 @@ class Learner:
         self.run, self.config, self.module = run, config, module
         self.clip = clip or partial(nn.utils.clip_grad_norm_, list(module.parameters()))
         self.optimizers = build_optimizers(config, module.named_parameters())
-        self.schedulers = build_schedulers(config, self.optimizers, steps or run.config.max_steps)
+        self.schedulers = build_schedulers(
+            config, self.optimizers, run.config.max_steps if steps is None else steps
+        )
         self.start = run.restore(module, self.optimizers, self.schedulers)
         """How many steps were done before."""
 

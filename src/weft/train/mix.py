@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from weft.config import Rank, Size
 from weft.engine.mixer import Mixer, build_mix
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import ContextNetwork, HyperNetwork
 from weft.route import load_library
@@ -52,7 +53,8 @@ class MixRecipe(AbstractRecipe):
     attn_implementation: Literal["eager", "sdpa"] = "eager"
     """As in transformers."""
     world: Literal["letters", "facts"] = "letters"
-    """Words of letters and what is done to them, or facts in plain English and functions of any text."""
+    """Words of letters and what is done to them, or facts in plain English and functions of any text,
+    asked in the marks of ChatML."""
     target_modules: str | tuple[str, ...] = ("all-linear", "lm_head")
     """As in PEFT: where the speaker and the sources act, and the output head, which nothing changes."""
     context: str
@@ -105,8 +107,10 @@ class Told(NamedTuple):
 def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = True) -> Path:
     """Run a recipe to its end; returns `output_dir/mix`. A `host` given replaces `base`.
 
-    Raises what loading raises, and UnknownNameError for an operation that the library lacks.
+    Raises what loading raises, UnknownNameError for an operation that the library lacks, and ConfigError for
+    a `token` that is not the one behind which answers begin.
     """
+    tokens = (recipe.token,) if isinstance(recipe.token, int) else recipe.token
     with Run(recipe.run, recipe, resume=resume) as run:
         device = run.accelerator.device
         host = host or load_base(recipe, device, target_modules=recipe.target_modules)
@@ -128,12 +132,12 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
             key = f"{recipe.run.seed} train {done}"
             recalls = draw(recipe, key, recipe.questions_per_batch, training=True)
             lessons = [encode_recall(host, one) for one in recalls]
+            _check_event(host, lessons, tokens)
             told = read_recalls(host, lessons, made.banks(recalls), speaker.bank(), mix)
             run.accelerator.backward(told.loss)
             learner.step(done, {"loss": float(told.loss.detach()), "followed": told.right})
             learner.save(done)
         folder = run.folder / "mix"
-        tokens = (recipe.token,) if isinstance(recipe.token, int) else recipe.token
         mixer = Mixer(speaker, mix, SOURCES, tokens, host.fingerprint, provenance(recipe))
         if run.accelerator.is_main_process:
             mixer.save_pretrained(folder)
@@ -201,6 +205,18 @@ def encode_recall(host: Host, recall: Recall) -> Lesson:
         for text in (recall.prompt, recall.said, recall.answer)
     )
     return Lesson(prompt, word, [*answer, host.tokenizer.eos_token_id])
+
+
+def _check_event(host: Host, lessons: Sequence[Lesson], tokens: Sequence[int]) -> None:
+    """Raise ConfigError unless the event is the last token before every answer, and stands nowhere else."""
+    for lesson in lessons:
+        *word, event = lesson.word
+        if event not in tokens or any(token in tokens for token in (*word, *lesson.answer)):
+            written = [*lesson.word, *lesson.answer]
+            raise ConfigError(
+                f"token {list(tokens)} should stand right before an answer and nowhere else in "
+                f"{host.tokenizer.decode(written)!r}; here it is {event}"
+            )
 
 
 def read_recalls(

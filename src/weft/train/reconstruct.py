@@ -9,9 +9,10 @@ Factors that make the same delta differ by any R x R matrix, so those of a targe
 balanced, with fixed signs; s is the spread of a site's A or B over all targets. The delta's norm is formed
 from the factors, never the delta itself.
 
-Departs from the paper in: that gauge, and one scale per site and factor in place of one per number. What is
-made goes on under `weft train hyper` with `init`. The network has the sites that some adapter
-changes, and no other.
+The network has the sites that some adapter changes, and no other. What is made goes on under
+`weft train hyper` with `init`, given the `target_modules` that its provenance tells.
+
+Departs from the paper in: that gauge, and one scale per site and factor in place of one per number.
 """
 
 from collections.abc import Mapping, Sequence

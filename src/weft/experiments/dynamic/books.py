@@ -40,7 +40,7 @@ CONSTANT = "the window, and one constant adapter, the mean of many"
 SINKS = "attention sinks: the first 4 tokens, and the window"
 NOTHING, ALONE = "no text", "no text but the adapter"
 NATS, SHARE = "nats per token", "share of the gap"
-RETURNS, FIRST = "tokens that stand in what has left, and not yet behind it", "all other tokens"
+RETURNS, OTHERS = "tokens that stand in what has left, and not yet behind it", "all other tokens"
 _SINKS = 4
 _TOGETHER = 4
 """Passages that are read in one forward."""
@@ -85,7 +85,7 @@ def measure_books(comparison: BooksComparison, tell: Callable[[str], None] = lam
         if who not in (WINDOW, FULL, NOTHING):
             gained_N, gap_N = ((nats[nothing] - nats[way]).sum(1) for way in (who, FULL))
             lines.append(line_of(SHARE, who, ratio(gained_N, gap_N)))
-    for what, kind_NC in ((RETURNS, back_NC), (FIRST, ~back_NC)):
+    for what, kind_NC in ((RETURNS, back_NC), (OTHERS, ~back_NC)):
         lines.append(line_of("share of the tokens", what, kind_NC.double().mean(1).tolist()))
         for who in (WINDOW, FULL, OWN, OTHER, CONSTANT):
             values = ratio((nats[who] * kind_NC).sum(1), kind_NC.sum(1))

@@ -10,6 +10,8 @@ from weft.evaluate.intervals import Interval
 
 _T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 """Student's t for a two-sided interval of 95 %, by number of values."""
+_TINY = 5e-4
+"""A single value below, such as a p, is shown by its power of ten."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Line:
     def shown(self) -> str:
         """Mean, and from two values on the interval; up to five values are listed."""
         if len(self.values) < 2:
-            return f"{self.mean:.3f}"
+            return f"{self.mean:.3f}" if self.mean == 0 or abs(self.mean) >= _TINY else f"{self.mean:.0e}"
         listed = (
             f" ({', '.join(f'{value:.3f}' for value in self.values)})" if len(self.values) in _T95 else ""
         )
