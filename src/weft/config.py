@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weft.errors import ConfigError
 from weft.files import nearest
@@ -44,10 +44,19 @@ _ELSEWHERE = {
 _LARGEST = 1 << 53
 """Whole numbers of a recipe stay below this, so that JSON and every number type hold them."""
 
+
+def _all_different(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"the same one twice measures nothing new; got {list(values)}")
+    return values
+
+
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
 """How many of something a step or a file holds, or how wide it is."""
 Rank = Annotated[int, Field(gt=0, le=8192)]
 """The rank of an adapter."""
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_all_different)]
+"""What is trained is trained once with each."""
 Steps = Annotated[int, Field(gt=0, le=10**9)]
 """How many steps."""
 

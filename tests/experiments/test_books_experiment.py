@@ -134,5 +134,7 @@ def test_a_ratio_of_sums_has_the_interval_that_a_bootstrap_gives_it():
 
 def test_too_short_a_text_is_refused(book):
     host = Host.from_pretrained("weft/letters", dtype="float32", target_modules=SITES)
-    with pytest.raises(ConfigError, match="too short: part 1 of 7"):
+    with pytest.raises(ConfigError, match=r"a passage takes .* tokens, the base reads 256 at most"):
         draw_passages(host, comparison_of(book, pressed=4000))
+    with pytest.raises(ConfigError, match=r"too short: part 1 of \d+ of its lines"):
+        draw_passages(host, comparison_of(book, passages=5000))

@@ -127,3 +127,9 @@ def test_the_command_writes_page_values_and_picture(root: Path, tmp_path: Path) 
     ]
     assert "--quick" in output.read_text()
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_named_as_a_folder_may_be(root: Path, tmp_path: Path) -> None:
+    networks = {"../out": {"head": {"kind": "L"}, "rank": 2}}
+    with pytest.raises(ValueError, match="a folder is called so"):
+        ReconstructionRecipe.model_validate(values(root, tmp_path, networks=networks))

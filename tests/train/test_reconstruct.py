@@ -131,3 +131,14 @@ def test_sites_that_no_adapter_changes_are_left_out(tasks: Path, tmp_path: Path)
     folder = train_reconstruct(recipe(tasks, tmp_path / "run", tmp_path / "some"), host=host)
     assert set(HyperNetwork.from_pretrained(folder, host=host).network.sites) == changed
     assert curve(tmp_path / "run")[-1]["error"] < 0.1
+
+
+def test_an_adapter_that_changes_nothing_is_refused(tasks: Path, tmp_path: Path) -> None:
+    host = tiny_host(tasks)
+    folder = library(host, tmp_path / "some")
+    idle = adapter(host, 0)
+    factors = {site: f._replace(b_OR=torch.zeros_like(f.b_OR)) for site, f in idle.factors.items()}
+    name = list(EFFECTS)[1]
+    save(replace(idle, factors=factors, name=name), folder / name)
+    with pytest.raises(ConfigError, match=f"{name} changes nothing"):
+        train_reconstruct(recipe(tasks, tmp_path / "run", folder), host=host)

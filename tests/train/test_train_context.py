@@ -18,7 +18,7 @@ from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
 from weft.train.answer_logits import answer_logits
 from weft.train.context import ContextRecipe, WindowedConfig, _loss, adapters_of, train_context
 from weft.train.kept_states import KeptStates
-from weft.train.lessons import lesson_in_window, lesson_of_task, lesson_of_text
+from weft.train.lessons import encode_texts, lesson_in_window, lesson_of_task, lesson_of_text
 from weft.train.packing import pack
 from weft.types import Mixture
 
@@ -123,6 +123,8 @@ def test_passages_of_plain_text_are_pressed_up_to_the_window(tmp_path):
         train_context(
             recipe(tmp_path / "short", 1, data=None, passages={**passages, "pressed": 9999}), host=host
         )
+    with pytest.raises(ConfigError, match="most_tokens is 20"):
+        encode_texts(host, made.passages.model_copy(update={"most_tokens": 20}))
 
 
 def test_recipes_that_cannot_be_are_refused(tmp_path):

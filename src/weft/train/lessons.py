@@ -48,17 +48,25 @@ class Lesson(NamedTuple):
 
 
 def encode_texts(host: AbstractHost, config: PassagesConfig) -> Tensor:
-    """The first tokens of texts, one after another. Raises ConfigError for less than one passage."""
+    """The first tokens of texts, one after another.
+
+    Raises ConfigError for less than one passage, and for passages that the base's window does not hold.
+    """
+    length = config.pressed + config.window + config.completion
+    if host.window is not None and length > host.window:
+        raise ConfigError(f"a passage takes {length} tokens, the base reads {host.window} at most")
     ids: list[int] = []
     for name in config.texts:
         for _, line in read_lines(name):
             ids += host.tokenizer.encode(line.strip() + "\n", add_special_tokens=False)
             if len(ids) >= config.most_tokens:
                 break
-    length = config.pressed + config.window + config.completion
-    if len(ids) <= length:
-        raise ConfigError(f"the texts have {len(ids)} tokens, a passage takes {length}")
-    return torch.tensor(ids[: config.most_tokens])
+    ids = ids[: config.most_tokens]
+    if len(ids) < length:
+        raise ConfigError(
+            f"the texts have {len(ids)} tokens, most_tokens is {config.most_tokens}; a passage takes {length}"
+        )
+    return torch.tensor(ids)
 
 
 def lesson_of_task(

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from weft.adapters import load, spectrum, squared_norms
+from weft.adapters import load, norm, spectrum, squared_norms
 from weft.config import Size
 from weft.embed import Cached, build_encoder
 from weft.errors import ConfigError, MissingFileError
@@ -61,7 +61,7 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
     """Run a recipe to its end; returns `output_dir/hypernetwork`.
 
     Raises MissingFileError for a library that is not there or holds no adapter of these tasks, ConfigError
-    for adapters of a higher rank than the network's, and what loading an adapter raises.
+    for adapters of a higher rank than the network's or that change nothing, and what loading raises.
     """
     torch.manual_seed(recipe.run.seed)
     host = host or load_base(recipe, "cpu", target_modules=recipe.target_modules)
@@ -148,7 +148,11 @@ def _read(recipe: ReconstructRecipe, host: Host) -> tuple[list[Task], dict[str, 
     ][: recipe.tasks]
     if not tasks:
         raise MissingFileError(f"{recipe.library} holds no adapter named as one of these tasks")
-    return tasks, {task.name: fitted(load(folder / task.name, base=host.fingerprint), host) for task in tasks}
+    adapters = {t.name: fitted(load(folder / t.name, base=host.fingerprint), host) for t in tasks}
+    for name, adapter in adapters.items():
+        if not norm(adapter):
+            raise ConfigError(f"{recipe.library}/{name} changes nothing; train it, or take it out")
+    return tasks, adapters
 
 
 def _takes_names(recipe: ReconstructRecipe) -> bool:

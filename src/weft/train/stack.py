@@ -45,7 +45,7 @@ class StackRecipe(AbstractRecipe):
     """Folder of the trained hypernetwork that becomes the first level; its encoder reads the cues."""
     encoder_cache: str = "runs/encoder-cache"
     """Folder that remembers the vectors of texts."""
-    higher: tuple[T2LConfig, ...] = StackConfig(kind="stack").higher
+    higher: tuple[T2LConfig, ...] = Field(default=StackConfig(kind="stack").higher, min_length=1)
     """The levels above the first."""
     init_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the steps of the initialising phase of each level."""

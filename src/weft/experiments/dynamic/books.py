@@ -96,10 +96,12 @@ def measure_books(comparison: BooksComparison, tell: Callable[[str], None] = lam
 def draw_passages(host: Host, comparison: BooksComparison) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of the measured passages, and of those that are averaged; each has its own part of the file.
 
-    Raises ConfigError for a text that is too short for them.
+    Raises ConfigError for a text that is too short for them, and for passages longer than the base's window.
     """
     lines = [line for _, line in read_lines(comparison.path)]
     length = comparison.pressed + comparison.window + comparison.completion
+    if host.window is not None and length > host.window:
+        raise ConfigError(f"a passage takes {length} tokens, the base reads {host.window} at most")
     count = comparison.passages + comparison.averaged
     chance = random.Random("passages")
     drawn = []
@@ -112,8 +114,8 @@ def draw_passages(host: Host, comparison: BooksComparison) -> tuple[list[list[in
                 break
         if len(ids) < length:
             raise ConfigError(
-                f"{comparison.path} is too short: part {number + 1} of {count} has a passage of {len(ids)} "
-                f"tokens, {length} are needed; give a longer text, or fewer passages"
+                f"{comparison.path} is too short: part {number + 1} of {count} of its lines has a passage of "
+                f"{len(ids)} tokens, {length} are needed; give a longer text, or fewer passages"
             )
         drawn.append(ids[:length])
     aside = set(random.Random("averaged").sample(range(count), comparison.averaged))

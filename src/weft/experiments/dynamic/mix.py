@@ -11,8 +11,9 @@ from math import comb
 from typing import Any, Literal, get_args
 
 import torch
+from pydantic import Field
 
-from weft.config import Config, Size
+from weft.config import Config, Seeds, Size
 from weft.engine.mixer import Mixer
 from weft.experiments.dynamic.table import Line, line_of, share
 from weft.host import Host
@@ -39,9 +40,9 @@ class MixComparison(Config):
 
     recipe: MixRecipe
     """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """What is trained is trained once with each."""
-    ways: tuple[Way, ...] = get_args(Way)
+    ways: tuple[Way, ...] = Field(default=get_args(Way), min_length=1)
     """What is compared."""
     questions: Size = 200
     """Questions that are asked."""

@@ -1,5 +1,9 @@
 """The recipe of `weft experiment dynamic`."""
 
+from __future__ import annotations
+
+from pydantic import model_validator
+
 from weft.config import Config
 from weft.experiments.dynamic.books import BooksComparison
 from weft.experiments.dynamic.context import ContextComparison
@@ -22,3 +26,10 @@ class DynamicRecipe(Config):
     mix: MixComparison | None = None
     output: str | None = None
     """The page, a .md file; JSON lies beside it."""
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> DynamicRecipe:
+        sections = [name for name in type(self).model_fields if name != "output"]
+        if all(getattr(self, name) is None for name in sections):
+            raise ValueError(f"nothing to measure: give one of {', '.join(sections)}")
+        return self

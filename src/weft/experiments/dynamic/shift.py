@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from weft.config import Config, Size
+from weft.config import Config, Seeds, Size
 from weft.engine import Engine
 from weft.engine.trace import Traced
 from weft.experiments.dynamic.gates import arrow, phatgoose
@@ -70,7 +70,7 @@ class ShiftComparison(Config):
     recipe: ShiftRecipe
     """The training of the shift; what else is trained has the same streams and steps. The runs go into
     folders below its `run.output_dir`, one for each seed; those that are finished are not repeated."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: Seeds = (0,)
     """The shift, and what else is trained, is trained once with each."""
     specialists: str
     """A library that holds an adapter of every task of the streams, for the oracle."""

@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from weft.config import Config, Size
+from weft.config import Config, Seeds, Size
+from weft.errors import ConfigError
 from weft.experiments.dynamic.table import Line, line_of
+from weft.files import nearest
 from weft.host import Host
 from weft.hyper import HyperNetwork, Stack
 from weft.tasks import Task, evenly
@@ -45,9 +48,11 @@ class StackComparison(Config):
     """The training of the first level, of every seed its own; that of `recipe.init` unless given."""
     flat: HyperRecipe | None = None
     """The training of one network of as many parameters; none is compared unless given."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """Everything is trained once with each."""
-    splits: tuple[str, ...] = ("validation", "unseen_compositions", "unseen_parameters")
+    splits: tuple[str, ...] = Field(
+        default=("validation", "unseen_compositions", "unseen_parameters"), min_length=1
+    )
     """Splits of the data of `recipe` that are measured; of `train` its single operations."""
     tasks: Size = 48
     """Of each split at most, evenly spread over them."""
@@ -68,6 +73,11 @@ class Said(NamedTuple):
 def measure_stack(comparison: StackComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
     """All lines of the section, each with one value per seed. Raises what training and loading raise."""
     every = load_splits(comparison.recipe.data)
+    for name in comparison.splits:
+        if name not in every:
+            raise ConfigError(
+                f"stack.splits: no split {name!r}{nearest(name, every)}; there are {', '.join(every)}"
+            )
     graded = [
         (grade_of(split, task), task)
         for split in comparison.splits

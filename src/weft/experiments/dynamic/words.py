@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from weft.config import Config, Size
+from weft.config import Config, Seeds, Size
 from weft.engine import Engine
 from weft.experiments.dynamic.asked import share_equal, share_right
 from weft.experiments.dynamic.table import Line, line_of, share
@@ -51,7 +51,7 @@ class WordsComparison(Config):
 
     recipe: ContextRecipe
     """The training; runs go into folders below its `run.output_dir`, finished ones are not repeated."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """What is trained is trained once with each."""
     lines: Size = 4
     """Of the longest document in training."""

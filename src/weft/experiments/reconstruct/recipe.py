@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from weft.config import Size
 from weft.embed import EncoderConfig
 from weft.experiments.recipe import AbstractExperiment
+from weft.files import is_name
 from weft.hyper import T2LConfig
 from weft.train.optimizer import OptimizerConfig
 
 Cue = Literal["text", "one-hot"]
+
+
+def _named(name: str) -> str:
+    if not is_name(name):
+        raise ValueError(f"a folder is called so: letters, digits, . _ - + only; got {name!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_named)]
 
 
 class ReconstructionRecipe(AbstractExperiment):
@@ -20,8 +30,8 @@ class ReconstructionRecipe(AbstractExperiment):
 
     encoder: EncoderConfig
     """Reads the descriptions of the text cue."""
-    networks: Annotated[dict[str, T2LConfig], Field(min_length=1)]
-    """The name shown -> a network; its rank is at least that of the library."""
+    networks: Annotated[dict[Name, T2LConfig], Field(min_length=1)]
+    """The name shown, and of its folder -> a network; its rank is at least that of the library."""
     cues: Annotated[tuple[Cue, ...], Field(min_length=1)] = ("text", "one-hot")
     """What a network is told of an adapter: its description, or its name."""
     one_hot: tuple[str, ...] | None = None
