@@ -41,6 +41,13 @@ def test_other_values_make_another_picture(tmp_path):
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def test_a_bar_below_zero_is_shown(tmp_path):
+    for name, low in (("a", -0.3), ("b", -0.2)):
+        below = Bar("another's", Interval(low, low - 0.1, low + 0.1), "text")
+        draw_bars([BARS[0], below], tmp_path / f"{name}.png", label="share of the gap")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
 def test_a_picture_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError):

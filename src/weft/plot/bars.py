@@ -35,10 +35,10 @@ def draw_bars(bars: Sequence[Bar], path: str | os.PathLike[str], *, label: str, 
             error_kw={"linewidth": 0.9, "ecolor": "0.25"},
             label=bar.group if bar.group not in [other.group for other in bars[:place]] else None,
         )
-        axes.text(min(high, limit) + 0.01 * limit, place, f"{mean:.2f}", va="center", fontsize=7)
+        axes.text(min(max(high, 0.0), limit) + 0.01 * limit, place, f"{mean:.2f}", va="center", fontsize=7)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, limit * 1.08)
+    axes.set_xlim(min(0.0, *(bar.value.low for bar in bars)), limit * 1.08)
     axes.set_xlabel(label)
     axes.grid(visible=False, axis="y")
     if len(groups) > 1:
