@@ -71,7 +71,10 @@ class Said(NamedTuple):
 
 
 def measure_stack(comparison: StackComparison, tell: Callable[[str], None] = lambda _: None) -> list[Line]:
-    """All lines of the section, each with one value per seed. Raises what training and loading raise."""
+    """All lines of the section, each with one value per seed.
+
+    Raises ConfigError for an unknown split, and what training and loading raise.
+    """
     every = load_splits(comparison.recipe.data)
     for name in comparison.splits:
         if name not in every:
