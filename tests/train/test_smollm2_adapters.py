@@ -5,8 +5,7 @@ import pytest
 from weft.engine import Engine
 from weft.host import Host
 from weft.route import load_library
-from weft.tasks.source import load_splits
-from weft.train.library import LibraryRecipe
+from weft.tasks.source import FunctionsSource, load_splits
 from weft.types import Mixture
 
 
@@ -16,9 +15,9 @@ def test_each_knows_its_function_and_no_other() -> None:
     library = load_library("weft/smollm2-adapters")
     bank = library.bank(host)
     assert len(bank.names) == 12
-    data = {"kind": "functions", "train_tasks": 243}
-    recipe = LibraryRecipe.model_validate({"base": "weft/smollm2", "output_dir": "unused", "data": data})
-    tasks = {task.name: task for task in load_splits(recipe.data)["train"]}
+    tasks = {
+        task.name: task for task in load_splits(FunctionsSource(kind="functions", train_tasks=243))["train"]
+    }
     rows = [tasks[name].test[0] for name in bank.names]
     prompts = [row.prompt for row in rows]
     own = list(range(len(rows)))
