@@ -126,6 +126,23 @@ def test_tasks_by_name(tasks: Path, host: Host, tmp_path: Path) -> None:
         train_library(recipe(tasks, tmp_path / "none").model_copy(update={"tasks": ("uper",)}), host=host)
 
 
+def test_more_tasks_join_a_library(tasks: Path, host: Host, tmp_path: Path) -> None:
+    names, output = [task.name for task in load_tasks(tasks)], tmp_path / "library"
+    few = recipe(tasks, output).model_copy(update={"tasks": tuple(names[:2])})
+    train_library(few, host=host)
+    before = {name: (output / "adapters" / name / "README.md").stat().st_mtime_ns for name in names[:2]}
+    train_library(recipe(tasks, output), host=host)
+    assert set(index(output)) == set(names)
+    for name, time in before.items():
+        assert (output / "adapters" / name / "README.md").stat().st_mtime_ns == time
+    file = output / "library.json"
+    told = json.loads(file.read_text())
+    told["tasks"][names[0]]["data_hash"] = "other"
+    file.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"the data of {names[0]} has changed"):
+        train_library(few, host=host)
+
+
 def test_refusals(tasks: Path, host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="no split 'trian'"):
         train_library(recipe(tasks, tmp_path / "a", splits=["trian"]), host=host)

@@ -79,6 +79,20 @@ def test_every_phase_moves_what_it_should(first, tmp_path):
     assert (numbers(again, 0) - numbers(again, 2)).abs().max() > 0
 
 
+def test_a_first_level_that_is_kept_answers_as_before(first, tmp_path):
+    tasks, host, hyper = first
+    made = HyperNetwork.from_pretrained(
+        train_stack(recipe(tasks, tmp_path, keep_first=True, init_share=0.1), host=host), host=host
+    )
+    for name, kept in hyper.network.state_dict().items():
+        assert torch.equal(made.network.levels[0].state_dict()[name], kept), name
+    assert (numbers(made, 0) - numbers(made, 1)).abs().max() > 0
+    assert (numbers(made, 1) - numbers(made, 2)).abs().max() > 0
+    depths = [line["depth"] for line in curve(tmp_path / "run") if "depth" in line][4:17]
+    assert all(1 <= depth <= 2 for depth in depths)  # a cue at depth 0 would teach nothing
+    assert len(set(depths)) > 1
+
+
 def test_the_schedule_ends_where_the_unit_begins(first, tmp_path):
     tasks, host, _ = first
     train_stack(recipe(tasks, tmp_path, halting_share=0.5, halting_learning_rate=0.07), host=host)

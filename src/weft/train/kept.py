@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,13 @@ def keep(folder: Path, recipe: Config, data_hash: str | None) -> None:
         replace_file(folder / DATA, to_json({"data_hash": data_hash}))
 
 
-def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
+def check_same(
+    folder: Path, recipe: Config, data_hash: str | None, *, free: Collection[str] = ()
+) -> None:
     """Raise ConfigError, naming the key, unless a recipe and its data go on with the run in a folder.
 
-    Where it writes, how often it speaks and how many tokens a forward takes may differ; it may get longer.
+    Where it writes, how often it speaks and how many tokens a forward takes may differ, and so may the keys
+    that are `free`; it may get longer.
     """
     if not (folder / RECIPE).is_file():
         raise ConfigError(
@@ -79,7 +82,7 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None) -> None:
     for key in sorted(now.keys() | then.keys()):
         was: Any = then.get(key)
         now_is: Any = now.get(key)
-        if was == now_is or key in _HARMLESS or (key == "base" and _is_one_folder(was, now_is)):
+        if was == now_is or key in _HARMLESS or key in free or (key == "base" and _is_one_folder(was, now_is)):
             continue
         if key in _MAY_GROW and isinstance(was, int | float) and now_is > was:
             continue

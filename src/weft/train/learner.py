@@ -63,7 +63,7 @@ class Learner:
             scheduler.step()
         if self.run.is_due("logging", done):
             rate = self.schedulers[0].get_last_lr()[0]
-            self.run.log(done, {**metrics, "grad_norm": float(norm.mean()), "learning_rate": rate})
+            self.run.log(done, {"grad_norm": float(norm.mean()), "learning_rate": rate, **metrics})
 
     def save(self, done: int) -> bool:
         """Write a checkpoint where it is due; whether it was."""

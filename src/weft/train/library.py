@@ -33,8 +33,9 @@ from weft.errors import ConfigError, NotFiniteError
 from weft.files import nearest, read_json, remove_leftovers, replace_file, to_json
 from weft.host import Host, short_names
 from weft.plain import plain
+from weft.reading import shown_path
 from weft.rows import AbstractHost
-from weft.tasks import Encoded, Task, draw_rows, fit_task, hash_tasks, render
+from weft.tasks import Encoded, Task, draw_rows, fit_task, render
 from weft.tasks.source import Data, load_splits
 from weft.train.best import Best
 from weft.train.kept import RECIPE, check_same, keep, lock_folder
@@ -109,19 +110,21 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
     """Run a recipe to its end; returns the folder of adapters. A `host` takes the place of loading `base`.
 
     Raises ConfigError for a split or a name that the data lacks, for two tasks of one name, and when the
-    folder holds a library of another recipe; NotFiniteError at the first loss that is no number.
+    folder holds a library of another recipe or of other data; NotFiniteError at the first loss that is no number.
     """
     tasks = _choose(recipe)
     folder = Path(recipe.output_dir)
     lock = lock_folder(folder)
     try:
+        done = _done(folder) if resume else {}
         if resume and (folder / RECIPE).is_file():
-            check_same(folder, recipe, hash_tasks(tasks))
-        keep(folder, recipe, hash_tasks(tasks))
+            check_same(folder, recipe, None, free={"splits", "tasks"})  # others may join those that are done
+            _check_data(folder, done, tasks)
+        keep(folder, recipe, None)
         remove_leftovers(folder / "adapters")
         device = Accelerator().device
         host = host or load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
-        _train_all(recipe, host, tasks, folder, done=_done(folder) if resume else {})
+        _train_all(recipe, host, tasks, folder, done=done)
     finally:
         os.close(lock)
     return folder / "adapters"
@@ -133,7 +136,8 @@ def _train_all(
     console = Console(stderr=True)
     columns = MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(compact=True)
     with Progress(*columns, TextColumn("{task.fields[shown]}", markup=False), console=console) as bar:
-        shown = bar.add_task("", total=len(tasks), completed=len(done), shown="")
+        before = sum(task.name in done for task in tasks)
+        shown = bar.add_task("", total=len(tasks), completed=before, shown="")
         left = sorted((task for task in tasks if task.name not in done), key=_length)
         for start in range(0, len(left), recipe.tasks_at_once):
             group = left[start : start + recipe.tasks_at_once]
@@ -231,6 +235,16 @@ def _done(folder: Path) -> dict[str, Any]:
     tasks = read_json(file).get("tasks", {}) if file.is_file() else {}
     there = folder / "adapters"
     return {name: facts for name, facts in tasks.items() if (there / name / "adapter_config.json").is_file()}
+
+
+def _check_data(folder: Path, done: dict[str, Any], tasks: Sequence[Task]) -> None:
+    """Raise ConfigError, naming the task, where an adapter that is done has learned other rows."""
+    for task in tasks:
+        if task.name in done and done[task.name]["data_hash"] != task.data_hash:
+            raise ConfigError(
+                f"the data of {task.name} has changed since its adapter in {shown_path(folder)} was trained; "
+                "choose another output_dir, or start again with --no-resume"
+            )
 
 
 def _choose(recipe: LibraryRecipe) -> list[Task]:

@@ -1,7 +1,7 @@
 """Train a stack of hypernetworks: each level in its turn, then all of them, then the unit that stops.
 
     1  for k = 1, 2, ...   level k alone learns, always called: an initialising phase per level
-    2  all levels learn, each cue at a depth drawn anew
+    2  all levels learn, each cue at a depth drawn anew; with keep_first all but the first do, above it
     3  the halting unit alone learns: least expected cost sum_d P(stop at d) (loss_d + price * d)
 
 UHN (arXiv 2604.02215) found that stacked hypernetworks need phase 1. The first level starts from a trained
@@ -49,6 +49,8 @@ class StackRecipe(AbstractRecipe):
     """The levels above the first."""
     init_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the steps of the initialising phase of each level."""
+    keep_first: bool = False
+    """The first level stays as it was trained, so depth 0 answers as it did and others are added to it."""
     halting_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps, at the end, in which the halting unit learns."""
     price: float = Field(default=0.01, ge=0)
@@ -94,7 +96,7 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]
             packed = pack_draws(host, draws, described=False)
             e_BD = hyper.encode([Description(draw.description) for draw in draws])
-            learns = {"halting": ("halts.",), "all": ("levels.",)}.get(str(phase), (f"levels.{phase}.",))
+            learns = _learns(recipe, phase)
             for name, parameter in stack.named_parameters():
                 parameter.requires_grad_(name.startswith(learns))
             if phase == "halting":
@@ -149,11 +151,19 @@ def _phases(recipe: StackRecipe) -> list[tuple[int, int | str]]:
     return [*phases, (steps - round(steps * recipe.halting_share), "all"), (steps, "halting")]
 
 
+def _learns(recipe: StackRecipe, phase: int | str) -> tuple[str, ...]:
+    """How the names of the parameters begin that learn in a phase."""
+    if phase == "halting":
+        return ("halts.",)
+    levels = range(int(recipe.keep_first), len(recipe.higher) + 1) if phase == "all" else [phase]
+    return tuple(f"levels.{level}." for level in levels)
+
+
 def _depths(recipe: StackRecipe, phase: int | str, count: int) -> Tensor:
-    """How many levels each cue is given: those of the phase, or some drawn anew."""
+    """How many levels each cue is given: those of the phase, or some drawn anew, never none that learns."""
     if isinstance(phase, int):
         return torch.full((count,), phase)
-    return torch.randint(len(recipe.higher) + 1, (count,))
+    return torch.randint(int(recipe.keep_first), len(recipe.higher) + 1, (count,))
 
 
 def _losses(stack: Stack, z_BSQF: Tensor, packed: Packed, host: Host) -> Tensor:
