@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weft.errors import ConfigError
-from weft.files import nearest
+from weft.files import is_name, nearest
 from weft.plain import plain
 from weft.reading import check_text, parse_yaml, read_yaml, shown, shown_path
 
@@ -51,12 +51,20 @@ def _all_different(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def _named(name: str) -> str:
+    if not is_name(name):
+        raise ValueError(f"a folder is called so: letters, digits, . _ - + only; got {name!r}")
+    return name
+
+
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
 """How many of something a step or a file holds, or how wide it is."""
 Rank = Annotated[int, Field(gt=0, le=8192)]
 """The rank of an adapter."""
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_all_different)]
 """What is trained is trained once with each."""
+Name = Annotated[str, AfterValidator(_named)]
+"""What a folder is called after."""
 Steps = Annotated[int, Field(gt=0, le=10**9)]
 """How many steps."""
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Parameter, Token
 
 from weft.cli.shared.flags import Flag, Json, Threads, set_threads
-from weft.cli.shared.model import hide_bars
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json
 from weft.errors import ConfigError
@@ -95,8 +94,6 @@ def train(
         print_recipe(config, json=json)
         return
     set_threads(threads)
-    if isinstance(config, BaseConfig):
-        hide_bars(config.base)
     spread = {}
     if host is not None:
         if kind not in ("lora", "hyper"):

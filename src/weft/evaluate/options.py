@@ -2,13 +2,13 @@
 
 from pydantic import PositiveInt
 
-from weft.config import Config
+from weft.config import Config, Seeds
 
 
 class Options(Config):
     """What every evaluation can be told."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     """Each draws wordings and rows of its own."""
     max_tasks: PositiveInt | None = None
     """Tasks of a split, at most; those with an adapter of their own come first. All unless given."""

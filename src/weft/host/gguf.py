@@ -6,15 +6,14 @@ bfloat16. Two facts about the tokenizer that it does not take over are given by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging
+
+from weft.host.bars import no_bars
 
 
 def convert_gguf(file: Path, folder: Path, *, window: int, single_digits: bool) -> None:
@@ -25,7 +24,7 @@ def convert_gguf(file: Path, folder: Path, *, window: int, single_digits: bool) 
     trained on "  ", "1".
     """
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    with _no_bars():
+    with no_bars():
         model: Any = AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
@@ -40,14 +39,3 @@ def convert_gguf(file: Path, folder: Path, *, window: int, single_digits: bool) 
             )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

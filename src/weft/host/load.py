@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from weft.adapters import fingerprint, stored_as
 from weft.errors import ConfigError, MissingExtraError, MissingFileError, WeftError
 from weft.files import nearest, resolve
+from weft.host.bars import no_bars
 from weft.host.fetch import fetch_model
 from weft.plain import reason_of
 from weft.reading import POINTER, decode, parse_json, read_bytes, refuse_pointer, shown
@@ -67,7 +69,8 @@ def load_model(
     try:
         if folder is None and find_adapter_config_file(source, revision=revision) is not None:
             raise ConfigError(f"{source} {_HOLDS_ADAPTER}")
-        model = _read(source, dtype, device, remote)
+        with nullcontext() if folder is None else no_bars():
+            model = _read(source, dtype, device, remote)
         tokenizer = None
         if folder is None or any((folder / name).is_file() for name in _TOKENIZER):
             tokenizer = _read_tokenizer(source, remote)

@@ -32,7 +32,7 @@ _HARMLESS = {
 }
 """Keys that change nothing of what is learned, or whose change the hash of the data tells better."""
 _MAY_GROW = {"run.max_steps", "run.num_train_epochs"}
-_AGAIN = "choose another output_dir, or start again with --no-resume"
+_AGAIN = "choose another output_dir, or start again with weft train --no-resume"
 
 
 def lock_folder(folder: Path) -> int:
@@ -66,9 +66,7 @@ def keep(folder: Path, recipe: Config, data_hash: str | None) -> None:
         replace_file(folder / DATA, to_json({"data_hash": data_hash}))
 
 
-def check_same(
-    folder: Path, recipe: Config, data_hash: str | None, *, free: Collection[str] = ()
-) -> None:
+def check_same(folder: Path, recipe: Config, data_hash: str | None, *, free: Collection[str] = ()) -> None:
     """Raise ConfigError, naming the key, unless a recipe and its data go on with the run in a folder.
 
     Where it writes, how often it speaks and how many tokens a forward takes may differ, and so may the keys
@@ -82,7 +80,12 @@ def check_same(
     for key in sorted(now.keys() | then.keys()):
         was: Any = then.get(key)
         now_is: Any = now.get(key)
-        if was == now_is or key in _HARMLESS or key in free or (key == "base" and _is_one_folder(was, now_is)):
+        if (
+            was == now_is
+            or key in _HARMLESS
+            or key in free
+            or (key == "base" and _is_one_folder(was, now_is))
+        ):
             continue
         if key in _MAY_GROW and isinstance(was, int | float) and now_is > was:
             continue

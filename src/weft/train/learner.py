@@ -62,8 +62,9 @@ class Learner:
             optimizer.zero_grad()
             scheduler.step()
         if self.run.is_due("logging", done):
+            # a rate among the metrics was set past the schedule
             rate = self.schedulers[0].get_last_lr()[0]
-            self.run.log(done, {"grad_norm": float(norm.mean()), "learning_rate": rate, **metrics})
+            self.run.log(done, {**metrics, "grad_norm": float(norm.mean()), "learning_rate": rate, **metrics})
 
     def save(self, done: int) -> bool:
         """Write a checkpoint where it is due; whether it was."""

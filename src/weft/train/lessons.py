@@ -47,14 +47,20 @@ class Lesson(NamedTuple):
     """A row like these that the text does not answer; none where there is none."""
 
 
+def passage_length(host: AbstractHost, pressed: int, window: int, completion: int) -> int:
+    """Tokens of a whole passage. Raises ConfigError where the base's window does not hold them."""
+    length = pressed + window + completion
+    if host.window is not None and length > host.window:
+        raise ConfigError(f"a passage takes {length} tokens, the base reads {host.window} at most")
+    return length
+
+
 def encode_texts(host: AbstractHost, config: PassagesConfig) -> Tensor:
     """The first tokens of texts, one after another.
 
     Raises ConfigError for less than one passage, and for passages that the base's window does not hold.
     """
-    length = config.pressed + config.window + config.completion
-    if host.window is not None and length > host.window:
-        raise ConfigError(f"a passage takes {length} tokens, the base reads {host.window} at most")
+    length = passage_length(host, config.pressed, config.window, config.completion)
     ids: list[int] = []
     for name in config.texts:
         for _, line in read_lines(name):

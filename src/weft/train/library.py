@@ -110,7 +110,8 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
     """Run a recipe to its end; returns the folder of adapters. A `host` takes the place of loading `base`.
 
     Raises ConfigError for a split or a name that the data lacks, for two tasks of one name, and when the
-    folder holds a library of another recipe or of other data; NotFiniteError at the first loss that is no number.
+    folder holds a library of another recipe or of other data; NotFiniteError at the first loss that is no
+    number.
     """
     tasks = _choose(recipe)
     folder = Path(recipe.output_dir)
@@ -243,7 +244,7 @@ def _check_data(folder: Path, done: dict[str, Any], tasks: Sequence[Task]) -> No
         if task.name in done and done[task.name]["data_hash"] != task.data_hash:
             raise ConfigError(
                 f"the data of {task.name} has changed since its adapter in {shown_path(folder)} was trained; "
-                "choose another output_dir, or start again with --no-resume"
+                "choose another output_dir, or start again with weft train --no-resume"
             )
 
 

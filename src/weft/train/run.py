@@ -202,7 +202,7 @@ class Run:
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 f"{checkpoint} is damaged ({type(error).__name__}: {str(error)[:100]}); "
-                "bring back a whole copy, or start again with --no-resume"
+                "bring back a whole copy, or start again with weft train --no-resume"
             ) from error
         if self.accelerator.is_main_process:
             kept = [line for line in self._logged() if line["step"] <= step]

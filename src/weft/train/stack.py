@@ -110,6 +110,7 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             if phase == "halting":
                 for group in (group for optimizer in learner.optimizers for group in optimizer.param_groups):
                     group["lr"] = recipe.halting_learning_rate
+                told["learning_rate"] = recipe.halting_learning_rate
             learner.step(done, {"loss": loss.item(), **told})
             learner.save(done)
         folder = run.folder / "stack"

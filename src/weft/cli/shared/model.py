@@ -16,7 +16,6 @@ from weft.cli.shared.kinds import kind_of
 from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
 from weft.files import embedded_folder, resolve
 from weft.reading import read_json
-from weft.registry import NAMED
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -160,7 +159,6 @@ def open_host(
     """The base under a name, with the sites that these adapters change. Raises ConfigError for a device."""
     from weft.host import Host, targets_for
 
-    hide_bars(name)
     return Host.from_pretrained(name, device=device, dtype=dtype, target_modules=targets_for(adapters))
 
 
@@ -182,7 +180,6 @@ def open_hypernetwork(
     """The hypernetwork under a name, for a base."""
     from weft.hyper import HyperNetwork
 
-    hide_bars(name)
     return HyperNetwork.from_pretrained(name, host=host, on_mismatch=on_mismatch)
 
 
@@ -235,11 +232,3 @@ def hypernetwork_for(host: AbstractHost) -> str | None:
         ):
             return f"weft/{folder.name}"
     return None
-
-
-def hide_bars(name: str | Path) -> None:
-    """Progress bars are for downloads; what is on disk would only make them blink."""
-    from transformers.utils import logging
-
-    if str(name) in NAMED or resolve(name) is not None:
-        logging.disable_progress_bar()

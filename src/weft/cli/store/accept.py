@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import Json
-from weft.cli.shared.model import hide_bars
 from weft.cli.store import Message, Out, Place, Revision, say
 from weft.store import Store
 
@@ -35,7 +34,6 @@ def accept(
         weights: One for each adapter; 1 unless given.
         evaluate: A command that exits with 0 when the new base is good; {} is its folder. There is no shell.
     """
-    hide_bars(base or ".")
     with Store(store) as opened:
         done = opened.accept(*names, base=base, weights=weights or None, command=evaluate, message=message)
     commit = f", committed as {done.commit[:12]}" if done.commit else ""
@@ -64,7 +62,6 @@ def base(
         out: Folder to write, which must not hold anything.
         version: Fingerprint of the version that is wanted; the last one unless given.
     """
-    hide_bars(folder)
     with Store(store) as opened:
         found = opened.write_base(out, folder, version=version, rev=rev)
     say({"base": found, "out": str(Path(out).absolute())}, f"wrote {out}, base {found}", json)

@@ -17,10 +17,6 @@ def verify(*, replay: Flag = False, base: str | None = None, store: Place = ".",
     """
     if base is not None and not replay:
         raise ConfigError("--base is what --replay folds again; give both")
-    if base is not None:
-        from weft.cli.shared.model import hide_bars
-
-        hide_bars(base)
     with Store(store) as opened:
         found = opened.verify()
         root = opened.root

@@ -30,6 +30,7 @@ from weft.hyper.context import batched
 from weft.reading import read_lines
 from weft.tasks import Encoded
 from weft.train.answer_logits import answer_logits, pad_id
+from weft.train.lessons import passage_length
 from weft.train.packing import pack
 from weft.types import Adapter, Bank, Factors, Mixture
 
@@ -99,9 +100,7 @@ def draw_passages(host: Host, comparison: BooksComparison) -> tuple[list[list[in
     Raises ConfigError for a text that is too short for them, and for passages longer than the base's window.
     """
     lines = [line for _, line in read_lines(comparison.path)]
-    length = comparison.pressed + comparison.window + comparison.completion
-    if host.window is not None and length > host.window:
-        raise ConfigError(f"a passage takes {length} tokens, the base reads {host.window} at most")
+    length = passage_length(host, comparison.pressed, comparison.window, comparison.completion)
     count = comparison.passages + comparison.averaged
     chance = random.Random("passages")
     drawn = []
@@ -138,24 +137,26 @@ def measure_ways(
     whole = [network.adapt_stream(ids[:end]) for ids in passages]
     constant = mean_adapter(network, [network.adapt_stream(ids[:pressed]) for ids in others])
 
-    def told(who: str, first: int, adapters: Sequence[Adapter] | None = None, sinks: int = 0) -> Tensor:
-        tell(who)
-        rows = [Encoded([*ids[:sinks], *ids[first:end]], list(ids[end:])) for ids in passages]
-        return nats_of(host, adapters, rows)
+    def since(first: int, sinks: int = 0) -> list[Encoded]:
+        return [Encoded([*ids[:sinks], *ids[first:end]], list(ids[end:])) for ids in passages]
 
-    ways: dict[str, tuple[int, Sequence[Adapter] | None]] = {
-        WINDOW: (pressed, None),
-        FULL: (0, None),
-        OWN: (pressed, own),
-        OTHER: (pressed, [*own[1:], own[0]]),
-        CONSTANT: (pressed, [constant] * len(own)),
-        **{f"the window, and {n} tokens more": (max(0, pressed - n), None) for n in comparison.more},
+    ways: dict[str, tuple[list[Encoded], Sequence[Adapter] | None]] = {
+        WINDOW: (since(pressed), None),
+        FULL: (since(0), None),
+        OWN: (since(pressed), own),
+        OTHER: (since(pressed), [*own[1:], own[0]]),
+        CONSTANT: (since(pressed), [constant] * len(own)),
+        **{f"the window, and {n} tokens more": (since(max(0, pressed - n)), None) for n in comparison.more},
         # a first token has to be there, so one is: the last before the completion
-        NOTHING: (end - 1, None),
-        ALONE: (end - 1, whole),
+        NOTHING: (since(end - 1), None),
+        ALONE: (since(end - 1), whole),
+        SINKS: (since(pressed, _SINKS), None),
     }
-    nats = {who: told(who, first, adapters) for who, (first, adapters) in ways.items()}
-    return nats | {SINKS: told(SINKS, pressed, sinks=_SINKS)}
+    nats = {}
+    for who, (rows, adapters) in ways.items():
+        tell(who)
+        nats[who] = nats_of(host, adapters, rows)
+    return nats
 
 
 def mean_adapter(network: ContextNetwork, adapters: Sequence[Adapter]) -> Adapter:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from weft.config import Config
+from weft.config import Config, Seeds
 from weft.embed import EncoderConfig
 from weft.experiments.merging.recipe import Method
 from weft.experiments.recipe import AbstractExperiment
@@ -87,7 +87,7 @@ class RoutingRecipe(AbstractExperiment):
     """Name -> adapter folders of the same tasks from another, shorter training: requests of retrieval."""
     sizes: tuple[PositiveInt, ...] = (64, 256)
     """Specialists sizes at which retrieval is measured."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     """Each draws a wording and rows of its own for every task."""
     batch_size: PositiveInt = 128
     """Rows that are answered side by side."""

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from weft.config import Size
+from weft.config import Name, Size
 from weft.embed import EncoderConfig
 from weft.experiments.recipe import AbstractExperiment
-from weft.files import is_name
 from weft.hyper import T2LConfig
 from weft.train.optimizer import OptimizerConfig
 
 Cue = Literal["text", "one-hot"]
-
-
-def _named(name: str) -> str:
-    if not is_name(name):
-        raise ValueError(f"a folder is called so: letters, digits, . _ - + only; got {name!r}")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_named)]
 
 
 class ReconstructionRecipe(AbstractExperiment):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from weft.config import Config, Size
+from weft.config import Config, Seeds, Size
 from weft.tasks.source import Data
 
 
@@ -15,7 +15,7 @@ class Accuracy(Config):
 
     splits: Annotated[tuple[str, ...], Field(min_length=1)]
     """Of the data."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     """Each draws rows, wordings, other tasks and gibberish of its own."""
     max_tasks: PositiveInt = 20
     """Of each split."""
