@@ -39,7 +39,10 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One optimizer, or two with Muon: matrices of the layers, and the rest."""
     named = [(name, p) for name, p in named if p.requires_grad]
-    matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    # Muon makes the singular values of a step alike; a single row has one, so its steps would never shrink.
+    matrices = [
+        p for n, p in named if p.ndim == 2 and min(p.shape) > 1 and "embed" not in n and "lm_head" not in n
+    ]
     if config.optim == "adamw":
         matrices = []
     chosen = {id(p) for p in matrices}

@@ -55,8 +55,8 @@ class StackRecipe(AbstractRecipe):
     """Share of the steps, at the end, in which the halting unit learns."""
     price: float = Field(default=0.01, ge=0)
     """Of a level, in nats per answer token."""
-    halting_learning_rate: float = Field(default=0.01, gt=0)
-    """In place of the schedule's, in the last phase."""
+    halting_learning_rate: float = Field(default=0.002, gt=0)
+    """In the last phase, from where it falls to 0 in a line, in place of the schedule's."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: Size = 32
     """How many tasks a step meets."""
@@ -108,9 +108,10 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             run.accelerator.backward(loss)
             stack.requires_grad_(True)  # a checkpoint keeps all that learns at any time
             if phase == "halting":
+                left = (recipe.run.max_steps + 1 - done) / (recipe.run.max_steps - phases[-2][0])
+                told["learning_rate"] = recipe.halting_learning_rate * left
                 for group in (group for optimizer in learner.optimizers for group in optimizer.param_groups):
-                    group["lr"] = recipe.halting_learning_rate
-                told["learning_rate"] = recipe.halting_learning_rate
+                    group["lr"] = told["learning_rate"]
             learner.step(done, {"loss": loss.item(), **told})
             learner.save(done)
         folder = run.folder / "stack"
