@@ -55,7 +55,7 @@ class StackRecipe(AbstractRecipe):
     """Share of the steps, at the end, in which the halting unit learns."""
     price: float = Field(default=0.01, ge=0)
     """Of a level, in nats per answer token."""
-    halting_learning_rate: float = Field(default=0.002, gt=0)
+    halting_learning_rate: float = Field(default=0.02, gt=0)
     """In the last phase, from where it falls to 0 in a line, in place of the schedule's."""
     optimizer: OptimizerConfig = OptimizerConfig()
     tasks_per_batch: Size = 32
