@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_training import tiny_host, write_tasks
 from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, PreTrainedConfig
 
 from weft.errors import ConfigError
 from weft.host import Host
@@ -12,6 +14,16 @@ from weft.train.answer_logits import answer_logits, split_rows
 from weft.train.learned_bank import LearnedBank
 from weft.train.packing import pack
 from weft.types import Bank, Mixture
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +62,38 @@ def test_every_row_is_in_one_forward_under_its_own_adapter(tokens: int, longest:
             found[adapter + start] += targets[targets >= 0].tolist()
     for of_one, targets in zip(rows, found, strict=True):
         assert sorted(targets) == sorted(i for row in of_one for i in row.completion_ids)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SIZES, sliding_window=4),
+        Gemma3TextConfig(
+            **SIZES, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+        ),
+    ],
+    ids=["all layers", "every second layer"],
+)
+def test_packed_rows_see_no_further_than_a_sliding_window(config: PreTrainedConfig, attention: str) -> None:
+    torch.manual_seed(0)
+    host = Host(AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval())
+    for parameter in host.module.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.25)
+    same = torch.randint(3, 60, (12,)).tolist()
+    rows = [Encoded([*same, 7], [8, 9]), Encoded([*same, 5, 6], [4, 4, 3]), Encoded(same[3:], [50, 51])]
+    [forward] = split_rows([rows], tokens=1000, pad_id=0)
+    with torch.no_grad():
+        want = sum(
+            F.cross_entropy(
+                host.module(torch.tensor([row.ids])).logits[0, len(row.prompt_ids) - 1 : -1],
+                torch.tensor(row.completion_ids),
+                reduction="sum",
+            )
+            for row in rows
+        )
+        assert answer_logits(host, None, forward.packed).nats() == pytest.approx(float(want), rel=1e-4)
 
 
 def test_short_rows_of_each_adapter_share_one_line() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,27 +23,18 @@ def attention_layers(module: nn.Module) -> int:
     """How many layers keep keys and values.
 
     Raises ConfigError for a module that is no language model, that keeps another kind of state, or that works
-    out by itself how far a token lies from another one: it would count the columns of the longest row.
+    out by itself where a token stands: it would count the columns of the longest row.
     """
     if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
         raise ConfigError(f"decoding needs a language model with an output head, not {type(module).__name__}")
-    others = set(layer_types(module)) - {FULL, _SLIDING}
-    if others:
-        raise ConfigError(
-            f"{type(module).__name__} has layers of {', '.join(sorted(others))}; rows are decoded over "
-            "full and sliding attention alone"
-        )
-    if _has_alibi(module):
-        raise ConfigError(
-            f"{type(module).__name__} makes its ALiBi of a mask of one row of columns; it can be trained and "
-            "scored, rows of unequal length are not decoded with it"
-        )
+    _check_rows(module, packed=False)
     if module.config._attn_implementation not in ("sdpa", "eager"):
         raise ConfigError(
             f"rows of unequal length are decoded with sdpa or eager attention, this model was loaded with "
             f"{module.config._attn_implementation}; call set_attn_implementation('sdpa')"
         )
-    return len(layer_types(module))
+    shared = getattr(module.config.get_text_config(), "num_kv_shared_layers", None) or 0
+    return len(layer_types(module)) - shared  # the last ones of Gemma 3n read the keys of others
 
 
 def window_of(module: nn.Module) -> int | None:
@@ -65,6 +57,27 @@ def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) ->
     assert isinstance(module, PreTrainedModel)
     made = {
         kind: in_form(module, cache.visible(columns_BT, _window(module) if kind == _SLIDING else None))
+        for kind in dict.fromkeys(layer_types(module))
+    }
+    return next(iter(made.values())) if len(made) == 1 else made
+
+
+def packed_masks(
+    module: nn.Module, mask_B1TT: Float[Tensor, "B 1 T T"], positions_BT: Int[Tensor, "B T"]
+) -> Any:
+    """The mask of packed rows, which is added to attention scores, in the form that the model takes.
+
+    Sliding layers see no further back than their window, counted in positions of a row. Raises ConfigError
+    for a model that would not compute a row in a line as it does alone.
+    """
+    assert isinstance(module, PreTrainedModel)
+    _check_rows(module, packed=True)
+    back_B1TT = (positions_BT[:, :, None] - positions_BT[:, None])[:, None]
+    lowest = torch.finfo(mask_B1TT.dtype).min
+    made = {
+        kind: mask_B1TT.masked_fill(back_B1TT >= window, lowest)
+        if kind == _SLIDING and (window := _window(module)) is not None
+        else mask_B1TT
         for kind in dict.fromkeys(layer_types(module))
     }
     return next(iter(made.values())) if len(made) == 1 else made
@@ -105,8 +118,26 @@ def layer_types(module: PreTrainedModel) -> list[str]:
     return list(kinds or [_SLIDING if _window(module) else FULL] * config.num_hidden_layers)
 
 
-def _has_alibi(module: PreTrainedModel) -> bool:
-    return module.config.model_type == "bloom" or bool(getattr(module.config, "alibi", False))
+def _check_rows(module: PreTrainedModel, *, packed: bool) -> None:
+    """Raise ConfigError for a model that keeps no keys, or cannot be told where the tokens of a row stand."""
+    name, takes = type(module).__name__, inspect.signature(module.forward).parameters
+    others = set(layer_types(module)) - {FULL, _SLIDING}
+    # MPT counts columns: in a row of its own that shifts all scores alike, in a packed line it does not.
+    counts = module.config.model_type == "mpt" and not packed
+    embeddings = getattr(module.base_model, "embeddings", None)
+    reason = None
+    if others:
+        reason = f"has layers of {', '.join(sorted(others))}, not of full and sliding attention alone"
+    elif "past_key_values" not in takes:
+        reason = "keeps no keys and values in a cache that it is given"
+    elif module.config.model_type == "bloom" or getattr(module.config, "alibi", False):
+        reason = "makes its ALiBi of a mask of one row of columns"
+    elif "position_ids" not in takes and not counts:
+        reason = "takes no position_ids, so it cannot be told where the tokens of a row stand"
+    elif getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None) is not None:
+        reason = "counts positions from behind its padding token, as RoBERTa does"
+    if reason is not None:
+        raise ConfigError(f"{name} {reason}; Weft does not run batches of rows over it")
 
 
 def _window(module: PreTrainedModel) -> int | None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from weft.errors import ConfigError
 from weft.host import Dropout, Host
+from weft.host.decoding import packed_masks
 from weft.rows import AbstractHost
 from weft.tasks import Encoded
 from weft.train.packing import Packed, pack
@@ -76,7 +77,7 @@ def answer_logits(
     The output head reads the chosen places alone: with a vocabulary of 150,000 all the others would take most
     of the memory. A head that is a site itself reads everything, since its adapters are given per line.
 
-    Raises ConfigError for dropout over a host that is not local.
+    Raises ConfigError for dropout over a host that is not local, and what `packed_masks` raises.
     """
     packed = Packed(*(tensor.to(host.device) for tensor in packed))
     chosen_BT = packed.targets_BT >= 0
@@ -90,7 +91,8 @@ def answer_logits(
     head = _head(host)
     kind = host.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else host.dtype
-    inputs = {"attention_mask": packed.mask_B1TT.to(dtype), "position_ids": packed.positions_BT}
+    masks = packed_masks(host.module, packed.mask_B1TT.to(dtype), packed.positions_BT)
+    inputs = {"attention_mask": masks, "position_ids": packed.positions_BT}
     if any(host.module.get_submodule(site.path) is head for site in host.sites):
         logits_NV = host(packed.ids_BT, mixture, dropout=dropout, **inputs).logits[chosen_BT]
     else:
