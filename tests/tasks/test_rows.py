@@ -1,10 +1,12 @@
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
 from weft.errors import ConfigError, MissingFileError
-from weft.tasks import Row, read_rows, write_rows
+from weft.tasks import Row, Task, read_rows, write_rows
+from weft.tasks.chat import every_answer
 
 
 def write(path, *values):
@@ -156,10 +158,27 @@ def test_a_chat_ends_with_a_question_and_its_answer(tmp_path, messages):
 def test_an_answer_of_weight_0_is_not_learned(tmp_path):
     unlearned, learned = CHAT[1] | {"weight": 0}, CHAT[1] | {"weight": 1}
     file = write(tmp_path / "rows.jsonl", {"messages": [CHAT[0], unlearned, CHAT[0], learned]})
-    assert read_rows(file)[0].completion == "abc"
+    history = (("user", "cab"), ("assistant", "abc"))
+    (row,) = read_rows(file)
+    assert row == Row("cab", "abc", (), history, unlearned=(1,))
+    assert every_answer([row]) == (row,)
+    assert Task("t", ("d",), (row,)).data_hash != Task("t", ("d",), (replace(row, unlearned=()),)).data_hash
+    parts = {"prompt": [CHAT[0], unlearned, CHAT[0]], "completion": [learned], "system": "s"}
+    assert read_rows(write(file, parts)) == (Row("cab", "abc", (), (*TOLD, *history), unlearned=(2,)),)
     write(file, {"messages": [CHAT[0], learned]}, {"messages": [CHAT[0], unlearned]})
     with pytest.raises(ConfigError, match="line 2: the last turn has weight 0, so there is nothing to learn"):
         read_rows(file)
+
+
+@pytest.mark.parametrize(
+    "value", [{"prompt": "cab", "completion": "x"}, {"messages": CHAT}, {"conversations": [HUMAN, GPT]}]
+)
+def test_an_answer_that_is_labelled_as_bad_is_refused(tmp_path, value):
+    file = write(tmp_path / "rows.jsonl", value | {"label": True}, value | {"label": False})
+    with pytest.raises(ConfigError, match="line 2: label is false, so its answer is a bad one"):
+        read_rows(file)
+    assert len(read_rows(write(file, value | {"label": 0}))) == 1
+    assert read_rows(write(file, {"text": "x", "label": False})) == (Row("", "x"),)
 
 
 def test_tools_that_the_model_does_not_see_are_said_once(tmp_path):
@@ -189,6 +208,7 @@ def test_missing_empty_and_damaged_files(tmp_path):
         ((Row("", "one"), Row("", "two\u2028\u00e9")), "text"),
         ((Row("a", "b"), Row("", "text"), Row("c", "", ("", "d"))), "prompt"),
         ((Row("", "text"), Row("c", "d", ("d",), (("system", "s"),))), "messages"),
+        ((Row("c", "d", (), (("user", "a"), ("assistant", "b")), unlearned=(1,)),), "messages"),
     ],
 )
 def test_what_is_written_is_read_back(tmp_path, rows, key):

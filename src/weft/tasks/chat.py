@@ -191,11 +191,14 @@ def row_encoder(
 
 
 def every_answer(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Rows with a row more for each earlier answer of a chat, so that the loss is on every assistant turn."""
+    """Rows with a row more for each earlier answer of a chat, so that the loss is on every assistant turn.
+
+    Those that a row names as unlearned are left out.
+    """
     spread: list[Row] = []
     for row in rows:
         for place, (role, content) in enumerate(row.history):
-            if role != "assistant" or not place or not content:
+            if role != "assistant" or not place or not content or place in row.unlearned:
                 continue
             before, (asker, question) = row.history[: place - 1], row.history[place - 1]
             if asker == "user":

@@ -9,11 +9,13 @@
 
 A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
 Hermes models write, and each result as a `tool` turn; a thought beside the last answer (`reasoning_content`)
-goes before it in <think> tags. Where a set has a chat and other columns beside it, the chat is read.
+goes before it in <think> tags. A turn of `weight` 0 is read and never learned. Where a set has a chat and
+other columns beside it, the chat is read.
 `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen, may stand
 beside any of them; so may `system` beside all but plain texts, where a chat has no system turn of its own,
 and `history`, a list of earlier questions with their answers, beside instructions, as LLaMA-Factory has them.
-Other keys are left alone, `tools` with a warning, and so is the column of a format whose value is null.
+Other keys are left alone, `tools` with a warning, and so is the column of a format whose value is null; a row
+whose `label` is false, as sets of good and bad answers have it, is refused.
 """
 
 from __future__ import annotations
@@ -128,13 +130,18 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     elif all(not row.history for row in rows):
         values = [{"prompt": row.prompt, "completion": row.completion} for row in rows]
     else:
-        values = [{"messages": [{"role": r, "content": c} for r, c in row.messages]} for row in rows]
+        values = [{"messages": _written(row)} for row in rows]
     for value, row in zip(values, rows, strict=True):
         if row.references:
             value["references"] = list(row.references)
         if row.choices:
             value["choices"] = list(row.choices)
     replace_file(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+
+
+def _written(row: Row) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in row.messages]
+    return [turn | {"weight": 0} if place in row.unlearned else turn for place, turn in enumerate(turns)]
 
 
 def _format(value: dict[str, Any]) -> str | None:
@@ -146,6 +153,8 @@ def _format(value: dict[str, Any]) -> str | None:
 
 
 def _parse(value: dict[str, Any], found: str) -> Row:
+    if value.get("label") is False and found != "text":  # TRL's unpaired preferences
+        raise ConfigError("label is false, so its answer is a bad one, not to be learned; leave the row out")
     row = _row(value, found, _strings(value, "references"))
     choices = _strings(value, "choices")
     return replace(row, choices=choices) if choices else row
@@ -172,7 +181,7 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
         case "text":
             return Row("", _string(value["text"], "text"), references)
         case "messages" | "conversations":
-            return _chat(_told(value, _turns(value[found], found)), references)
+            return _chat(value, _turns(value[found], found), value[found], references)
         case "instruction":
             parts = [_string(value["instruction"], "instruction")]
             more = value.get("input")
@@ -184,7 +193,8 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
-        return _chat(_told(value, _turns(prompt, "prompt") + _turns(completion, "completion")), references)
+        turns = _turns(prompt, "prompt") + _turns(completion, "completion")
+        return _chat(value, turns, [*prompt, *completion], references)
     before = tuple(_system(value))
     return Row(_string(prompt, "prompt"), _string(completion, "completion"), references, before)
 
@@ -193,12 +203,6 @@ def _system(value: dict[str, Any]) -> Turns:
     """The column `system` as the first turn of a chat, where it says something."""
     told = value.get("system")
     return [("system", told)] if told is not None and _string(told, "system").strip() else []
-
-
-def _told(value: dict[str, Any], turns: Turns) -> Turns:
-    """A chat after the column `system`, where it has no system turn of its own."""
-    own = any(role == "system" for role, _ in turns[:1])
-    return turns if own else [*_system(value), *turns]
 
 
 def _history(pairs: Any) -> Turns:
@@ -213,35 +217,38 @@ def _history(pairs: Any) -> Turns:
     return [(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
 
 
-def _chat(turns: Turns, references: tuple[str, ...]) -> Row:
+def _chat(
+    value: dict[str, Any], turns: Turns, given: Sequence[dict[str, Any]], references: tuple[str, ...]
+) -> Row:
+    """A row of turns, which stand in the file as `given`, after the column `system` where they have none."""
+    told = [] if turns and turns[0][0] == "system" else _system(value)
+    turns = [*told, *turns]
     roles = [role for role, _ in turns]
     if len(roles) < 2 or roles[-1] != "assistant" or roles[-2] not in ("user", "tool"):
         raise ConfigError(
             f"a chat ends with a user and then an assistant turn, got {' '.join(roles[-6:]) or 'nothing'}"
         )
-    if roles[-2] == "tool":
-        return Row("", turns[-1][1], references, tuple(turns[:-1]))
-    return Row(turns[-2][1], turns[-1][1], references, tuple(turns[:-2]))
+    answer = _learned(given[-1], turns[-1][1])
+    prompt, end = ("", -1) if roles[-2] == "tool" else (turns[-2][1], -2)
+    unlearned = [len(told) + place for place, turn in enumerate(given[:end]) if turn.get("weight") == 0]
+    return Row(prompt, answer, references, tuple(turns[:end]), unlearned=tuple(unlearned))
 
 
 def _turns(value: Any, key: str) -> Turns:
     if not isinstance(value, list | tuple) or not all(isinstance(turn, dict) for turn in value):
         raise ConfigError(f'{key} should be a list of {{"role": ..., "content": ...}}, got {shown(value)}')
-    turns = [turn_of(turn, key) for turn in value]
-    if turns and turns[-1][0] == "assistant":
-        turns[-1] = _learned(value[-1], turns[-1][1])
-    return turns
+    return [turn_of(turn, key) for turn in value]
 
 
-def _learned(turn: dict[str, Any], content: str) -> tuple[str, str]:
+def _learned(turn: dict[str, Any], content: str) -> str:
     """The last answer, behind the thought that is kept beside it. Raises ConfigError for one of weight 0."""
     if turn.get("weight") == 0:
         raise ConfigError("the last turn has weight 0, so there is nothing to learn; leave the row out")
     thought = next((turn[key] for key in _THOUGHTS if turn.get(key)), None)
     if thought is None or "<think>" in content:
-        return "assistant", content
+        return content
     # As Qwen3 and its kin write it, whose templates leave the thoughts of earlier answers out.
-    return "assistant", f"<think>\n{_string(thought, 'a thought').strip()}\n</think>\n\n{content}"
+    return f"<think>\n{_string(thought, 'a thought').strip()}\n</think>\n\n{content}"
 
 
 def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:

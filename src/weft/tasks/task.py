@@ -32,6 +32,7 @@ class Row:
         references: All accepted answers; empty means the completion alone.
         history: The (role, content) turns before the prompt.
         choices: All answers that may be chosen, the completion among them; empty where an answer is free.
+        unlearned: Places in the history of turns that are only read, also where every answer is learned.
 
     Example:
         >>> from weft.tasks import Row
@@ -44,6 +45,7 @@ class Row:
     references: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
     choices: tuple[str, ...] = ()
+    unlearned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.prompt or self.completion or self.history):
@@ -171,6 +173,8 @@ def image_hash(image: Image) -> str:
 
 def _content(row: Row) -> tuple[object, ...]:
     plain = (row.prompt, row.completion, row.references, row.history)
+    if row.unlearned:
+        return (*plain, row.choices, row.unlearned)
     return (*plain, row.choices) if row.choices else plain
 
 

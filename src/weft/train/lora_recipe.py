@@ -23,7 +23,7 @@ class LoraRecipe(AbstractRecipe):
     mode: Literal["per_task", "multitask"] = "per_task"
     """One adapter for each task, or a single one for the rows of all."""
     every_answer: bool = False
-    """Take the loss on every assistant turn of a chat, not on its last one alone."""
+    """Take the loss on every assistant turn of a chat but those of weight 0, not on its last one alone."""
     r: Rank = 8
     """Rank of the adapters."""
     lora_alpha: float = Field(default=16, gt=0, le=1e6)
