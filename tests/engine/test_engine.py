@@ -288,6 +288,14 @@ def test_a_turn_that_ends_with_another_token_than_the_end_of_text_stops_there():
     assert Engine(host).stop_ids == {turn, host.tokenizer.eos_token_id}
 
 
+@pytest.mark.parametrize("end", [[[1]], "</s>", [1, "</s>"], True])
+def test_an_end_of_text_that_is_no_token_id_is_refused(end):
+    model = byte_llama()
+    model.generation_config.eos_token_id = end
+    with pytest.raises(ConfigError, match="eos_token_id should be a whole number or a list of them, got"):
+        Engine(Host(model, tokenizer=byte_tokenizer()))
+
+
 def test_what_an_answer_took_is_told(engine):
     said = engine.complete([PROMPTS[0], PROMPTS[1]], max_new_tokens=5)
     assert [answer.text for answer in said] == engine.generate([PROMPTS[0], PROMPTS[1]], max_new_tokens=5)

@@ -18,7 +18,7 @@ from weft.engine.score import nll
 from weft.engine.stop import BROKEN, Text, cut, finish, grow, showable, stop_at
 from weft.engine.trace import Traced, trace
 from weft.errors import ConfigError, ShapeError
-from weft.reading import check_text
+from weft.reading import check_text, shown
 from weft.rows import AbstractController, AbstractHost, Request, Share
 from weft.tasks import Encoded, collate, render_prompt
 from weft.tasks.chat import plain_ids, stop_ids
@@ -44,7 +44,7 @@ class Completion(NamedTuple):
 class Engine:
     """Continues text over a host, under a mixture or a controller.
 
-    Raises ConfigError when the host has no tokenizer.
+    Raises ConfigError when the host has no tokenizer, or ends of text that are no token ids.
 
     Args:
         host: The network, local or spread over machines.
@@ -294,8 +294,10 @@ def _is_one(prompts: Prompt | Prompts) -> bool:
 
 def _stop_ids(host: AbstractHost) -> frozenset[int]:
     """What ends an answer: by the tokenizer and its template, and by the model's generation config."""
-    ends: list[int | None] = [*stop_ids(host.tokenizer)]
-    if host.generation_config is not None:
-        named = host.generation_config.eos_token_id
-        ends += named if isinstance(named, list) else [named]
-    return frozenset(end for end in ends if end is not None)
+    named: Any = None if host.generation_config is None else host.generation_config.eos_token_id
+    ends = [end for end in (named if isinstance(named, list) else [named]) if end is not None]
+    if any(type(end) is not int for end in ends):
+        raise ConfigError(
+            f"the base's eos_token_id should be a whole number or a list of them, got {shown(named)}"
+        )
+    return stop_ids(host.tokenizer) | frozenset(ends)
