@@ -126,9 +126,21 @@ def _read_as(
     source: str, dtype: str | torch.dtype, device: str | torch.device, remote: dict[str, Any]
 ) -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, device_map=device, use_safetensors=True, output_loading_info=True, **remote
+        source,
+        dtype=dtype,
+        device_map=device,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # else it raises an error that names no tensor
+        **remote,
     )
     model, report = loaded
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise ConfigError(
+            f"the config of {source} does not fit its weights: {name} has the shape {list(stored)}, "
+            f"by the config it has {list(wanted)}"
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise MissingFileError(f"the weights of {source} lack {len(missing)} tensors, {missing[0]} first")
