@@ -77,7 +77,11 @@ TOLD = (("system", "s"),)
         ),
         (
             {"messages": [CHAT[0], turn("assistant", "") | {"function_call": {"arguments": "{x"}}]},
-            Row("cab", '\n<tool_call>\n{"arguments": "{x"}\n</tool_call>'),
+            Row("cab", '<tool_call>\n{"arguments": "{x"}\n</tool_call>'),
+        ),
+        (
+            {"messages": [CHAT[0], turn("assistant", "so:") | {"tool_calls": [{"name": "f"}]}]},
+            Row("cab", 'so:\n<tool_call>\n{"name": "f"}\n</tool_call>'),
         ),
         ({"instruction": "sort", "input": "cab", "output": "abc"}, Row("sort\n\ncab", "abc")),
         ({"instruction": "sort cab", "input": "", "output": "abc", "text": "unread"}, Row("sort cab", "abc")),

@@ -267,7 +267,7 @@ def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:
         calls += _calls([turn["function_call"]])
     if content is None and not calls and _ROLES[role] in ("user", "assistant"):
         raise ConfigError(f"a turn of {role} says nothing: its content is null, and it calls no tool")
-    return _ROLES[role], "\n".join([*_parts(content, key), *calls])
+    return _ROLES[role], "\n".join(text for text in [*_parts(content, key), *calls] if text)
 
 
 def _parts(content: Any, key: str) -> list[str]:
