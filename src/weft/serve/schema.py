@@ -133,7 +133,7 @@ class Message(Body):
     """One turn of a chat."""
 
     role: str
-    content: str | list[dict[str, Any]] = ""
+    content: str | list[dict[str, Any]] | None = None
     tool_calls: list[Any] = Field(default_factory=list, max_length=0)
     """Not served, as `tools` are not."""
 
@@ -142,12 +142,14 @@ class Message(Body):
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant"):
             raise ConfigError(f"no role {self.role!r:.40}; there are system, user and assistant")
+        if self.content in (None, []) and role != "assistant":
+            raise ConfigError(f"a turn of {role} has no content; write what it says")
         if isinstance(self.content, list):
             if any(part.get("type") != "text" for part in self.content):
                 raise ConfigError("only text is served as content")
             text = "".join(str(part.get("text", "")) for part in self.content)
             return {"role": role, "content": text}
-        return {"role": role, "content": self.content}
+        return {"role": role, "content": self.content or ""}
 
 
 class ChatRequest(Drawn):
