@@ -50,6 +50,20 @@ def test_chats_in_parquet_are_read(tmp_path: Path) -> None:
     assert read_table(str(tmp_path / "chat.parquet")) == (Row("cab", "bac"),)
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_parquet_without_rows_or_cut_short_is_one_line(
+    rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rows.parquet"
+    TABLE[:rows].to_parquet(file)
+    if rows:
+        file.write_bytes(file.read_bytes()[:100])
+    said = "cannot be read as a parquet file" if rows else "holds no rows"
+    with pytest.raises(ConfigError, match=rf"rows\.parquet {said}"):
+        read_table(str(file))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

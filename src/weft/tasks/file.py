@@ -129,12 +129,15 @@ def _bounded(lines: TextIO, name: str) -> Iterator[str]:
 def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str, Any]]:
     try:
         import datasets
+        import pyarrow.parquet
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtraError(f"{what} needs the extra data: pip install 'weft[data]'") from error
     options: dict[str, Any] = {} if file is None else {"data_files": file, "cache_dir": None}
     datasets.disable_progress_bars()
     try:
+        if file is not None and not pyarrow.parquet.read_metadata(file).num_rows:
+            return  # `datasets` cannot read it; of a damaged file it also writes a line of its own
         table = datasets.load_dataset(kind, split="train", **options)
         for number, row in enumerate(table, 1):
             yield f"{shown_path(file or kind)}, row {number}", dict(row)
@@ -142,7 +145,7 @@ def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str
         raise MissingFileError(
             f"no data {shown(file or kind)} here, nor within reach on the Hub ({_said(error)})"
         ) from error
-    # A table without rows ends in whatever its reader runs into.
+    # A data set without rows ends in whatever its reader runs into.
     except (OSError, ValueError, TypeError, RuntimeError, StopIteration, DatasetsError) as error:
         raise ConfigError(f"{shown_path(file or kind)} cannot be read as {what}: {_said(error)}") from error
 
