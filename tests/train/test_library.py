@@ -143,6 +143,27 @@ def test_more_tasks_join_a_library(tasks: Path, host: Host, tmp_path: Path) -> N
         train_library(few, host=host)
 
 
+@pytest.mark.parametrize("part", ["base", "chat template"])
+def test_a_library_does_not_go_on_over_another_base(
+    part: str, tasks: Path, host: Host, tmp_path: Path
+) -> None:
+    names, output = [task.name for task in load_tasks(tasks)], tmp_path / "library"
+    train_library(recipe(tasks, output).model_copy(update={"tasks": tuple(names[:1])}), host=host)
+    other = tiny_host(tasks, num_hidden_layers=1 if part == "base" else 2)
+    if part == "chat template":
+        other.tokenizer.chat_template += " "
+    before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=rf"{part}.* has changed since the run in .*--no-resume"):
+        train_library(recipe(tasks, output), host=other)
+    assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == before
+    file = output / "library.json"
+    told = json.loads(file.read_text())
+    del told["chat_template"]  # as older versions left it
+    file.write_text(json.dumps(told))
+    train_library(recipe(tasks, output), host=host)
+    assert set(index(output)) == set(names)
+
+
 def test_refusals(tasks: Path, host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="no split 'trian'"):
         train_library(recipe(tasks, tmp_path / "a", splits=["trian"]), host=host)

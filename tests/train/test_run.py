@@ -20,6 +20,7 @@ from forked import elsewhere
 from weft.adapters import load
 from weft.config import load_config
 from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveError, WeftError
+from weft.host import Host
 from weft.train import BaseRecipe, LoraRecipe, Run, train_base, train_lora
 
 Train = Callable[..., object]
@@ -107,9 +108,11 @@ def test_another_recipe_in_the_same_folder_is_refused(tasks: Path, tmp_path: Pat
 
 
 def test_a_checkpoint_of_another_model_is_refused(tasks: Path, tmp_path: Path) -> None:
-    train("lora", tasks, tmp_path)
+    recipe, whole = lora_recipe(tasks, tmp_path), tiny_host(tasks)
+    train_lora(recipe, host=whole)
+    part = Host(whole.module, tokenizer=whole.tokenizer, target_modules=["q_proj"], name=whole.name)
     with pytest.raises(ConfigError, match="does not fit this recipe's model"):
-        train_lora(lora_recipe(tasks, tmp_path), host=tiny_host(tasks, num_hidden_layers=1))
+        train_lora(recipe, host=part)
 
 
 def test_an_unknown_key_offers_the_nearest(tasks: Path, tmp_path: Path) -> None:
@@ -226,6 +229,30 @@ def test_other_data_in_the_same_folder_is_refused(tasks: Path, tmp_path: Path) -
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("part", "said"), [("weights", "the base"), ("template", "the chat template of the base")]
+)
+def test_another_base_under_the_same_folder_is_refused(
+    part: str, said: str, tasks: Path, tmp_path: Path
+) -> None:
+    recipe, host = lora_recipe(tasks, tmp_path), tiny_host(tasks)
+    [folder, *_] = train_lora(recipe, host=host).values()
+    other = tiny_host(tasks, num_hidden_layers=1 if part == "weights" else 2)
+    if part == "template":
+        other.tokenizer.chat_template = "Q: " + other.tokenizer.chat_template
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=rf"^{said} has changed since the run in .* began; .*--no-resume"):
+        train_lora(recipe, host=other)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    (tmp_path / "base.json").unlink()  # as older versions left it
+    train_lora(recipe, host=host)
+    with pytest.raises(ConfigError, match=f"^{said} has changed"):
+        train_lora(recipe, host=other)
+    train_lora(recipe, host=other, resume=False)
+    assert load(folder).base == other.fingerprint
+    train_lora(recipe, host=other)
+
+
 def test_what_changes_nothing_may_change_and_a_run_may_get_longer(tasks: Path, tmp_path: Path) -> None:
     train("lora", tasks, tmp_path / "run")
     moved = tmp_path / "moved"
@@ -268,6 +295,7 @@ def test_a_checkpoint_cut_short_is_named(file: str, tasks: Path, tmp_path: Path)
         ("config.yaml", "- a", "holds a run of another recipe"),
         ("config.yaml", "{{{", r"config\.yaml is not valid YAML"),
         ("data.json", "[]", "the data has changed"),
+        ("base.json", "[]", "the base has changed"),
     ],
 )
 def test_a_damaged_run_folder_is_one_line(

@@ -106,7 +106,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
         seed=recipe.run.seed,
     )
     with Run(recipe.run, recipe, resume=resume, data_hash=_hash(train, text)) as run:
-        learner = Learner(run, recipe.optimizer, model.to(run.accelerator.device))
+        learner = Learner(run, None, recipe.optimizer, model.to(run.accelerator.device))
         wrapped = run.accelerator.prepare(model)
         for done in learner.left():
             groups = _groups(tokenizer, recipe, samplers, text, run.draw(done))

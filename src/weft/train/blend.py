@@ -106,7 +106,7 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
             seed=recipe.run.seed,
         ).to(host.device)
         draw_groups, test = _rows(recipe, host, tasks, bank)
-        learner = Learner(run, recipe.optimizer, blend)
+        learner = Learner(run, host, recipe.optimizer, blend)
         metrics: dict[str, float] = {}
         for done in learner.left():
             groups = draw_groups(run.draw(done))

@@ -184,7 +184,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         network.fit_whitening([chunk for lesson in first for chunk in lesson.chunks])
         strange = () if recipe.unrelated is None else load_splits(recipe.unrelated)["train"]
         kept = KeptStates(network) if recipe.keep_states else None
-        learner = Learner(run, recipe.optimizer, network)
+        learner = Learner(run, host, recipe.optimizer, network)
         folder = run.folder / "context"
         best = run.best("margin")
         for done in learner.left():

@@ -120,7 +120,7 @@ def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume
         batches = recipe.gradient_accumulation_steps
         recomputed = recipe.gradient_checkpointing
         run.say(forecast(host, network, packs, steps=steps, batches=batches, recomputed=recomputed))
-        learner = Learner(run, recipe.optimizer, network)
+        learner = Learner(run, host, recipe.optimizer, network)
         folder, last = run.folder / "hypernetwork", run.folder / "last"
         best = run.best("steering")
         for done in learner.left():

@@ -1,6 +1,7 @@
-"""What a run folder keeps of its recipe and data, and whether a run started again there is the same one."""
+"""What a run folder keeps of its recipe, data and base, and whether a run started there again is the same."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from weft.config import Config
 from weft.errors import ConfigError, SaveError, WeftError
 from weft.files import replace_file, resolve, to_json
 from weft.reading import read_json, read_yaml, shown, shown_path
+from weft.rows import AbstractHost
 
-RECIPE, DATA = "config.yaml", "data.json"
+RECIPE, DATA, BASE = "config.yaml", "data.json", "base.json"
 
 _HARMLESS = {
     "run.output_dir",
@@ -98,6 +100,36 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None, *, free: Col
     kept = read_json(folder / DATA)
     if not isinstance(kept, dict) or kept.get("data_hash") != data_hash:
         raise ConfigError(f"the data has changed since the run in {shown_path(folder)} began; {_AGAIN}")
+
+
+def base_facts(host: AbstractHost) -> dict[str, str]:
+    """What a folder keeps of the base: its fingerprint, and the hash of its chat template."""
+    template = getattr(host.tokenizer, "chat_template", None)  # a host that reads no text has no tokenizer
+    return {
+        "base": host.fingerprint,
+        "chat_template": hashlib.sha256(to_json(template).encode()).hexdigest(),
+    }
+
+
+def check_base(folder: Path, host: AbstractHost, *, file: str = BASE) -> None:
+    """Raise ConfigError where a file of a folder tells of another base, or of one with another template.
+
+    What the file does not tell, as those of older versions, may be any.
+    """
+    if not (folder / file).is_file():
+        return
+    then = read_json(folder / file)
+    names = {"base": "the base", "chat_template": "the chat template of the base"}
+    for key, now in base_facts(host).items():
+        if not isinstance(then, dict) or then.get(key, now) != now:
+            raise ConfigError(
+                f"{names[key]} has changed since the run in {shown_path(folder)} began; {_AGAIN}"
+            )
+
+
+def keep_base(folder: Path, host: AbstractHost) -> None:
+    """Write what there is to know of a run's base."""
+    replace_file(folder / BASE, to_json(base_facts(host)))
 
 
 def _kept(folder: Path, recipe: Config) -> Mapping[str, Any]:

@@ -18,14 +18,15 @@ from weft.train.run import Run
 class Learner:
     """The parameters of a module under a run, as its last checkpoint left them.
 
-    `clip` bounds the norm of the gradient and returns the norm, or norms, before; of all parameters together
-    unless given. The schedule ends after so many `steps`, those of the run unless given. Raises what
-    `Run.restore` raises.
+    `host` is what it is trained over, None where the base itself is trained. `clip` bounds the norm of the
+    gradient and returns the norm, or norms, before; of all parameters together unless given. The schedule
+    ends after so many `steps`, those of the run unless given. Raises what `Run.restore` raises.
     """
 
     def __init__(
         self,
         run: Run,
+        host: AbstractHost | None,
         config: OptimizerConfig,
         module: nn.Module,
         *,
@@ -38,7 +39,7 @@ class Learner:
         self.schedulers = build_schedulers(
             config, self.optimizers, run.config.max_steps if steps is None else steps
         )
-        self.start = run.restore(module, self.optimizers, self.schedulers)
+        self.start = run.restore(module, self.optimizers, self.schedulers, host=host)
         """How many steps were done before."""
 
     def left(self) -> Iterator[int]:

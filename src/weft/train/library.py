@@ -38,7 +38,7 @@ from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, draw_rows, fit_task, render
 from weft.tasks.source import Data, load_splits
 from weft.train.best import Best
-from weft.train.kept import RECIPE, check_same, keep, lock_folder
+from weft.train.kept import RECIPE, base_facts, check_base, check_same, keep, lock_folder
 from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
@@ -110,8 +110,8 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
     """Run a recipe to its end; returns the folder of adapters. A `host` takes the place of loading `base`.
 
     Raises ConfigError for a split or a name that the data lacks, for two tasks of one name, and when the
-    folder holds a library of another recipe or of other data; NotFiniteError at the first loss that is no
-    number.
+    folder holds a library of another recipe, of other data or over another base; NotFiniteError at the first
+    loss that is no number.
     """
     tasks = _choose(recipe)
     folder = Path(recipe.output_dir)
@@ -121,10 +121,12 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
         if resume and (folder / RECIPE).is_file():
             check_same(folder, recipe, None, free={"splits", "tasks"})  # others may join those that are done
             _check_data(folder, done, tasks)
-        keep(folder, recipe, None)
-        remove_leftovers(folder / "adapters")
         device = Accelerator().device
         host = host or load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
+        if done:
+            check_base(folder, host, file=INDEX)
+        keep(folder, recipe, None)
+        remove_leftovers(folder / "adapters")
         _train_all(recipe, host, tasks, folder, done=done)
     finally:
         os.close(lock)
@@ -226,7 +228,7 @@ def _save(
 
 
 def _write_index(folder: Path, recipe: LibraryRecipe, host: AbstractHost, done: dict[str, Any]) -> None:
-    index = {"base": host.fingerprint, "base_model": recipe.base, "rank": recipe.r, "tasks": done}
+    index = {**base_facts(host), "base_model": recipe.base, "rank": recipe.r, "tasks": done}
     replace_file(folder / INDEX, to_json(index))
 
 

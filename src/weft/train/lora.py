@@ -52,8 +52,8 @@ def train_lora(
     Names are those of the tasks, sorted, or `multitask`. A `host` that is given is used in place of `base`.
 
     Raises UnknownNameError for a split, task or module that does not exist, ConfigError for a task without
-    train rows that fit, or when the folder holds a run of another recipe or of other data; NotFiniteError at
-    the first loss or gradient that is no number.
+    train rows that fit, or when the folder holds a run of another recipe, of other data or over another base;
+    NotFiniteError at the first loss or gradient that is no number.
 
     Args:
         recipe: What is trained on what, and where it goes.
@@ -98,7 +98,7 @@ def train_lora(
             seed=recipe.run.seed,
         )
         encode = row_encoder(host.tokenizer, describe=recipe.describe)
-        learner = Learner(run, recipe.optimizer, bank, clip=bank.clip_grad_norm_)
+        learner = Learner(run, host, recipe.optimizer, bank, clip=bank.clip_grad_norm_)
         seeks = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
         if seeks and not all(task.test for task in fitting):
             raise ConfigError("the best step is the one of the lowest test loss; give every task test rows")

@@ -127,7 +127,7 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
         )
         mix.requires_grad_(not recipe.fixed)
         model = nn.ModuleDict({"speaker": speaker, "mix": mix}).to(host.device)
-        learner = Learner(run, recipe.optimizer, model)
+        learner = Learner(run, host, recipe.optimizer, model)
         for done in learner.left():
             key = f"{recipe.run.seed} train {done}"
             recalls = draw(recipe, key, recipe.questions_per_batch, training=True)

@@ -77,7 +77,7 @@ def train_reconstruct(recipe: ReconstructRecipe, *, host: Host | None = None, re
             rows_per_task=1,
             seed=recipe.run.seed,
         )
-        learner = Learner(run, recipe.optimizer, network)
+        learner = Learner(run, host, recipe.optimizer, network)
         by_name = _takes_names(recipe)
         for done in learner.left():
             draws = sampler.draw(done - 1)

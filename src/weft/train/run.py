@@ -31,7 +31,8 @@ from weft.errors import ConfigError, MissingExtraError, NotFiniteError, SaveErro
 from weft.files import remove_leftovers, replace_file, replace_folder, to_json
 from weft.plain import plain
 from weft.reading import parse_json, read_json, read_text
-from weft.train.kept import check_same, keep, lock_folder
+from weft.rows import AbstractHost
+from weft.train.kept import check_base, check_same, keep, keep_base, lock_folder
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizer import load_state_tensors, state_tensors
 
@@ -179,10 +180,18 @@ class Run:
         found = {step: path for step, path in self._checkpoints().items() if (path / "state.json").is_file()}
         return found[max(found)] if found else None
 
-    def restore(self, model: nn.Module, optimizers: list[Any], schedulers: list[Any]) -> int:
+    def restore(
+        self,
+        model: nn.Module,
+        optimizers: list[Any],
+        schedulers: list[Any],
+        *,
+        host: AbstractHost | None = None,
+    ) -> int:
         """Load the newest checkpoint and return the step to go on from; 0 for a fresh run.
 
-        Raises ConfigError for a checkpoint of another model, WeightsError for a damaged one.
+        `host` is the base that is trained over, if any. Raises ConfigError for a checkpoint over another base
+        or of another model, WeightsError for a damaged one.
         """
         if self.accelerator.is_main_process:
             for place in (self.folder, *self.folder.glob("*/")):  # half written when a run was killed
@@ -190,6 +199,10 @@ class Run:
             self._drop(self.folder.glob(f".{_CHECKPOINT}*"))
             if not self.resume:
                 self._drop(self._checkpoints().values())  # else the next resume takes them
+            if host is not None:
+                if self.last_checkpoint() is not None:
+                    check_base(self.folder, host)
+                keep_base(self.folder, host)
         checkpoint = self.last_checkpoint() if self.resume else None
         if checkpoint is None:
             if self.accelerator.is_main_process:

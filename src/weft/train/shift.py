@@ -144,7 +144,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
             way = read_told if step < told_steps else read_streams
             return way(host, batch, speaker.bank(), network, bank, [recipe.control])
 
-        fit(recipe, run, model, drawing(recipe, host, [recipe.control], places), read)
+        fit(recipe, run, host, model, drawing(recipe, host, [recipe.control], places), read)
         folder = run.folder / "shift"
         shifter = Shifter(
             speaker,
@@ -184,12 +184,13 @@ def drawing(
 def fit(
     recipe: ShiftRecipe,
     run: Run,
+    host: Host,
     model: nn.Module,
     draw: Callable[[int], list[Pieces]],
     read: Callable[[int, Sequence[Pieces]], Told],
 ) -> None:
     """Fit a model to what is drawn, under a run: schedule, logs and checkpoints."""
-    learner, steps = Learner(run, recipe.optimizer, model), recipe.run.max_steps
+    learner, steps = Learner(run, host, recipe.optimizer, model), recipe.run.max_steps
     started = time.monotonic()
     for done in learner.left():
         told = read(done - 1, draw(done - 1))

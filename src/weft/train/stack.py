@@ -90,7 +90,7 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
             rows_per_task=recipe.rows_per_task,
             seed=recipe.run.seed,
         )
-        learner = Learner(run, recipe.optimizer, stack, steps=phases[-2][0])
+        learner = Learner(run, host, recipe.optimizer, stack, steps=phases[-2][0])
         for done in learner.left():
             phase = next(p for until, p in phases if done <= until)
             draws = [draw for sampler in samplers for draw in sampler.draw(done - 1)]

@@ -378,6 +378,7 @@ def _trained(
         fit(
             told,
             run,
+            host,
             nn.ModuleDict({"speaker": speaker}),
             drawing(told, host, controls, places),
             lambda _, batch: read_told(host, batch, speaker.bank(), None, bank, controls, beside=beside),

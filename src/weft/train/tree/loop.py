@@ -71,7 +71,7 @@ def fit(
     A gate that is no tree's has no schedule: its temperature and its descent stay as they are.
     """
     steps, tokens = recipe.run.max_steps, _tokens(host, recipe)
-    learner = Learner(run, recipe.optimizer, learned)
+    learner = Learner(run, host, recipe.optimizer, learned)
     if not learner.start and isinstance(learned.gate, TreeGate):
         _start_evenly(host, learned, learned.gate, draw_groups(0), tokens)
     metrics: dict[str, float] = {}
