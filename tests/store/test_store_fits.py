@@ -27,6 +27,7 @@ def test_an_adapter_that_fits(fitted: Path, folder: Path, tmp_path: Path) -> Non
         "base_model.model.layers.0.up_proj.lora_B.weight": tensor(2, 6, 2),
         # Not among the modules that the base lists: not judged.
         "base_model.model.embed.lora_A.weight": tensor(3, 2, 99),
+        "base_model.model.embed.lora_B.weight": tensor(4, 7, 2),
     }
     with Store(fitted) as store:
         store.add(write_folder(tmp_path / "up", up), "up", message="x")

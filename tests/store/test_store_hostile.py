@@ -54,6 +54,8 @@ def manifest(**changed: object) -> bytes:
         ((*T, FIRST), one_tensor(key(0), 2, 4, data_offsets=[4, 36]), "begins at byte 4"),
         ((*T, FIRST), one_tensor(key(0), 2, 4, dtype_="F32"), "should have a dtype"),
         ((*T, FIRST), one_tensor(key(1), 2, 4), "belongs into"),
+        ((*T, FIRST), None, "layers.0.q_proj.lora_B.weight has no lora_A beside it"),
+        ((*T, file_of(key(2, "B"))), None, "layers.2.q_proj.lora_A.weight has no lora_B beside it"),
         ((*T, FIRST), (1 << 40).to_bytes(8, "little") + b"{}", "cut short"),
         ((*T, FIRST), b"\x80\x04\x95pickled.", "cut short"),
         ((*T, FIRST), file_bytes(lora(), header_text(lora())), "one tensor"),
@@ -253,3 +255,14 @@ def test_a_store_of_another_base_does_not_verify(root: Path, tmp_path: Path) -> 
         commit_tree(root, {("weft-store.json",): b'{"format": 1, "base": "weft1-2"}'})
         commit_tree(root, {(*A, "README.md"): b"seen anew"})
         assert any("weft1-1, this store to weft1-2" in problem for problem in store.verify().problems)
+
+
+@pytest.mark.parametrize("name", ["x.lora_A.weight", "x.lora_B.weight", "x.lora_embedding_B"])
+def test_half_a_lora_is_not_taken_in(name: str, root: Path, tmp_path: Path) -> None:
+    half = write_folder(tmp_path / "half", {**lora(), "x.lora_B.bias": tensor(0, 4), name: tensor(1, 2, 2)})
+    with Store(root) as store:
+        with pytest.raises(AdapterFormatError, match=rf"{name} has no lora_[AB] beside it"):
+            store.add(half, "a", message="x")
+        bias = write_folder(tmp_path / "bias", {**lora(), "x.lora_B.bias": tensor(0, 4)})
+        store.add(bias, "a", message="x")
+        assert store.verify().problems == ()

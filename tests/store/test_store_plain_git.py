@@ -232,7 +232,8 @@ def test_a_bare_repository(root: Path, versions: dict[str, Path], tmp_path: Path
 
 
 def test_diff_of_adapters_and_revisions(root: Path, versions: dict[str, Path], tmp_path: Path) -> None:
-    wider = {**lora(), "base_model.model.x.lora_A.weight": tensor(0, 2, 4)}
+    x = "base_model.model.x.lora_"
+    wider = {**lora(), f"{x}A.weight": tensor(0, 2, 4), f"{x}B.weight": tensor(1, 4, 2)}
     with Store(root) as store:
         store.add(write_folder(tmp_path / "w", wider, config=b"{}"), "b", message="wider")
         assert {(r.what, r.change) for r in store.diff("a", "b") if not r.layer} == {

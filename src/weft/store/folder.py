@@ -8,7 +8,7 @@ from typing import NamedTuple
 from weft.checks import MAX_ADAPTER, MAX_TENSOR, weights_file
 from weft.errors import AdapterFormatError, MissingFileError
 from weft.files import resolve
-from weft.store.layout import CARD, CONFIG, MAX_TEXT, check_portable, check_tensor, file_of
+from weft.store.layout import CARD, CONFIG, MAX_TEXT, check_halves, check_portable, check_tensor, file_of
 from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
 from weft.tensor_file import (
     Header,
@@ -38,7 +38,8 @@ class Parts(NamedTuple):
 def take_apart(path: str | os.PathLike[str]) -> Parts:
     """Read a PEFT folder, an adapter that ships with Weft (`weft/...`), or the safetensors file in a folder.
 
-    Raises MissingFileError, and AdapterFormatError for damage, a pickle, NaN, or a size over its limit.
+    Raises MissingFileError, and AdapterFormatError for damage, a pickle, NaN, half a LoRA, or a size over
+    its limit.
     """
     given = Path(path)
     if given.is_file() and given.suffix == ".safetensors":
@@ -77,9 +78,11 @@ def put_together(
     """
     read = {file: read_tensor(file, blob, source) for file, blob in blobs}
     data: dict[str, Values] = {}
-    for files in pieces_of(read, source).values():
+    pieces = pieces_of(read, source)
+    for files in pieces.values():
         name = read[files[0]][0]
         data[name] = join(name, [read[file][1] for file in files], source)
+    check_halves(data, pieces, source)
     header = build(((name, dtype, shape) for name, (dtype, shape, _) in data.items()), metadata)
     exact = True
     if text is not None:
@@ -130,6 +133,7 @@ def _take_tensors(file: Path) -> tuple[Header, dict[str, bytes]]:
             raw = handle.read(spec.end - spec.begin)
             _check(spec.name, spec.dtype, spec.shape, raw, file)
             tensors[file_of(spec.name)] = start_of(*spec[:3]) + raw
+        check_halves((spec.name for spec in header.specs), tensors, file)
     return header, tensors
 
 

@@ -14,7 +14,7 @@ to git, and edits of different tensors merge.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from weft.checks import CARD, CONFIG, MAX_RANK
 from weft.errors import AdapterFormatError, ConfigError
@@ -40,6 +40,8 @@ _ENDS = (STORE, MANIFEST, CONFIG, CARD, SUFFIX)
 _CONVERTS = {"filter", "ident", "eol", "text", "crlf", "working-tree-encoding"}
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HALF = re.compile(r"(.+\.lora_(?:embedding_)?)([AB])(|\.weight)")
+"""A tensor that means nothing without its other half; a bias stands alone."""
 _LONGEST, _KEPT, _CUT = 200, 120, "%~"
 
 
@@ -92,6 +94,17 @@ def check_tensor(name: str, shape: tuple[int, ...], source: object) -> None:
         rank = shape[0] if ".lora_A." in name else shape[1]
         if rank > MAX_RANK:
             raise AdapterFormatError(f"{source}: {name} has rank {rank}, at most {MAX_RANK} is stored")
+
+
+def check_halves(names: Iterable[str], files: Container[str], source: object) -> None:
+    """Raise AdapterFormatError for a lora_A without its lora_B among the files of tensors, or the reverse."""
+    for name in names:
+        match = _HALF.fullmatch(name)
+        if match:
+            start, half, end = match.groups()
+            other = "B" if half == "A" else "A"
+            if file_of(start + other + end) not in files:
+                raise AdapterFormatError(f"{source}: {name} has no lora_{other} beside it")
 
 
 def check_portable(names: Iterable[str], what: object) -> None:

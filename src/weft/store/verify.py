@@ -19,6 +19,7 @@ from weft.store.layout import (
     MAX_TEXT,
     STORE,
     TENSORS,
+    check_halves,
     check_portable,
     converting_line,
 )
@@ -186,6 +187,7 @@ class _Walk:
             if len(whole) == len(files):  # the others lie in the remote
                 name = whole[0][0]
                 shapes[name] = joined_shape(name, [values[1:] for values in whole], where)[1]
+        check_halves(shapes, pieces, where)
         return base, shapes
 
 
