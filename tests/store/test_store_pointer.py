@@ -19,7 +19,7 @@ from weft.store.pointer import get, parse_pointer, pointer_bytes, pointer_to, pu
 
 VERSION = "version https://git-lfs.github.com/spec/v1\n"
 SHA = "0123456789abcdef" * 4
-WIDE = {key(7): tensor(3, 2, 500)}
+WIDE = {key(7): tensor(3, 2, 500), key(7, "B"): tensor(4, 4, 2)}
 PLACE = ("adapters", "a", "tensors", file_of(key(7)))
 
 
@@ -52,10 +52,12 @@ def test_large_tensors_lie_apart(apart: Path, blobs: Path, tmp_path: Path) -> No
         store.checkout("a", tmp_path / "out")
         assert contents(tmp_path / "out") == contents(tmp_path / "in")
         assert store.verify().problems == ()
-        assert store.verify().tensors == 7
+        assert store.verify().tensors == 8
         # The same again is no change; another large tensor is one, and shows in the diff by its name.
         assert store.add(tmp_path / "in", "a", message="again").commit is None
-        changed = write_folder(tmp_path / "in2", lora() | {key(7): tensor(4, 2, 500)}, {"format": "pt"})
+        changed = write_folder(
+            tmp_path / "in2", lora() | WIDE | {key(7): tensor(4, 2, 500)}, {"format": "pt"}
+        )
         assert store.add(changed, "a", message="second").written == 1
         assert [row.what for row in store.diff("HEAD~1", "HEAD")] == [key(7)]
         assert len(kept(blobs)) == 2
