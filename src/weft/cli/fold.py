@@ -118,8 +118,10 @@ def _check_target(target: Path) -> None:
 
 
 def _write(host: Host, target: Path, note: dict[str, Any] | None) -> None:
+    from weft.host.bars import no_bars
+
     model: Any = host.module
-    with replace_folder(target) as folder:
+    with replace_folder(target) as folder, no_bars():
         model.save_pretrained(folder)
         if host.tokenizer is not None:
             host.tokenizer.save_pretrained(folder)

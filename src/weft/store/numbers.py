@@ -16,6 +16,7 @@ import torch
 from weft.adapters import concat, fingerprint, fold, in_float64, load, save, truncate, truncation_error
 from weft.errors import BaseMismatchError
 from weft.host import Host
+from weft.host.bars import no_bars
 from weft.store.accept import Folding
 
 
@@ -50,7 +51,8 @@ def fold_base(base: str | os.PathLike[str], steps: Sequence[Folding], out: Path)
             fold(host.module, concat(adapters, step.weights))
             found = fingerprint(host.module)
     module: Any = host.module
-    module.save_pretrained(out)
+    with no_bars():
+        module.save_pretrained(out)
     if host.tokenizer is not None:
         host.tokenizer.save_pretrained(out)
     return found

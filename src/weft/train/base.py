@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from weft.config import Config, Size
 from weft.errors import ConfigError
 from weft.files import replace_folder, to_json
+from weft.host.bars import no_bars
 from weft.tasks import Encoded, Task, TaskSampler, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, build_source_tokenizer, load_splits, load_texts
 from weft.train.learner import Learner
@@ -118,7 +119,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
             learner.save(done)
         folder = run.folder / "model"
         if run.accelerator.is_main_process:
-            with replace_folder(folder) as fresh:
+            with replace_folder(folder) as fresh, no_bars():
                 model.to(getattr(torch, recipe.save_dtype)).save_pretrained(fresh)
                 config.dtype = "float32"
                 config.save_pretrained(fresh)
