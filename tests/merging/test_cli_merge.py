@@ -181,6 +181,7 @@ def test_unfold_notices_another_base(tmp_path: Path, base: Path, capsys: pytest.
         weight = host.module.get_submodule(host.sites[0].path).weight
         weight.view(torch.int32)[0, 1] ^= 1  # one bit, which no sample of weights would see
     host.module.save_pretrained(base)
+    capsys.readouterr()  # the bar that transformers draws
     message = refused(capsys, "fold", "--unfold", tmp_path / "model", "-o", tmp_path / "again")
     assert "is no longer the base that" in message
     assert not (tmp_path / "again").exists()
