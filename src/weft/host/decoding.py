@@ -55,11 +55,7 @@ def window_of(module: nn.Module) -> int | None:
 def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) -> Any:
     """The attention mask in the form that the model takes: one, or one by kind of layer."""
     assert isinstance(module, PreTrainedModel)
-    made = {
-        kind: in_form(module, cache.visible(columns_BT, _window(module) if kind == _SLIDING else None))
-        for kind in dict.fromkeys(layer_types(module))
-    }
-    return next(iter(made.values())) if len(made) == 1 else made
+    return _by_kind(module, lambda sliding: in_form(module, cache.visible(columns_BT, sliding)))
 
 
 def packed_masks(
@@ -72,15 +68,14 @@ def packed_masks(
     """
     assert isinstance(module, PreTrainedModel)
     _check_rows(module, packed=True)
-    back_B1TT = (positions_BT[:, :, None] - positions_BT[:, None])[:, None]
-    lowest = torch.finfo(mask_B1TT.dtype).min
-    made = {
-        kind: mask_B1TT.masked_fill(back_B1TT >= window, lowest)
-        if kind == _SLIDING and (window := _window(module)) is not None
-        else mask_B1TT
-        for kind in dict.fromkeys(layer_types(module))
-    }
-    return next(iter(made.values())) if len(made) == 1 else made
+
+    def mask(sliding: int | None) -> Tensor:
+        if sliding is None:
+            return mask_B1TT
+        back_BTT = positions_BT[:, :, None] - positions_BT[:, None]
+        return mask_B1TT.masked_fill(back_BTT[:, None] >= sliding, torch.finfo(mask_B1TT.dtype).min)
+
+    return _by_kind(module, mask)
 
 
 @dataclass(eq=False)
@@ -116,6 +111,15 @@ def layer_types(module: PreTrainedModel) -> list[str]:
         return [FULL if kind == "global" else f"{kind}_attention" for kind in config.attention_layers]
     kinds = getattr(config, "layer_types", None)
     return list(kinds or [_SLIDING if _window(module) else FULL] * config.num_hidden_layers)
+
+
+def _by_kind(module: PreTrainedModel, mask: Callable[[int | None], Tensor | None]) -> Any:
+    """What a mask is for the window of each kind of layer: one where there is one kind, else by its name."""
+    made = {
+        kind: mask(_window(module) if kind == _SLIDING else None)
+        for kind in dict.fromkeys(layer_types(module))
+    }
+    return next(iter(made.values())) if len(made) == 1 else made
 
 
 def _check_rows(module: PreTrainedModel, *, packed: bool) -> None:

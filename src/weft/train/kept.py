@@ -34,7 +34,7 @@ _HARMLESS = {
 }
 """Keys that change nothing of what is learned, or whose change the hash of the data tells better."""
 _MAY_GROW = {"run.max_steps", "run.num_train_epochs"}
-_AGAIN = "choose another output_dir, or start again with weft train --no-resume"
+AGAIN = "choose another output_dir, or start again with weft train --no-resume"
 
 
 def lock_folder(folder: Path) -> int:
@@ -76,7 +76,7 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None, *, free: Col
     """
     if not (folder / RECIPE).is_file():
         raise ConfigError(
-            f"{shown_path(folder)} lacks {RECIPE}, the recipe of its checkpoints; bring it back, or {_AGAIN}"
+            f"{shown_path(folder)} lacks {RECIPE}, the recipe of its checkpoints; bring it back, or {AGAIN}"
         )
     now, then = _flat(recipe.model_dump(mode="json")), _flat(_kept(folder, recipe))
     for key in sorted(now.keys() | then.keys()):
@@ -93,13 +93,13 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None, *, free: Col
             continue
         raise ConfigError(
             f"{shown_path(folder)} holds a run of another recipe, where {key} is {shown(was)} "
-            f"and not {shown(now_is)}; {_AGAIN}"
+            f"and not {shown(now_is)}; {AGAIN}"
         )
     if data_hash is None or not (folder / DATA).is_file():
         return
     kept = read_json(folder / DATA)
     if not isinstance(kept, dict) or kept.get("data_hash") != data_hash:
-        raise ConfigError(f"the data has changed since the run in {shown_path(folder)} began; {_AGAIN}")
+        raise ConfigError(f"the data has changed since the run in {shown_path(folder)} began; {AGAIN}")
 
 
 def base_facts(host: AbstractHost) -> dict[str, str]:
@@ -123,7 +123,7 @@ def check_base(folder: Path, host: AbstractHost, *, file: str = BASE) -> None:
     for key, now in base_facts(host).items():
         if not isinstance(then, dict) or then.get(key, now) != now:
             raise ConfigError(
-                f"{names[key]} has changed since the run in {shown_path(folder)} began; {_AGAIN}"
+                f"{names[key]} has changed since the run in {shown_path(folder)} began; {AGAIN}"
             )
 
 

@@ -38,7 +38,7 @@ from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, draw_rows, fit_task, render
 from weft.tasks.source import Data, load_splits
 from weft.train.best import Best
-from weft.train.kept import RECIPE, base_facts, check_base, check_same, keep, lock_folder
+from weft.train.kept import AGAIN, RECIPE, base_facts, check_base, check_same, keep, lock_folder
 from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
 from weft.train.optimizer import OptimizerConfig
@@ -246,7 +246,7 @@ def _check_data(folder: Path, done: dict[str, Any], tasks: Sequence[Task]) -> No
         if task.name in done and done[task.name]["data_hash"] != task.data_hash:
             raise ConfigError(
                 f"the data of {task.name} has changed since its adapter in {shown_path(folder)} was trained; "
-                "choose another output_dir, or start again with weft train --no-resume"
+                f"{AGAIN}"
             )
 
 
