@@ -23,19 +23,25 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr("weft.cli.list._models", fail)
 
 
-def test_help_needs_no_torch_and_half_a_second() -> None:
+def cpu_seconds(code: str) -> float:
+    """The least of three runs, of which the first compiles what is new."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+def test_help_needs_no_torch_and_little_more_than_its_parser() -> None:
     code = (
         "import sys; from weft.cli import main; code = main(['--help']);"
         "loaded = {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules);"
         "sys.exit(f'loaded {loaded}' if loaded else code)"
     )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)  # compiles what is new
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    # CPU time, so that a busy machine does not matter; alone, wall time is the same.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    assert cpu_seconds(code) < 6 * cpu_seconds("import cyclopts.help, rich.console")
 
 
 @pytest.mark.parametrize("verb", app.VERBS)
