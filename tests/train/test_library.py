@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import source, tiny_host, write_tasks
+from tokenizers.normalizers import Lowercase
 
 from weft.adapters import load
 from weft.errors import ConfigError
@@ -143,7 +144,7 @@ def test_more_tasks_join_a_library(tasks: Path, host: Host, tmp_path: Path) -> N
         train_library(few, host=host)
 
 
-@pytest.mark.parametrize("part", ["base", "chat template"])
+@pytest.mark.parametrize("part", ["base", "chat template", "tokenizer"])
 def test_a_library_does_not_go_on_over_another_base(
     part: str, tasks: Path, host: Host, tmp_path: Path
 ) -> None:
@@ -152,6 +153,8 @@ def test_a_library_does_not_go_on_over_another_base(
     other = tiny_host(tasks, num_hidden_layers=1 if part == "base" else 2)
     if part == "chat template":
         other.tokenizer.chat_template += " "
+    if part == "tokenizer":
+        other.tokenizer.backend_tokenizer.normalizer = Lowercase()
     before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match=rf"{part}.* has changed since the run in .*--no-resume"):
         train_library(recipe(tasks, output), host=other)

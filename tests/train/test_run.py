@@ -15,6 +15,7 @@ import torch.distributed
 import yaml
 from safetensors.torch import load_file
 from tiny_training import base_recipe, curve, lora_recipe, tiny_host, write_tasks
+from tokenizers.normalizers import Lowercase
 
 from forked import elsewhere
 from weft.adapters import load
@@ -230,7 +231,12 @@ def test_other_data_in_the_same_folder_is_refused(tasks: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("part", "said"), [("weights", "the base"), ("template", "the chat template of the base")]
+    ("part", "said"),
+    [
+        ("weights", "the base"),
+        ("template", "the chat template of the base"),
+        ("tokenizer", "the tokenizer of the base"),
+    ],
 )
 def test_another_base_under_the_same_folder_is_refused(
     part: str, said: str, tasks: Path, tmp_path: Path
@@ -240,9 +246,11 @@ def test_another_base_under_the_same_folder_is_refused(
     other = tiny_host(tasks, num_hidden_layers=1 if part == "weights" else 2)
     if part == "template":
         other.tokenizer.chat_template = "Q: " + other.tokenizer.chat_template
+    if part == "tokenizer":
+        other.tokenizer.backend_tokenizer.normalizer = Lowercase()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match=rf"^{said} has changed since the run in .* began; .*--no-resume"):
-        train_lora(recipe, host=other)
+        train_lora(longer(recipe), host=other)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     (tmp_path / "base.json").unlink()  # as older versions left it
     train_lora(recipe, host=host)
@@ -251,6 +259,11 @@ def test_another_base_under_the_same_folder_is_refused(
     train_lora(recipe, host=other, resume=False)
     assert load(folder).base == other.fingerprint
     train_lora(recipe, host=other)
+
+
+def longer(recipe: LoraRecipe) -> LoraRecipe:
+    run = recipe.run.model_copy(update={"max_steps": recipe.run.max_steps + 1})
+    return recipe.model_copy(update={"run": run})
 
 
 def test_what_changes_nothing_may_change_and_a_run_may_get_longer(tasks: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -103,23 +104,28 @@ def check_same(folder: Path, recipe: Config, data_hash: str | None, *, free: Col
 
 
 def base_facts(host: AbstractHost) -> dict[str, str]:
-    """What a folder keeps of the base: its fingerprint, and the hash of its chat template."""
+    """What a folder keeps of the base: its fingerprint, and the hashes of its chat template and tokenizer."""
     template = getattr(host.tokenizer, "chat_template", None)  # a host that reads no text has no tokenizer
     return {
         "base": host.fingerprint,
-        "chat_template": hashlib.sha256(to_json(template).encode()).hexdigest(),
+        "chat_template": _hash(template),
+        "tokenizer": _hash(_reads_by(host.tokenizer)),
     }
 
 
 def check_base(folder: Path, host: AbstractHost, *, file: str = BASE) -> None:
-    """Raise ConfigError where a file of a folder tells of another base, or of one with another template.
+    """Raise ConfigError where a file of a folder tells of another base, chat template or tokenizer.
 
     What the file does not tell, as those of older versions, may be any.
     """
     if not (folder / file).is_file():
         return
     then = read_json(folder / file)
-    names = {"base": "the base", "chat_template": "the chat template of the base"}
+    names = {
+        "base": "the base",
+        "chat_template": "the chat template of the base",
+        "tokenizer": "the tokenizer of the base",
+    }
     for key, now in base_facts(host).items():
         if not isinstance(then, dict) or then.get(key, now) != now:
             raise ConfigError(
@@ -130,6 +136,22 @@ def check_base(folder: Path, host: AbstractHost, *, file: str = BASE) -> None:
 def keep_base(folder: Path, host: AbstractHost) -> None:
     """Write what there is to know of a run's base."""
     replace_file(folder / BASE, to_json(base_facts(host)))
+
+
+def _reads_by(tokenizer: Any) -> Any:
+    """All that says which token ids a text has, but for a template."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [tokenizer.special_tokens_map, tokenizer.get_vocab()]
+    states = json.loads(backend.to_str())
+    of_a_call = {"truncation", "padding"}
+    return [tokenizer.special_tokens_map, {k: v for k, v in states.items() if k not in of_a_call}]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
 def _kept(folder: Path, recipe: Config) -> Mapping[str, Any]:

@@ -100,6 +100,7 @@ class Run:
             if find_spec(sink) is None:
                 raise MissingExtraError(f"report_to: {sink} needs a package: pip install {sink}")
         self.config = config
+        self._recipe, self._data_hash = recipe, data_hash
         self.folder = Path(config.output_dir)
         # Accelerate keeps one precision per process, and refuses a second run that wants the other.
         AcceleratorState._reset_state()
@@ -116,7 +117,6 @@ class Run:
             try:
                 if resume and self.last_checkpoint() is not None:
                     check_same(self.folder, recipe, data_hash)
-                keep(self.folder, recipe, data_hash)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -203,6 +203,7 @@ class Run:
                 if self.last_checkpoint() is not None:
                     check_base(self.folder, host)
                 keep_base(self.folder, host)
+            keep(self.folder, self._recipe, self._data_hash)
         checkpoint = self.last_checkpoint() if self.resume else None
         if checkpoint is None:
             if self.accelerator.is_main_process:
