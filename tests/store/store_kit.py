@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weft.store.accept import Folding
 from weft.store.edit import replaced
 from weft.store.git import Git
@@ -124,6 +126,21 @@ def derive(steps: Sequence[Folding], out: Path) -> str:
     """Stands for folding: every step leads to the next base."""
     assert steps[0].parent == BASES[0]
     return BASES[len(steps)]
+
+
+def wider(tensors: Tensors, more: int, seed: int = 7) -> Tensors:
+    """More rows of every A and columns of every B, number by number."""
+    found, rng = {}, np.random.default_rng(seed)
+    for name, (dtype, shape, raw) in tensors.items():
+        width = BITS[dtype] // 8
+        old = np.frombuffer(raw, np.uint8).reshape(*shape, width)
+        grown = (shape[0] + more, shape[1]) if ".lora_A." in name else (shape[0], shape[1] + more)
+        new = rng.integers(0, 60, (*grown, width), dtype=np.uint8)
+        for row in range(shape[0]):
+            for column in range(shape[1]):
+                new[row, column] = old[row, column]
+        found[name] = dtype, grown, new.tobytes()
+    return found
 
 
 def combine(

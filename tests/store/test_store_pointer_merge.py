@@ -1,11 +1,12 @@
 """Everything that makes one adapter of several, where the tensors lie in the second place."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_kit import BASES, combine, contents, derive, git, is_clean, key, lora, tensor, write_folder
+from store_kit import BASES, CONFIG, contents, derive, git, is_clean, key, lora, tensor, wider, write_folder
 
 from weft.errors import AdapterFormatError, WeftError
 from weft.store import Store
@@ -90,20 +91,14 @@ def test_a_method_gives_what_it_gives_in_git(method: str, apart: Path, tmp_path:
 
 
 def grow(tmp_path: Path) -> Path:
-    """Every A of main with one more row."""
-    wide = {
-        name: (dtype, (shape[0] + 1, shape[1]), raw + tensor(9, 1, shape[1])[2]) if ".lora_A." in name
-        else (dtype, shape, raw)
-        for name, (dtype, shape, raw) in side(0).items()
-    }  # fmt: skip
-    return write_folder(tmp_path / "wide", wide)
+    """Main with one more of rank."""
+    return write_folder(tmp_path / "wide", wider(side(0), 1), config=json.dumps(CONFIG | {"r": 3}).encode())
 
 
-def test_a_stack_and_a_rebase(apart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.store.numbers.combine", combine)  # for ranks that only A has
+def test_a_stack_and_a_rebase(apart: Path, tmp_path: Path) -> None:
     wide = grow(tmp_path)
     with Store(apart) as store:
-        assert store.stack("a", wide, "wide", message="wide").written == LAYERS
+        assert store.stack("a", wide, "wide", message="wide").written == 2 * LAYERS
         store.checkout("wide", tmp_path / "out")
         assert contents(tmp_path / "out") == contents(wide)
         store.accept("a", base=derive)

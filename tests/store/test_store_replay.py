@@ -15,6 +15,7 @@ from store_kit import (
     key,
     lora,
     tensor,
+    wider,
     write_folder,
 )
 
@@ -65,9 +66,8 @@ def test_recipes_of_others_are_named(store: Store, tmp_path: Path) -> None:
 
 
 def grown() -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Layer 0 of `lora()` with one more row of A."""
-    dtype, (rows, columns), raw = lora()[key(0)]
-    return lora() | {key(0): (dtype, (rows + 1, columns), raw + tensor(9, 1, columns)[2])}
+    """`lora()` with one more of rank at layer 0."""
+    return lora() | wider({name: lora()[name] for name in (key(0), key(0, "B"))}, 1)
 
 
 def test_stacks(root: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from store_kit import (
     is_clean,
     key,
     lora,
+    wider,
     write_folder,
 )
 
@@ -41,21 +42,6 @@ def config(rank: int) -> bytes:
     return json.dumps(
         {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj"]}
     ).encode()
-
-
-def wider(tensors: Tensors, more: int, seed: int = 7) -> Tensors:
-    """More rows of every A and columns of every B, number by number."""
-    found, rng = {}, np.random.default_rng(seed)
-    for name, (dtype, shape, raw) in tensors.items():
-        width = BITS[dtype] // 8
-        old = np.frombuffer(raw, np.uint8).reshape(*shape, width)
-        grown = (shape[0] + more, shape[1]) if ".lora_A." in name else (shape[0], shape[1] + more)
-        new = rng.integers(0, 60, (*grown, width), dtype=np.uint8)
-        for row in range(shape[0]):
-            for column in range(shape[1]):
-                new[row, column] = old[row, column]
-        found[name] = dtype, grown, new.tobytes()
-    return found
 
 
 def blobs(root: Path, name: str) -> dict[str, str]:
@@ -226,6 +212,7 @@ def test_pieces_that_do_not_fit_are_refused(root: Path, tmp_path: Path, parent: 
         ({file: piece(key(1), "F32", 8191, 4)}, "rank 8193, at most 8192"),
         ({file: piece(key(2), "F32", 2, 4)}, "belongs into"),
         ({f"{key(1)}+01.safetensors": piece(key(1), "F32", 1, 4)}, "belongs into"),
+        ({file: None}, r"lora_A\.weight is \[2, 4\], lora_B beside it \[4, 4\]: their ranks differ"),
     ]
     for change, said in hostile:
         commit_tree(root, {("adapters", "wide", "tensors", name): data for name, data in change.items()})

@@ -82,7 +82,7 @@ def put_together(
     for files in pieces.values():
         name = read[files[0]][0]
         data[name] = join(name, [read[file][1] for file in files], source)
-    check_halves(data, pieces, source)
+    check_halves({name: values.shape for name, values in data.items()}, pieces, source)
     header = build(((name, dtype, shape) for name, (dtype, shape, _) in data.items()), metadata)
     exact = True
     if text is not None:
@@ -133,7 +133,7 @@ def _take_tensors(file: Path) -> tuple[Header, dict[str, bytes]]:
             raw = handle.read(spec.end - spec.begin)
             _check(spec.name, spec.dtype, spec.shape, raw, file)
             tensors[file_of(spec.name)] = start_of(*spec[:3]) + raw
-        check_halves((spec.name for spec in header.specs), tensors, file)
+        check_halves({spec.name: spec.shape for spec in header.specs}, tensors, file)
     return header, tensors
 
 

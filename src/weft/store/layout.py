@@ -14,7 +14,7 @@ to git, and edits of different tensors merge.
 
 import hashlib
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from weft.checks import CARD, CONFIG, MAX_RANK
 from weft.errors import AdapterFormatError, ConfigError
@@ -96,15 +96,24 @@ def check_tensor(name: str, shape: tuple[int, ...], source: object) -> None:
             raise AdapterFormatError(f"{source}: {name} has rank {rank}, at most {MAX_RANK} is stored")
 
 
-def check_halves(names: Iterable[str], files: Container[str], source: object) -> None:
-    """Raise AdapterFormatError for a lora_A without its lora_B among the files of tensors, or the reverse."""
-    for name in names:
+def check_halves(shapes: Mapping[str, tuple[int, ...]], files: Container[str], source: object) -> None:
+    """Raise AdapterFormatError for a lora_A without its lora_B among the files of tensors, or the reverse.
+
+    Nor may their ranks differ. A half whose shape is not given lies in the remote of a partial clone.
+    """
+    for name, shape in shapes.items():
         match = _HALF.fullmatch(name)
-        if match:
-            start, half, end = match.groups()
-            other = "B" if half == "A" else "A"
-            if file_of(start + other + end) not in files:
-                raise AdapterFormatError(f"{source}: {name} has no lora_{other} beside it")
+        if not match:
+            continue
+        start, half, end = match.groups()
+        other = "B" if half == "A" else "A"
+        if file_of(start + other + end) not in files:
+            raise AdapterFormatError(f"{source}: {name} has no lora_{other} beside it")
+        beside = shapes.get(start + other + end, ())
+        if half == "A" and len(shape) == len(beside) == 2 and shape[0] != beside[1]:
+            raise AdapterFormatError(
+                f"{source}: {name} is {list(shape)}, lora_B beside it {list(beside)}: their ranks differ"
+            )
 
 
 def check_portable(names: Iterable[str], what: object) -> None:
