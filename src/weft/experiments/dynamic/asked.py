@@ -18,36 +18,32 @@ _TOGETHER = 8
 """Documents whose questions are asked in one forward."""
 
 
-@torch.no_grad()
 def share_right(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> float:
     """The share of rows answered rightly; the rows of a place under the adapter of that place."""
-    right = total = 0
+    right, total = zip(*_count_right(host, adapters, rows), strict=True)
+    return sum(right) / sum(total)
+
+
+def rights(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> list[float]:
+    """For every place the share of its rows that is answered rightly, under the adapter of that place."""
+    return [right / total for right, total in _count_right(host, adapters, rows)]
+
+
+@torch.no_grad()
+def _count_right(
+    host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]
+) -> list[tuple[int, int]]:
+    """Right answers and rows of every place."""
+    found = []
     for places in batched(range(len(rows)), _TOGETHER):
         packed = pack([list(rows[k]) for k in places], pad_id=pad_id(host))
         mixture = None
         if adapters is not None:
             mixture = Mixture.rows(Bank.stack([adapters[k] for k in places]), range(len(places)))
         said = answer_logits(host, mixture, packed)
-        correct, count = packed.count_right(said.logits_NV, said.targets_N)
-        right, total = right + correct, total + count
-    return right / max(total, 1)
-
-
-@torch.no_grad()
-def rights(host: Host, adapters: Sequence[Adapter] | None, rows: Sequence[Sequence[Encoded]]) -> list[float]:
-    """For every place the share of its rows that is answered rightly, under the adapter of that place."""
-    asked = [(place, row) for place, several in enumerate(rows) for row in several]
-    right: list[list[bool]] = [[] for _ in rows]
-    for some in batched(asked, _TOGETHER):
-        packed = pack([[row] for _, row in some], pad_id=pad_id(host), share_prefix=False)
-        mixture = None
-        if adapters is not None:
-            mixture = Mixture.rows(Bank.stack([adapters[place] for place, _ in some]), range(len(some)))
-        said = answer_logits(host, mixture, packed)
-        right_B, _ = packed.count_right_by_line(said.logits_NV, said.targets_N)
-        for (place, _), count in zip(some, right_B.tolist(), strict=True):
-            right[place].append(count == 1)
-    return [share(answers) for answers in right]
+        right_B, total_B = packed.count_right_by_line(said.logits_NV, said.targets_N)
+        found += zip(right_B.tolist(), total_B.tolist(), strict=True)
+    return found
 
 
 @torch.no_grad()
