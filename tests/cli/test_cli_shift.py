@@ -96,6 +96,10 @@ def test_what_does_not_go_together_is_told(fails, shift):
         "generate", "cab", "--shift", shift, "--adapter", "weft/letters-adapters/sort"
     )
     assert "choose one" in fails("generate", "cab", "--trace", "--json")
+    swarm = ("--host", "swarm:S")
+    assert "leave out --host" in fails("generate", "cab", "--shift", shift, *swarm)
+    assert "--journal" in fails("generate", "cab", "--shift", shift, "--journal", "x.json")
+    assert "leave out --device and --dtype" in fails("generate", "a", *swarm, "--dtype", "float32")
     assert "no shift network folder" in fails("generate", "cab", "--shift", "nowhere")
 
 

@@ -33,6 +33,15 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_one_process_trains_is_refused_to_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shift = Path(__file__).parents[2] / "recipes/letters/shift.yaml"
+    assert main(["train", "shift", str(shift)]) == 1
+    assert "shift is trained by one process; base, lora, hyper, blend, tree" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("tokens", "overrides"),
     [

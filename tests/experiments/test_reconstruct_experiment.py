@@ -119,14 +119,17 @@ def test_the_command_writes_page_values_and_picture(root: Path, tmp_path: Path) 
     output = tmp_path / "page.md"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values(root, tmp_path, output=str(output))))
+    output.write_text("the whole one")
     assert main(["experiment", "reconstruct", str(recipe), "--quick"]) == 0
+    assert output.read_text() == "the whole one"
+    output = tmp_path / "page-quick.md"
     told = json.loads(output.with_suffix(".json").read_text())
     assert [(one["count"], one["network"], one["cue"]) for one in told["written"]] == [
         (2, "L", "text"),
         (2, "P", "text"),
     ]
     assert "--quick" in output.read_text()
-    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "page-quick.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_network_is_named_as_a_folder_may_be(root: Path, tmp_path: Path) -> None:

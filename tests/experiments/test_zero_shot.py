@@ -190,8 +190,8 @@ def test_tasks_come_from_the_splits_by_turns(root: Path) -> None:
 def test_the_command_writes_page_values_and_pictures(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "page.md"
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values(root, tmp_path, output=str(output))))
-    assert main(["experiment", "zero-shot", str(recipe), "--quick"]) == 0
+    recipe.write_text(yaml.safe_dump(values(root, tmp_path)))
+    assert main(["experiment", "zero-shot", str(recipe), "--quick", "--output", str(output)]) == 0
     told = json.loads(output.with_suffix(".json").read_text())
     assert told["recipe"]["accuracy"]["seeds"] == [0]
     assert told["saved"]["functions"] == 1

@@ -33,7 +33,7 @@ def test_a_worker_whose_fork_server_was_killed_is_killed_too(slot):
     worker.parent().kill()
     worker.suspend()
     slot.restart()
-    assert psutil.wait_procs([worker], timeout=10)[0] == [worker]
+    assert psutil.wait_procs([worker], timeout=60)[0] == [worker]
     assert ask(address(slot), "ping").fields["pid"] != worker.pid
     assert not slot.dead()
 

@@ -51,7 +51,7 @@ def cache(tmp_path_factory):
             ended = [supervisor, *supervisor.children(recursive=True)]
             assert len(ended) >= 5
             assert main(["swarm", "down", "--name", "S"]) == 0
-            assert not psutil.wait_procs(ended, timeout=10)[1]
+            assert not psutil.wait_procs(ended, timeout=60)[1]
 
 
 def up(base):

@@ -118,6 +118,25 @@ def test_it_goes_on_with_the_tasks_that_lack(
         train_library(recipe(tasks, output, r=2), host=host)
 
 
+def test_an_old_library_is_forgotten_when_a_new_one_begins(
+    tasks: Path, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, output = [task.name for task in load_tasks(tasks)], tmp_path / "library"
+    train_library(recipe(tasks, output).model_copy(update={"tasks": tuple(names[:2])}), host=host)
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    other = recipe(tasks, output, r=2).model_copy(update={"tasks": tuple(names[1:2])})
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.train.library._train_group", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_library(other, host=host, resume=False)
+    folder = train_library(other, host=host)
+    assert {path.name for path in folder.iterdir()} == {names[1]}
+    assert load(folder / names[1]).rank == 2
+
+
 def test_tasks_by_name(tasks: Path, host: Host, tmp_path: Path) -> None:
     chosen = [task.name for task in load_tasks(tasks)][:0:-1][:2]
     asked = recipe(tasks, tmp_path / "two").model_copy(update={"tasks": tuple(chosen)})
@@ -168,6 +187,8 @@ def test_a_library_does_not_go_on_over_another_base(
 
 
 def test_refusals(tasks: Path, host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="adapters are trained with optim: adamw"):
+        recipe(tasks, tmp_path / "z", optimizer={"optim": "muon"})
     with pytest.raises(ConfigError, match="no split 'trian'"):
         train_library(recipe(tasks, tmp_path / "a", splits=["trian"]), host=host)
     with pytest.raises(ConfigError, match="two tasks"):

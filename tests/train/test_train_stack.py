@@ -1,5 +1,7 @@
 """`weft train stack` on four toy tasks: phases, and that a level that has not learned is silent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_training import curve, source, tiny_host, write_tasks
@@ -7,7 +9,7 @@ from tiny_training import curve, source, tiny_host, write_tasks
 from weft.embed import OneHot
 from weft.errors import ConfigError
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
-from weft.tasks import load_tasks
+from weft.tasks import load_tasks, save_task
 from weft.train.stack import StackRecipe, build_stack_on, train_stack
 
 LEVEL = {"head": {"kind": "Z", "core": "full"}, "latent": 16, "head_in": 12, "rank": 3, "dropout": 0.0}
@@ -70,6 +72,10 @@ def test_every_phase_moves_what_it_should(first, tmp_path):
     made = HyperNetwork.from_pretrained(folder, host=host)
     assert (numbers(made, 0) - numbers(made, 1)).abs().max() > 0
     assert (numbers(made, 1) - numbers(made, 2)).abs().max() > 0
+    one = load_tasks(tasks)[0]
+    save_task(replace(one, train=one.train[1:]), tasks / one.name)
+    with pytest.raises(ConfigError, match="the data has changed since the run in"):
+        train_stack(recipe(tasks, tmp_path), host=host)
     # a run of the first phase alone leaves the other levels as they were drawn
     short = recipe(
         tasks, tmp_path / "short", init=str(tmp_path / "first"), init_share=0.4, halting_share=0.2, price=0.0

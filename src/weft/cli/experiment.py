@@ -67,13 +67,15 @@ def experiment(
             that write down a library.
         recipe: The recipe, a YAML file.
         quick: Of "dynamic", "zero-shot" and "reconstruct": the same in small; minutes in place of hours,
-            rougher numbers.
+            rougher numbers, on a page of its own.
         dry_run: Print the whole recipe, and measure nothing.
     """
     room = import_module(f"weft.experiments.{kind.replace('-', '_')}.recipe")
     config = read_recipe(getattr(room, _SCHEMAS[kind]), recipe, overrides)
     if quick:
         config = _shortened(kind, config)
+        if not any(token.lstrip("-").partition("=")[0] == "output" for token in overrides):
+            config = _beside(config)
     if dry_run:
         print_recipe(config, json=json)
         return
@@ -105,6 +107,14 @@ def _shortened(kind: Kind, config: Any) -> Any:
     from weft.experiments.dynamic.quick import shorten
 
     return shorten(config)
+
+
+def _beside(config: Any) -> Any:
+    """The page of a quick run lies beside that of the whole one, and does not take its place."""
+    if config.output is None:
+        return config
+    page = Path(config.output)
+    return config.model_copy(update={"output": str(page.with_stem(f"{page.stem}-quick"))})
 
 
 class _Found(NamedTuple):

@@ -104,8 +104,8 @@ def generate(
     if window is not None and context is None:
         raise ConfigError("--window is of a context network; give --context too")
     if controlled(model, shift, context):
-        if choice.library is not None or opened is not None:
-            raise ConfigError("what changes its adapters by itself takes no --library and no --tree")
+        if choice.library is not None or opened is not None or journal is not None:
+            raise ConfigError("what changes its adapters by itself takes no --library, --tree or --journal")
         host, adapters, share, controller = load_controlled(model, shift, context, window)
     elif choice.library is None:
         host, adapters, share = load_model(model, journal=journal)

@@ -55,16 +55,20 @@ def reach_of_network(
 
 def _learn(name: str, hyper: Any) -> dict[str, Any]:
     """The reach, by the recipe that the network keeps; written into its folder's config alone."""
-    from weft.config import parse_config
+    from weft.config import Config, parse_config
     from weft.saved import CONFIG
-    from weft.tasks.source import load_split
-    from weft.train.hyper import HyperRecipe
+    from weft.tasks.source import Data, load_split
     from weft.train.reach import reach_of
+
+    class Kept(Config, extra="ignore"):
+        """What every network that reads descriptions keeps of its recipe."""
+
+        data: Data
 
     recipe = hyper.provenance.get("recipe")
     if recipe is None:
         raise ConfigError(f"{hyper.name} keeps no recipe, so its training tasks are not known")
-    data = parse_config(HyperRecipe, recipe, f"the recipe that {hyper.name} keeps").data
+    data = parse_config(Kept, recipe, f"the recipe that {hyper.name} keeps").data
     found = reach_of(hyper, load_split(data, "train"))
     if found is None:
         raise ConfigError(f"{hyper.name} reads names, or its tasks keep no wording to measure by")

@@ -1,5 +1,6 @@
 """`weft train`: one recipe, one run."""
 
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,8 @@ Kind = Literal[
     "stack",
     "mix",
 ]
+_SPREAD = ("base", "lora", "hyper", "blend", "tree")
+"""What several processes train together."""
 _CALLED = {
     "sft": "lora",
     "finetune": "lora",
@@ -70,7 +73,8 @@ def train(
 
     Every key of the recipe can be set: --section.key VALUE, or
     section.key=VALUE. A run that was stopped goes on from its last checkpoint.
-    "accelerate launch -m weft.cli train ..." uses several devices. For example:
+    "accelerate launch -m weft.cli train ..." uses several devices, for base,
+    lora, hyper, blend and tree. For example:
 
         weft train base recipes/letters/base.yaml
         weft train hyper recipes/letters/t2l.yaml --run.max-steps 100
@@ -93,6 +97,8 @@ def train(
     if dry_run:
         print_recipe(config, json=json)
         return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and kind not in _SPREAD:
+        raise ConfigError(f"{kind} is trained by one process; {', '.join(_SPREAD)} by several too")
     set_threads(threads)
     spread = {}
     if host is not None:

@@ -19,12 +19,12 @@ from weft.hyper.slug import slug
 from weft.types import Adapter, Description
 
 _WAYS = (
-    "{x}", "Task: {x}.", "please {x}", "{X}.", "Your job: {x}.", "{X}, nothing else.",
+    "Task: {x}.", "please {x}", "{X}.", "Your job: {x}.", "{X}, nothing else.",
     "Do the following: {x}.", "just {x}", "For every input: {x}.", "{X} and answer with the result only.",
     "Instruction: {x}", "This is what I need: {x}.", "Now {x}", "The task is this: {x}.",
     "What to do: {x}.", "I want this: {x}", "{x}, thanks", "Again: {x}.",
 )  # fmt: skip
-MOST = len(_WAYS) - 2
+MOST = len(_WAYS) - 1
 """The description as it is may be one of them, with a capital or without."""
 
 
@@ -45,7 +45,7 @@ def paraphrases(description: str, count: int) -> list[str]:
         raise ConfigError(f"paraphrases is 1 to {MOST}, got {count}")
     bare = description.strip().rstrip(".")
     small, large = bare[:1].lower() + bare[1:], bare[:1].upper() + bare[1:]
-    texts = dict.fromkeys([description, *(way.format(x=small, X=large) for way in _WAYS[1:])])
+    texts = dict.fromkeys([description, *(way.format(x=small, X=large) for way in _WAYS)])
     return list(texts)[:count]
 
 

@@ -129,7 +129,7 @@ class ShiftController(AbstractController):
                 parts.append((Adapter(fresh, base=self.speaker.base, name="shift"), 1.0))
         if not parts:
             return None
-        if len(parts) == 1 and parts[0][1] == 1:
+        if len(parts) == 1 and parts[0][1] == 1 and parts[0][0].rank <= self.budget:
             return parts[0][0]
         joined = concat([adapter for adapter, _ in parts], [weight for _, weight in parts])
         return replace(truncate(joined, self.budget), name="shift")

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from weft.config import Rank
-from weft.errors import BaseMismatchError, ConfigError, UnknownNameError
+from weft.errors import BaseMismatchError, UnknownNameError
 from weft.files import nearest
 from weft.host import Host
 from weft.host.pool import content
@@ -70,18 +70,14 @@ class Shifter:
         self,
         library: Sequence[Adapter],
         *,
-        control: int | None = None,
         max_shifts: int | None = None,
         reread: bool = False,
         audible: bool = False,
     ) -> ShiftController:
         """What the loop hears, for adapters among which those of the library are found by name.
 
-        Raises UnknownNameError for one that is missing, BaseMismatchError for one of other weights,
-        ConfigError for a control token that this shift does not speak.
+        Raises UnknownNameError for one that is missing, BaseMismatchError for one of other weights.
         """
-        if control is not None and control != self.control:
-            raise ConfigError(f"this shift speaks control token {self.control}, not {control}")
         named = {adapter.name: adapter for adapter in library}
         chosen = []
         for name, digest in zip(self.library, self.contents, strict=True):

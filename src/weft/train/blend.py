@@ -26,7 +26,14 @@ from weft.route import Blend, Library, load_library
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.source import Data, load_split
-from weft.train.answer_logits import answer_logits, pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.answer_logits import (
+    answer_logits,
+    pad_id,
+    split_rows,
+    sum_gradients,
+    sum_over_processes,
+    tokens_of_a_forward,
+)
 from weft.train.learner import Learner
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
@@ -106,18 +113,19 @@ def train_blend(recipe: BlendRecipe, *, host: Host | None = None, resume: bool =
             seed=recipe.run.seed,
         ).to(host.device)
         draw_groups, test = _rows(recipe, host, tasks, bank)
+        tokens = tokens_of_a_forward(host, recipe.tokens_per_forward)
         learner = Learner(run, host, recipe.optimizer, blend)
         metrics: dict[str, float] = {}
         for done in learner.left():
             groups = draw_groups(run.draw(done))
-            learner.step(done, _backward(host, blend, bank, groups, _tokens(host, recipe), run.accelerator))
+            learner.step(done, _backward(host, blend, bank, groups, tokens, run.accelerator))
             if run.is_due("eval", done) and run.accelerator.is_main_process:
-                metrics = measure(host, blend, bank, test, tokens=_tokens(host, recipe))
+                metrics = measure(host, blend, bank, test, tokens=tokens)
                 run.log(done, metrics)
             learner.save(done)
         folder = run.folder / "blend"
         if run.accelerator.is_main_process:
-            metrics = metrics or measure(host, blend, bank, test, tokens=_tokens(host, recipe))
+            metrics = metrics or measure(host, blend, bank, test, tokens=tokens)
             facts = {"library": recipe.library, "data_hash": hash_tasks(tasks), "metrics": metrics}
             blend.save_pretrained(folder, base=host.fingerprint, provenance=provenance(recipe, **facts))
     return folder
@@ -252,7 +260,3 @@ def _rows(
     if not test:
         raise ConfigError("there is no row to measure on; the tasks have no test rows")
     return draw_groups, test
-
-
-def _tokens(host: AbstractHost, recipe: BlendRecipe) -> int:
-    return recipe.tokens_per_forward or (2048 if host.device.type == "cpu" else 16384)

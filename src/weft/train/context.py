@@ -162,7 +162,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         raise ConfigError("a price of silence is for a network with a gate; give network.gate")
     splits = {} if recipe.data is None else load_splits(recipe.data, recipe.select_on)
     train = splits.get("train", ())
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(train)) as run:
         device = run.accelerator.device
         host = host or load_base(recipe, device, target_modules=recipe.target_modules)
         facts = provenance(recipe, placed=True, data_hash=hash_tasks(train))
@@ -366,8 +366,9 @@ def recall(
     network.eval()
     right: dict[str, list[int]] = {}
     order = sorted(range(len(tasks)), key=lambda i: (i % 7, i))  # neighbours of mixed categories
-    for start in range(0, len(tasks), batch):
-        group = [tasks[i] for i in order[start : start + batch]]
+    forwards = -(-len(tasks) // batch)
+    for first in range(forwards):
+        group = [tasks[i] for i in order[first::forwards]]  # as many in each, so that none is alone
         lessons = [
             lesson_in_window(
                 network, task.descriptions[0], task.test[0], window=windows[task.category], raw=raw

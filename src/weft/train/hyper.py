@@ -21,11 +21,10 @@ network lies beside it in `last`.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from weft.embed import Cached, Parts, build_encoder
 from weft.errors import BaseMismatchError, ConfigError
@@ -34,11 +33,12 @@ from weft.hyper import HyperNetwork, average, build_t2l
 from weft.rows import AbstractHost
 from weft.tasks import Draw, Task, evenly, fit_task, hash_tasks, render, samplers_by_category
 from weft.tasks.source import Data, load_splits
+from weft.train.answer_logits import sum_gradients
 from weft.train.cues import CueConfig, make_cue
 from weft.train.forecast import forecast
 from weft.train.learner import Learner
 from weft.train.packing import Packed
-from weft.train.reach import reach_of
+from weft.train.reach import keep_reach
 from weft.train.recipe import AbstractNetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.steering import loss, pack_draws, steering
@@ -51,7 +51,7 @@ class HyperRecipe(AbstractNetworkRecipe):
 
     data: Data
     select_on: str = "validation"
-    """The split whose steering margin chooses the network that is saved."""
+    """The split whose steering, 1 less right over other, chooses the network that is saved."""
     cue: CueConfig = CueConfig()
     """What the encoder is shown of a task."""
     init: str | None = None
@@ -106,7 +106,7 @@ def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume
         train = _fitting(host, splits["train"], recipe, run)
         validation = evenly(_fitting(host, splits[recipe.select_on], recipe, run), recipe.eval_tasks)
         hyper = _build(recipe, host, train)
-        network = hyper.network.to(run.accelerator.device)
+        network = hyper.network.to(host.device)
         samplers = samplers_by_category(
             train,
             recipe.category_shares,
@@ -133,12 +133,10 @@ def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume
                     with run.accelerator.autocast():
                         bank = hyper.generate([_cue(recipe, task, str(number)) for task in chunk])
                         nats = loss(host, bank, packed, chunk, kl_weight=recipe.kl_weight)
-                    part_nats = nats * (len(chunk) / len(draws) / recipe.gradient_accumulation_steps)
-                    run.accelerator.backward(part_nats)
+                    part_nats = nats * (len(chunk) / len(draws) / batches)
+                    run.accelerator.backward(part_nats / run.accelerator.num_processes)
                     mean += part_nats.item()
-            if run.accelerator.num_processes > 1:
-                for parameter in network.parameters():
-                    parameter.grad = cast(Tensor, run.accelerator.reduce(parameter.grad, "mean"))
+            sum_gradients(network, run.accelerator)
             learner.step(done, {"loss": mean})
             if run.is_due("eval", done):
                 metrics = _measure(recipe, host, hyper, validation)
@@ -210,6 +208,7 @@ def _cook(
     """The average of the best network of this run and those of others, measured and saved."""
     parts = [_open(folder, host) for folder in (trained, *recipe.soup)]
     made = average(parts)
+    made.network.to(host.device)
     made.encoder = hyper.encoder  # the one that remembers vectors
     metrics = _measure(recipe, host, made, validation)
     told = [{"name": part.name, **part.provenance} for part in parts]
@@ -238,9 +237,7 @@ def _build(recipe: HyperRecipe, host: AbstractHost, train: Sequence[Task]) -> Hy
     e_ND = hyper.encode(cues)
     if start is None:
         hyper.fit_normaliser(e_ND)
-    known = reach_of(hyper, train)
-    if known is not None:
-        hyper.provenance["reach"] = known
+    keep_reach(hyper, train)
     return hyper
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from weft.train.best import Best
 from weft.train.kept import AGAIN, RECIPE, base_facts, check_base, check_same, keep, lock_folder
 from weft.train.learned_bank import LearnedBank, score
 from weft.train.learner import BankLearner
-from weft.train.optimizer import OptimizerConfig
+from weft.train.optimizer import AdapterOptimizer, OptimizerConfig
 from weft.train.recipe import BaseConfig, load_base
 
 INDEX = "library.json"
@@ -72,7 +73,7 @@ class LibraryRecipe(BaseConfig):
     """Scale by alpha / sqrt(r) in place of alpha / r."""
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
     """As in PEFT: `all-linear`, a pattern over whole paths, or names."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr_scheduler_type="constant_with_warmup")
+    optimizer: AdapterOptimizer = OptimizerConfig(lr_scheduler_type="constant_with_warmup")
     """`max_grad_norm` clips each adapter by itself."""
     max_steps: Size = 400
     """Of every adapter, at most."""
@@ -125,6 +126,8 @@ def train_library(recipe: LibraryRecipe, *, host: Host | None = None, resume: bo
         host = host or load_base(recipe, device, target_modules=recipe.target_modules, dtype=recipe.dtype)
         if done:
             check_base(folder, host, file=INDEX)
+        if not resume:
+            _drop(folder)
         keep(folder, recipe, None)
         remove_leftovers(folder / "adapters")
         _train_all(recipe, host, tasks, folder, done=done)
@@ -238,6 +241,14 @@ def _done(folder: Path) -> dict[str, Any]:
     tasks = read_json(file).get("tasks", {}) if file.is_file() else {}
     there = folder / "adapters"
     return {name: facts for name, facts in tasks.items() if (there / name / "adapter_config.json").is_file()}
+
+
+def _drop(folder: Path) -> None:
+    """Remove what an earlier library has made here, lest the next resume takes it."""
+    made = _done(folder)
+    (folder / INDEX).unlink(missing_ok=True)
+    for name in made:
+        shutil.rmtree(folder / "adapters" / name)
 
 
 def _check_data(folder: Path, done: dict[str, Any], tasks: Sequence[Task]) -> None:

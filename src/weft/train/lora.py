@@ -32,6 +32,7 @@ from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, TaskSampler, fit_task, hash_tasks, row_encoder
 from weft.tasks.chat import every_answer
 from weft.tasks.source import load_split
+from weft.train.answer_logits import tokens_of_a_forward
 from weft.train.best import Best
 from weft.train.learned_bank import LearnedBank, backward, score
 from weft.train.learner import Learner
@@ -253,7 +254,7 @@ def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe, longest: int) -> Ta
 
 
 def _tokens(host: AbstractHost, recipe: LoraRecipe) -> int:
-    return recipe.tokens_per_forward or (1024 if host.device.type == "cpu" else 16384)
+    return tokens_of_a_forward(host, recipe.tokens_per_forward, on_cpu=1024)
 
 
 def _write(

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from weft.config import Rank, Size
 from weft.tasks.source import Data
-from weft.train.optimizer import OptimizerConfig
+from weft.train.optimizer import AdapterOptimizer, OptimizerConfig
 from weft.train.recipe import AbstractRecipe
 
 
@@ -36,7 +36,7 @@ class LoraRecipe(AbstractRecipe):
     """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
     describe: bool = False
     """Whether prompts begin with a description of the task."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: AdapterOptimizer = OptimizerConfig()
     """`max_grad_norm` clips each adapter by itself."""
     rows_per_task: Size = 8
     """Rows of a task in one step."""
@@ -57,8 +57,6 @@ class LoraRecipe(AbstractRecipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "LoraRecipe":
-        if self.optimizer.optim != "adamw":
-            raise ValueError("adapters are trained with optim: adamw, muon is for whole matrices")
         if (self.load_best_model_at_end or self.early_stopping_patience) and not self.run.eval_steps:
             raise ValueError("the best step is known from evaluations; give run.eval_steps too")
         if self.mode == "per_task" and self.tasks_per_batch is not None:

@@ -1,10 +1,10 @@
 """Optimizers and schedules of every training, and their state as plain tensors."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from transformers import get_scheduler
 
@@ -32,6 +32,16 @@ class OptimizerConfig(Config):
     """Share of the steps over which the learning rate rises from 0."""
     decay_ratio: float = Field(default=0.3, ge=0, le=1)
     """Share of the steps over which `warmup_stable_decay` goes down to zero."""
+
+
+def _moves_adapters(config: OptimizerConfig) -> OptimizerConfig:
+    if config.optim != "adamw":
+        raise ValueError("adapters are trained with optim: adamw, muon is for whole matrices")
+    return config
+
+
+AdapterOptimizer = Annotated[OptimizerConfig, AfterValidator(_moves_adapters)]
+"""Of parameters that are the factors of many adapters at once."""
 
 
 def build_optimizers(

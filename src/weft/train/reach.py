@@ -12,6 +12,13 @@ _MOST = 256
 _BY_NAME = ("onehot", "learned")
 
 
+def keep_reach(hyper: HyperNetwork, tasks: Sequence[Task]) -> None:
+    """Let a network keep the reach of its training tasks, where there is one."""
+    found = reach_of(hyper, tasks)
+    if found is not None:
+        hyper.provenance |= {"reach": found}
+
+
 def reach_of(hyper: HyperNetwork, tasks: Sequence[Task]) -> dict[str, Any] | None:
     """The reach of a network that was trained on these tasks, known by their main descriptions.
 

@@ -34,6 +34,7 @@ from weft.hyper import HyperNetwork, build_t2l
 from weft.tasks import Task, TaskSampler, hash_tasks
 from weft.tasks.source import Data, load_splits
 from weft.train.learner import Learner
+from weft.train.reach import keep_reach
 from weft.train.recipe import AbstractNetworkRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.types import Adapter, Bank, Description, Site
@@ -173,4 +174,5 @@ def _build(
         hyper.fit_normaliser(
             hyper.encode([Description(text) for task in tasks for text in task.descriptions])
         )
+        keep_reach(hyper, tasks)
     return hyper

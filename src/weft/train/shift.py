@@ -10,7 +10,6 @@ what should act. Boundaries are given in training, since text is; what finds the
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -126,7 +125,8 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
     """
     library = _choose(load_library(recipe.library).adapters, recipe.adapters)
     _check(recipe, [adapter.name for adapter in library])
-    with Run(recipe.run, recipe, resume=resume) as run:
+    contents = tuple(content(adapter) for adapter in library)
+    with Run(recipe.run, recipe, resume=resume, data_hash=" ".join(contents)) as run:
         host = host or load_with_head(recipe, run.accelerator.device)
         sites, head = speaker_sites(recipe, host)
         torch.manual_seed(recipe.run.seed)
@@ -150,7 +150,7 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
             speaker,
             network,
             tuple(adapter.name for adapter in library),
-            tuple(content(adapter) for adapter in library),
+            contents,
             library_folder=recipe.library,
             budget=recipe.budget,
             max_shifts=recipe.max_shifts,
@@ -191,7 +191,6 @@ def fit(
 ) -> None:
     """Fit a model to what is drawn, under a run: schedule, logs and checkpoints."""
     learner, steps = Learner(run, host, recipe.optimizer, model), recipe.run.max_steps
-    started = time.monotonic()
     for done in learner.left():
         told = read(done - 1, draw(done - 1))
         guide = recipe.guide * max(0.0, 1 - (done - 1) / max(steps * recipe.guide_until, 1))
@@ -204,7 +203,6 @@ def fit(
             "guide": float(told.guide.detach()) / max(told.shifts, 1),
             "missed": told.missed / max(told.shifts, 1),
             "spurious": float(told.spurious.detach()) / told.tokens,
-            "seconds_per_step": (time.monotonic() - started) / done,
         }
         learner.step(done, metrics)
         learner.save(done)

@@ -31,6 +31,7 @@ from weft.train.answer_logits import answer_logits
 from weft.train.learner import Learner
 from weft.train.optimizer import OptimizerConfig
 from weft.train.packing import Packed
+from weft.train.reach import keep_reach
 from weft.train.recipe import AbstractRecipe, load_base, provenance
 from weft.train.run import Run
 from weft.train.steering import mean_by_line, pack_draws
@@ -77,11 +78,12 @@ def train_stack(recipe: StackRecipe, *, host: Host | None = None, resume: bool =
     torch.manual_seed(recipe.run.seed)
     phases = _phases(recipe)
     train = load_splits(recipe.data)["train"]
-    with Run(recipe.run, recipe, resume=resume) as run:
+    with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(train)) as run:
         host = host or load_base(recipe, run.accelerator.device, target_modules="all-linear")
         first = HyperNetwork.from_pretrained(recipe.init, host=host)
         hyper = build_stack_on(first, recipe, data_hash=hash_tasks(train), encoder_cache=recipe.encoder_cache)
-        stack = hyper.network.to(run.accelerator.device)
+        keep_reach(hyper, train)
+        stack = hyper.network.to(host.device)
         assert isinstance(stack, Stack)
         samplers = samplers_by_category(
             train,

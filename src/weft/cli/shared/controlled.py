@@ -32,6 +32,10 @@ def load_controlled(
     """The base, the adapters, and what changes them. Raises ConfigError for others beside them."""
     if shift is not None and context is not None:
         raise ConfigError("--shift and --context each change the adapters in their own way; choose one")
+    if model.host is not None:
+        raise ConfigError(
+            "adapters that change while the model answers are for a base of this process; leave out --host"
+        )
     own = shift is not None or context is not None
     if model.describe is not None or model.weight or len(model.adapter) > (0 if own else 1):
         flag = "--shift" if context is None else "--context"

@@ -116,6 +116,8 @@ def load_model(
 
     if journal is not None and flags.host is None:
         raise ConfigError("--journal is for a run over a swarm; give --host swarm:NAME too")
+    if flags.host is not None and (flags.device, flags.dtype) != ("cpu", "auto"):
+        raise ConfigError("a swarm was started with its own device and dtype; leave out --device and --dtype")
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     asked = None if flags.describe is None else flags.hypernetwork
@@ -134,6 +136,8 @@ def load_model(
             check_copies(folder, local.module)
     else:
         host, local = open_spread(flags.host, journal=journal), None
+        if flags.base not in (None, host.name):
+            raise ConfigError(f"--base is {flags.base}, {flags.host} runs {host.name}; leave one out")
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))

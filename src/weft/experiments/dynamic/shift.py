@@ -328,9 +328,10 @@ def _choose(
     train = [s for draw in range(20) for s in mine.data.build().train(draw, 10, [4])]
     lines = [(p.task, line) for s in train for p, line in zip(s.parts, s.prompt.split("\n"), strict=False)]
     states = _states(host, [line for _, line in lines])
+    known = dict.fromkeys(task for task, _ in lines if task in library)
     means = {
         name: F.normalize(states[[i for i, (task, _) in enumerate(lines) if task == name]].mean(0), dim=0)
-        for name in library
+        for name in known
     }
     names, mean_KH = list(means), torch.stack(list(means.values()))
 

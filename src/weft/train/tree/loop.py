@@ -25,7 +25,13 @@ from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
-from weft.train.answer_logits import pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.train.answer_logits import (
+    pad_id,
+    split_rows,
+    sum_gradients,
+    sum_over_processes,
+    tokens_of_a_forward,
+)
 from weft.train.learner import Learner
 from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
@@ -70,7 +76,7 @@ def fit(
 
     A gate that is no tree's has no schedule: its temperature and its descent stay as they are.
     """
-    steps, tokens = recipe.run.max_steps, _tokens(host, recipe)
+    steps, tokens = recipe.run.max_steps, tokens_of_a_forward(host, recipe.tokens_per_forward)
     learner = Learner(run, host, recipe.optimizer, learned)
     if not learner.start and isinstance(learned.gate, TreeGate):
         _start_evenly(host, learned, learned.gate, draw_groups(0), tokens)
@@ -123,7 +129,8 @@ def _backward(
     accelerator: Accelerator,
 ) -> tuple[dict[str, float], Tensor]:
     """Add the gradient of one step; returns what it saw, and the loads [L, K], over all processes."""
-    forwards = list(split_rows(groups, tokens=_tokens(host, recipe), pad_id=pad_id(host)))
+    tokens = tokens_of_a_forward(host, recipe.tokens_per_forward)
+    forwards = list(split_rows(groups, tokens=tokens, pad_id=pad_id(host)))
     asked = torch.tensor(sum(int((f.packed.targets_BT >= 0).sum()) for f in forwards), device=host.device)
     asked = int(sum_over_processes(asked, accelerator))
     told_3 = torch.zeros(3, device=host.device)
@@ -143,7 +150,3 @@ def _backward(
     load_LK = sum_over_processes(torch.as_tensor(load_LK), accelerator)
     shares = {"loss": loss, "entropy": entropy, "balance": uneven, **evenness(load_LK)}
     return shares, load_LK
-
-
-def _tokens(host: Host, recipe: TreeRecipe) -> int:
-    return recipe.tokens_per_forward or (2048 if host.device.type == "cpu" else 16384)

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from weft.route.tree import Scope
 from weft.tasks.source import Data
-from weft.train.optimizer import OptimizerConfig
+from weft.train.optimizer import AdapterOptimizer, OptimizerConfig
 from weft.train.recipe import AbstractRecipe
 
 
@@ -60,7 +60,7 @@ class TreeRecipe(AbstractRecipe):
     """After each step the bias of a node moves by this times what went right above half of its tokens."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """`all-linear`, names of modules, or a regular expression over whole paths, as in PEFT."""
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
+    optimizer: AdapterOptimizer = OptimizerConfig(learning_rate=3e-3)
     tokens_per_forward: int | None = Field(default=None, gt=0)
     """A step takes as many forwards as it needs; None is 2048 on a CPU, 16384 elsewhere."""
     max_length: int | None = Field(default=None, gt=1)
@@ -74,8 +74,6 @@ class TreeRecipe(AbstractRecipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TreeRecipe":
-        if self.optimizer.optim != "adamw":
-            raise ValueError("a tree is trained with optim: adamw, muon is for whole matrices")
         if not self.tasks_per_batch + self.text_rows:
             raise ValueError("there is nothing to train on; set tasks_per_batch or text_rows")
         if self.text_prompt >= self.text_length:
