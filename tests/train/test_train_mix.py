@@ -104,9 +104,10 @@ def test_a_run_gives_a_mixer_that_says_in_the_loop_what_training_read(host, reci
 
 
 def test_what_is_fixed_stays_a_plain_sum_and_what_does_not_act_gives_nothing(host, recipe):
-    fixed = recipe.model_copy(update={"fixed": True, "sources": ("context", "library")})
+    fixed = recipe.model_copy(update={"fixed": 0.5, "sources": ("context", "library")})
     mixer = Mixer.from_pretrained(train_mix(fixed, host=host), host=host)
-    assert mixer.mix.weigh.weight.abs().max() == 0
+    weight_BJS = mixer.mix(torch.randn(2, 32), torch.rand(2, 3, len(mixer.mix.sites)) + 1)
+    torch.testing.assert_close(weight_BJS, torch.full_like(weight_BJS, 0.5))
     known, stack, library = MixSources.load(fixed, host).banks(draw(fixed, "test", 2))
     assert stack is None
     assert len(known) == len(library) == 2

@@ -9,6 +9,7 @@ another operation from a library. A sign in the question says which one is meant
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,8 +70,8 @@ class MixRecipe(AbstractRecipe):
     """Words or facts of a document."""
     sources: tuple[Literal["context", "stack", "library"], ...] = SOURCES
     """Those that act; the others give nothing."""
-    fixed: bool = False
-    """Leave every weight at 1, so that the speaker alone learns."""
+    fixed: float | None = Field(default=None, gt=0, lt=2)
+    """Leave every weight at this, so that the speaker alone learns."""
     token: Token | Annotated[tuple[Token, ...], Field(min_length=1)]
     """The event: the token behind which an answer begins, ` >` of the letters tokenizer; or several."""
     network: MixConfig = MixConfig()
@@ -125,7 +126,9 @@ def train_mix(recipe: MixRecipe, *, host: Host | None = None, resume: bool = Tru
             rank=recipe.speaker_rank,
             scaling=recipe.speaker_scaling,
         )
-        mix.requires_grad_(not recipe.fixed)
+        if recipe.fixed is not None:
+            mix.requires_grad_(False)
+            mix.weigh.bias.fill_(math.log(recipe.fixed / (2 - recipe.fixed)))
         model = nn.ModuleDict({"speaker": speaker, "mix": mix}).to(host.device)
         learner = Learner(run, host, recipe.optimizer, model)
         for done in learner.left():

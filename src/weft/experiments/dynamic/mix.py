@@ -1,7 +1,8 @@
 """Questions that need a text in the weights and an operation at once: a mix beside each source alone.
 
 Every way has a speaker of its own, trained on the same questions for as many steps; without the mix every
-weight stays 1. A question counts where the word and what becomes of it are both right, greedily written.
+weight stays 1, or a half. A question counts where the word and what becomes of it are both right, greedily
+written.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from weft.tasks.recall import SIGNS, Recall
 from weft.train.mix import MixRecipe, MixSources, draw, encode_recall, read_recalls, train_mix
 from weft.train.recipe import inside, load_base
 
-Way = Literal["mix", "equal weights", "context alone", "stack and library alone"]
+Way = Literal["mix", "equal weights", "halved weights", "context alone", "stack and library alone"]
 WAYS: Mapping[Way, Mapping[str, Any]] = {
     "mix": {},
-    "equal weights": {"fixed": True},
-    "context alone": {"sources": ("context",), "fixed": True},
-    "stack and library alone": {"sources": ("stack", "library"), "fixed": True},
+    "equal weights": {"fixed": 1.0},
+    "halved weights": {"fixed": 0.5},
+    "context alone": {"sources": ("context",), "fixed": 1.0},
+    "stack and library alone": {"sources": ("stack", "library"), "fixed": 1.0},
 }
-
 
 _ROWS = 8
 """Questions that are asked at a time: each holds three adapters of its own."""
@@ -56,7 +57,12 @@ def measure_mix(comparison: MixComparison, tell: Callable[[str], None] = lambda 
         host: Host | None = None
         for way in comparison.ways:
             tell(f"seed {seed}: {way}")
-            recipe = inside(comparison.recipe, f"{way.replace(' ', '-')}-{seed}", seed=seed, **WAYS[way])
+            recipe = inside(
+                comparison.recipe,
+                f"{way.replace(' ', '-')}-{seed}",
+                seed=seed,
+                **WAYS[way],
+            )
             host = host or load_base(
                 recipe,
                 "cuda" if torch.cuda.is_available() else "cpu",
