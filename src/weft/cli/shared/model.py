@@ -111,7 +111,6 @@ def load_model(
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
-    from weft.adapters import check_copies
     from weft.engine.request import named_base, under
 
     if journal is not None and flags.host is None:
@@ -130,10 +129,9 @@ def load_model(
             raise MissingFileError(
                 f"{error}; this is the base that the adapter names, say by --base where it lies here"
             ) from error
-        for folder in flags.adapter:
-            check_copies(folder, local.module)
     else:
         host, local = open_spread(flags.host, journal=journal), None
+    compare_copies(flags.adapter, host)
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
@@ -142,7 +140,10 @@ def load_model(
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
-    """Adapters and as many weights. Raises ConfigError where their numbers differ."""
+    """Adapters and as many weights; `compare_copies` follows when the base is there.
+
+    Raises ConfigError where their numbers differ.
+    """
     from weft.adapters import load
 
     if weights and len(weights) != len(folders):
@@ -151,6 +152,21 @@ def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[lis
         warnings.simplefilter("ignore", BaseCopyWarning)  # compared when the base is there
         adapters = [load(folder) for folder in folders]
     return adapters, list(weights) or [1.0] * len(folders)
+
+
+def compare_copies(folders: Sequence[str], host: AbstractHost) -> None:
+    """Compare copies of base weights that lie beside adapters with the base; over a swarm, warn of them.
+
+    Raises what `check_copies` raises.
+    """
+    from weft.adapters import check_copies, load
+    from weft.host import Host
+
+    for folder in folders:
+        if isinstance(host, Host):
+            check_copies(folder, host.module)
+        else:
+            load(folder)  # which warns
 
 
 def open_host(
