@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -142,12 +143,14 @@ def load_model(
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
     """Adapters and as many weights; `compare_copies` follows when the base is there.
 
-    Raises ConfigError where their numbers differ.
+    Raises ConfigError where their numbers differ, and for a weight that is not finite.
     """
     from weft.adapters import load
 
     if weights and len(weights) != len(folders):
         raise ConfigError(f"{len(weights)} --weight for {len(folders)} --adapter; give one for each, or none")
+    if not all(map(math.isfinite, weights)):
+        raise ConfigError(f"a weight is a finite number, got {', '.join(map(str, weights))}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BaseCopyWarning)  # compared when the base is there
         adapters = [load(folder) for folder in folders]
