@@ -92,6 +92,8 @@ def test_files_are_read_once_and_named(tmp_path):
         read_text(tmp_path)
     with pytest.raises(MissingFileError, match="no such file"):
         read_text(tmp_path / "b")
+    with pytest.raises(MissingFileError, match="a pipe or a device, not a file"):
+        read_text("/dev/null")
     for name in ("a\x00b", "a" * 5000):
         with pytest.raises((ConfigError, MissingFileError), match=r"no such file|can be no path") as caught:
             check_file(name)

@@ -81,6 +81,8 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         raise ConfigError(f"{shown_path(file)} can be no path: {_reason(error)}") from error
     if not found:
         what = "this is a folder, not a file" if folder else "no such file"
+        if not folder and file.exists():
+            what = "this is a pipe or a device, not a file"
         raise MissingFileError(f"{what}: {shown_path(file)}")
     return file
 

@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,42 @@ def test_debug_after_the_end_of_options_is_an_argument(capsys: pytest.CaptureFix
     assert main(["show", "--", "--debug"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("weft: --debug is no folder")
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (
+            ["merge", "linear", "weft/letters-adapters/sort", "-o", "a" * 300],
+            "a/adapter_config.json: File na",
+        ),
+        (["store", "init", "a" * 300], "a: File name too long"),
+        (["store", "init", __file__], f"{__file__}: File exists"),
+        (["store", "list", "--store", "a" * 300], "a: File name too long"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    argv: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("weft: ")
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*WEFT, "list", "models"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "weft: No space left on device\n")
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

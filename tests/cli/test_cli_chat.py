@@ -1,6 +1,10 @@
 import io
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tiny_cli import DESCRIPTIONS, Tiny
 
 from weft.cli import main
@@ -57,6 +61,23 @@ def test_a_bad_line_does_not_end_the_talk(
     assert "description is empty" in errors[2]
     assert "tokens" in errors[3]
     assert "needs the folder" in errors[4]
+
+
+def test_an_adapter_that_brings_base_weights_of_its_own_is_refused(
+    tiny: Tiny,
+    adapter: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    brings = shutil.copytree(adapter, tmp_path / "brings")
+    file = brings / "adapter_model.safetensors"
+    save_file({**load_file(file), "base_model.model.lm_head.weight": torch.zeros(2, 2)}, file)
+    answers, errors = talk(
+        [f"/adapter {brings}", "cab"], "--base", tiny.base, monkeypatch=monkeypatch, capsys=capsys
+    )
+    assert answers == [said(capsys, "cab", "--base", tiny.base)]
+    assert "lm_head.weight is not the base's own weight" in errors[0]
 
 
 def test_history(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

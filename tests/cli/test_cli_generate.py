@@ -252,6 +252,7 @@ def test_other_mistakes(
     tiny: Tiny, adapter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "1 --weight for 0" in refused(capsys, "cab", "--base", tiny.base, "--weight", "1")
+    assert "a finite number, got nan" in refused(capsys, "cab", "--adapter", adapter, "--weight", "nan")
     assert "choose one" in refused(capsys, "cab", "--base", tiny.base, "--stream", "--json")
     assert "no adapter folder" in refused(capsys, "cab", "--base", tiny.base, "--adapter", "nowhere")
     assert "max_new_tokens" in refused(capsys, "cab", "--base", tiny.base, "--max-new-tokens", "0")

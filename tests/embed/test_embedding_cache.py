@@ -138,3 +138,14 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     names = [f"task-{i}" for i in range(40)]
     assert torch.equal(Cached(OneHot(names), tmp_path).encode(cues(*names)), torch.eye(40))
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    encoder = Counting()
+    cached = Cached(encoder, tmp_path / "file")
+    with pytest.warns(UserWarning, match="could not write .* computed again next time"):
+        vectors = cached.encode(cues("sort"))
+    assert torch.equal(vectors, Counting().encode(cues("sort")))
+    assert torch.equal(cached.encode(cues("sort")), vectors)
+    assert encoder.seen == ["sort"]

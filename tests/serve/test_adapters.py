@@ -7,6 +7,7 @@ import zipfile
 
 import httpx
 import pytest
+import safetensors.torch
 import torch
 from serving import asked
 
@@ -18,6 +19,7 @@ from weft.serve.service import Refused
 from weft.types import Document
 
 FOLDER = "weft/letters-adapters"
+HEAD = {"base_model.model.lm_head.weight": torch.zeros(2, 2)}
 
 
 def folder_of(name):
@@ -75,6 +77,9 @@ def test_what_no_folder_may_hold_is_refused(http, served):
         "empty": form(""),
         "base": form("base"),
         "nan": form("x", weights=weights[:-4] + b"\xff\xff\xff\xff"),
+        "base weights": form(
+            "x", weights=safetensors.torch.save({**safetensors.torch.load(weights), **HEAD})
+        ),
         "no files": {"data": {"name": "x"}, "files": {"other": b""}},
     }
     for what, sent in wrong.items():

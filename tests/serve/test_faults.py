@@ -120,8 +120,9 @@ def test_a_taken_port_is_told_before_anything_is_loaded(http, capsys):
 
 
 def test_two_folders_of_one_name_are_refused(capsys):
-    assert main(["serve", "--shift", "a/x", "--shift", "b/x", "--port", "0"]) == 1
-    assert capsys.readouterr().err == "weft: two shifts have the same folder name, of x; rename one\n"
+    for kind in ("shift", "adapter"):
+        assert main(["serve", f"--{kind}", "a/x", f"--{kind}", "b/x", "--port", "0"]) == 1
+        assert capsys.readouterr().err == f"weft: two {kind}s have the same folder name, of x; rename one\n"
 
 
 @pytest.mark.slow

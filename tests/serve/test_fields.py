@@ -80,12 +80,16 @@ def test_what_would_change_the_answer_is_refused(client, fields):
         ({"role": "assistant", "tool_calls": [{"id": "c"}]}, "tool_calls"),
         ({"role": "tool", "content": "3", "tool_call_id": "c"}, "no role 'tool'"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "only text"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": None}]},
+            "a part of the content of user has no text",
+        ),
         ({"role": "user"}, "a turn of user has no content; write what it says"),
         ({"role": "user", "content": None}, "a turn of user has no content"),
         ({"role": "user", "content": []}, "a turn of user has no content"),
         ({"role": "system", "content": None}, "a turn of system has no content"),
     ],
-    ids=["call", "tool", "image", "missing", "null", "no-parts", "system"],
+    ids=["call", "tool", "image", "null-text", "missing", "null", "no-parts", "system"],
 )
 def test_turns_that_are_not_served_are_refused(client, turn, told):
     with pytest.raises(openai.BadRequestError, match=told):

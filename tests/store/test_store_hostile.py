@@ -9,6 +9,7 @@ from store_kit import commit_tree, contents, file_bytes, git, header_text, key, 
 
 from weft import tensor_file
 from weft.errors import AdapterFormatError, MissingFileError, WeftError
+from weft.reading import POINTER
 from weft.store import Store, stored
 from weft.store import folder as folders
 from weft.store.git import Git
@@ -197,6 +198,13 @@ def test_a_million_tensors_are_refused_by_the_size_of_their_tree(root: Path, fol
         commit_tree(root, {T: Entry(TREE, oid)})
         with pytest.raises(AdapterFormatError, match="bytes, at most"):
             store.checkout("a", root.parent / "out")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_pointer_of_git_lfs_in_a_folder_is_named(name: str, root: Path, folder: Path) -> None:
+    (folder / name).write_bytes(POINTER + b"v1\noid sha256:0\nsize 9\n")
+    with Store(root) as store, pytest.raises(WeftError, match=f"{name} is a git-lfs pointer"):
+        store.add(folder, "a", message="x")
 
 
 def test_pickles_and_missing_files_in_a_folder(root: Path, folder: Path) -> None:

@@ -120,7 +120,10 @@ def test_errors_are_one_line(
         Store(tmp_path / "nothing")
     (tmp_path / "plain").mkdir()
     git(tmp_path / "plain", "init", "-q")
-    with Store(tmp_path / "plain") as store, pytest.raises(WeftError, match="no revision 'HEAD'"):
+    with (
+        Store(tmp_path / "plain") as store,
+        pytest.raises(WeftError, match="no commit yet, `weft store init`"),
+    ):
         store.list()
     git(tmp_path / "plain", "commit", "-q", "--allow-empty", "-m", "x")
     with Store(tmp_path / "plain") as store:

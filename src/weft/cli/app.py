@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from weft import __version__
 from weft.errors import WeftError
 from weft.plain import as_escapes, one_line
-from weft.reading import check_text
+from weft.reading import check_text, shown_path
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -93,11 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _parse_and_run(tokens, debug)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has seen enough (`weft list tasks | head`); nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()  # the reader has seen enough (`weft list tasks | head`)
         return 1
     except WeftError as error:
         return _fail(str(error), 1, debug)
+    except OSError as error:
+        # The machine's refusal, wherever it came: a folder that may not be read, a name that is too long.
+        _let_go()
+        return _fail(_refusal(error), 1, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
     return code
@@ -139,6 +142,20 @@ def _split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
     end = argv.index("--") if "--" in argv else len(argv)
     options = [token for token in argv[:end] if token != "--debug"]
     return [*options, *argv[end:]], len(options) < end
+
+
+def _refusal(error: OSError) -> str:
+    """What the machine refused, and where."""
+    reason = error.strerror or str(error)
+    return f"{shown_path(error.filename)}: {reason}" if isinstance(error.filename, str) else reason
+
+
+def _let_go() -> None:
+    """Write what is left, or drop what cannot be written: it would be tried again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.lines import stdin_lines
-from weft.cli.shared.model import ModelFlags, SamplingFlags, load_adapters, load_model, open_hypernetwork
+from weft.cli.shared.model import (
+    ModelFlags,
+    SamplingFlags,
+    compare_copies,
+    load_adapters,
+    load_model,
+    open_hypernetwork,
+)
 from weft.cli.shared.screen import spoken
 from weft.errors import ConfigError, UnknownNameError, WeftError
 from weft.files import nearest
@@ -117,6 +124,7 @@ def _change(
             if not rest:
                 raise ConfigError("/adapter needs the folder of an adapter behind it")
             adapters = load_adapters([rest], [])[0]
+            compare_copies([rest], host)
         case "/help":
             for text in _COMMANDS.values():
                 print(text)

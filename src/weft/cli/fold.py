@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder
-from weft.cli.shared.model import load_adapters, open_host
+from weft.cli.shared.model import compare_copies, load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
 from weft.files import read_json, replace_folder, to_json
@@ -64,14 +64,13 @@ def fold(
 def _fold(
     name: str, folders: Sequence[str], weights: Sequence[float], output_dir: Path, on_mismatch: BaseMismatch
 ) -> dict[str, Any]:
-    from weft.adapters import check_copies, concat, fingerprint
+    from weft.adapters import concat, fingerprint
     from weft.adapters import fold as fold_in
     from weft.host import fitted
 
     adapters, weights = load_adapters(folders, weights)
     host = open_host(name, adapters=adapters)
-    for folder in folders:
-        check_copies(folder, host.module)
+    compare_copies(folders, host)
     adapters = [fitted(adapter, host, on_mismatch) for adapter in adapters]
     note: dict[str, Any] = {
         # A hub id stays one; a path must be found from anywhere.

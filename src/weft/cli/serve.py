@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from weft.cli.shared.controlled import shifting, speaking
 from weft.cli.shared.model import (
     BASE,
     Dtype,
+    compare_copies,
     hypernetwork_for,
     load_adapters,
     open_host,
@@ -104,6 +106,7 @@ def serve(
         _named(kind, folders)
         for kind, folders in (("libraries", library), ("trees", tree), ("shifts", shift))
     )
+    _named("adapters", adapter)  # the second would take the place of the first
     own_stores = _named("stores", [str(folder) for folder in store])
     listening = _listen(host, port)  # before the base is loaded: who asks meanwhile waits
     adapters = load_adapters(adapter, [])[0]
@@ -116,6 +119,7 @@ def serve(
     elif shift or context:
         raise ConfigError("--shift and --context need a base of this process; leave them out over a swarm")
     model = local or open_spread(swarm or "")
+    compare_copies(adapter, model)
     base = model.name
     named = hypernetwork or hypernetwork_for(model)
     shelf = Shelf(
@@ -128,7 +132,9 @@ def serve(
         reader=ContextNetwork.from_pretrained(context, host=local) if context else None,
         room=max_cpu_loras,
     )
-    for one in [*adapters, *(a for chooser in shelf.choosers.values() for a in chooser.library.adapters)]:
+    for one in [*(a for chooser in shelf.choosers.values() for a in chooser.library.adapters), *adapters]:
+        if one.name in shelf.names:
+            warnings.warn(f"{one.name} names two adapters; requests get the one named last", stacklevel=2)
         shelf.put(one.name, one)
     scheduler = Scheduler(
         model,

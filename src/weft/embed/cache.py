@@ -6,6 +6,7 @@ processes may share a folder, and one that is stopped goes on where it was.
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from weft.embed.text import texts_of
-from weft.errors import ConfigError, WeightsError
+from weft.errors import ConfigError, SaveError, WeightsError
 from weft.files import replace_file
 from weft.saved import read_tensors
 from weft.types import AbstractEncoder, Cue
@@ -82,9 +83,13 @@ class Cached(AbstractEncoder):
             fresh = {key: vector.clone() for (key, _), vector in zip(part, vectors, strict=True)}
             content = save(fresh)
             name = f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-            replace_file(self._folder / name, content)
-            self._read.add(name)
             self._known |= fresh
+            try:
+                replace_file(self._folder / name, content)
+            except SaveError as error:  # a home that is read-only, a full disk: nothing is lost but time
+                warnings.warn(f"{error}; its vectors are computed again next time", stacklevel=2)
+            else:
+                self._read.add(name)
 
     def _recall(self) -> None:
         """Take in the files that this process has not read yet, in the order of their names."""

@@ -16,10 +16,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from weft.adapters import load, save
+from weft.adapters import check_copies, load, save
 from weft.checks import CONFIG, WEIGHTS
 from weft.errors import ConfigError, CueError
 from weft.files import resolve
+from weft.host import Host
 from weft.reading import check_text
 from weft.serve.body import is_form
 from weft.serve.keys import Account
@@ -56,7 +57,7 @@ async def make(request: Request) -> dict[str, Any]:
                 raise Refused(400, "a form needs a name and the files config and weights", "invalid_request")
             _check_free(service, account, name)
             account.make()
-            adapter = await asyncio.to_thread(_uploaded, config.file, weights.file)
+            adapter = await asyncio.to_thread(_uploaded, service.shelf, config.file, weights.file)
     else:
         body = MakeRequest.model_validate_json(await request.body())
         name = body.name
@@ -96,13 +97,20 @@ def _made(service: Service, body: MakeRequest) -> Adapter:
     return known
 
 
-def _uploaded(config: BinaryIO, weights: BinaryIO) -> Adapter:
+def _uploaded(shelf: Shelf, config: BinaryIO, weights: BinaryIO) -> Adapter:
     """An adapter from the two files of a PEFT folder, which get names of ours; read as any other is."""
     with TemporaryDirectory(prefix="weft-serve-") as folder:
         for source, name in ((config, CONFIG), (weights, WEIGHTS)):
             with (Path(folder) / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
-        return load(folder)
+        return _read(shelf, folder)
+
+
+def _read(shelf: Shelf, folder: str | Path) -> Adapter:
+    """The adapter of a folder; base weights that it brings are the base's own. Raises what reading raises."""
+    if isinstance(shelf.host, Host):
+        check_copies(folder, shelf.host.module)
+    return load(folder)
 
 
 @router.get("/v1/adapters/{name}")
@@ -132,7 +140,7 @@ async def load_lora(body: LoadRequest, request: Request) -> Response:
     """Load a folder inside the adapter root, or an adapter that ships with Weft."""
     service, _ = service_of(request), account_of(request, "admin")
     folder = _inside(body.lora_path, request.app.state.adapter_root)
-    adapter = await asyncio.to_thread(load, folder)
+    adapter = await asyncio.to_thread(_read, service.shelf, folder)
     service.shelf.put(body.lora_name, adapter)
     return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.", media_type="text/plain")
 

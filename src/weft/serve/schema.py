@@ -147,8 +147,10 @@ class Message(Body):
         if isinstance(self.content, list):
             if any(part.get("type") != "text" for part in self.content):
                 raise ConfigError("only text is served as content")
-            text = "".join(str(part.get("text", "")) for part in self.content)
-            return {"role": role, "content": text}
+            texts = [part.get("text") for part in self.content]
+            if not all(isinstance(text, str) for text in texts):
+                raise ConfigError(f"a part of the content of {role} has no text; write it as a string")
+            return {"role": role, "content": "".join(map(str, texts))}
         return {"role": role, "content": self.content or ""}
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from weft.checks import MAX_ADAPTER, MAX_TENSOR, weights_file
 from weft.errors import AdapterFormatError, MissingFileError
 from weft.files import resolve
+from weft.reading import refuse_pointer
 from weft.store.layout import CARD, CONFIG, MAX_TEXT, check_halves, check_portable, check_tensor, file_of
 from weft.store.pieces import Values, join, piece_file, pieces_of, split_file
 from weft.tensor_file import (
@@ -148,4 +149,6 @@ def _read_text(file: Path) -> bytes:
         raise MissingFileError(f"no such file: {file}")
     if file.stat().st_size > MAX_TEXT:
         raise AdapterFormatError(f"{file} has {file.stat().st_size} bytes, at most {MAX_TEXT} are stored")
-    return file.read_bytes()
+    content = file.read_bytes()
+    refuse_pointer(content, str(file))
+    return content

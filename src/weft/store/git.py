@@ -134,7 +134,12 @@ class Git:
         """Id of the commit that a revision names. Raises UnknownNameError."""
         oid = self.resolve(revision)
         if oid is None:
-            raise UnknownNameError(f"no revision {revision!r:.80} in {self.root}; `git log` lists them")
+            known = (
+                "`git log` lists them"
+                if revision != "HEAD"
+                else "there is no commit yet, `weft store init` makes one"
+            )
+            raise UnknownNameError(f"no revision {revision!r:.80} in {self.root}; {known}")
         return oid
 
     def read(self, oid: str, kind: str, limit: int) -> bytes:

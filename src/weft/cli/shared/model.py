@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -111,7 +112,6 @@ def load_model(
 
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
-    from weft.adapters import check_copies
     from weft.engine.request import named_base, under
 
     if journal is not None and flags.host is None:
@@ -132,12 +132,11 @@ def load_model(
             raise MissingFileError(
                 f"{error}; this is the base that the adapter names, say by --base where it lies here"
             ) from error
-        for folder in flags.adapter:
-            check_copies(folder, local.module)
     else:
         host, local = open_spread(flags.host, journal=journal), None
         if flags.base not in (None, host.name):
             raise ConfigError(f"--base is {flags.base}, {flags.host} runs {host.name}; leave one out")
+    compare_copies(flags.adapter, host)
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
@@ -146,15 +145,35 @@ def load_model(
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
-    """Adapters and as many weights. Raises ConfigError where their numbers differ."""
+    """Adapters and as many weights; `compare_copies` follows when the base is there.
+
+    Raises ConfigError where their numbers differ, and for a weight that is not finite.
+    """
     from weft.adapters import load
 
     if weights and len(weights) != len(folders):
         raise ConfigError(f"{len(weights)} --weight for {len(folders)} --adapter; give one for each, or none")
+    if not all(map(math.isfinite, weights)):
+        raise ConfigError(f"a weight is a finite number, got {', '.join(map(str, weights))}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BaseCopyWarning)  # compared when the base is there
         adapters = [load(folder) for folder in folders]
     return adapters, list(weights) or [1.0] * len(folders)
+
+
+def compare_copies(folders: Sequence[str], host: AbstractHost) -> None:
+    """Compare copies of base weights that lie beside adapters with the base; over a swarm, warn of them.
+
+    Raises what `check_copies` raises.
+    """
+    from weft.adapters import check_copies, load
+    from weft.host import Host
+
+    for folder in folders:
+        if isinstance(host, Host):
+            check_copies(folder, host.module)
+        else:
+            load(folder)  # which warns
 
 
 def open_host(
