@@ -163,9 +163,3 @@ def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     for parameter in module.parameters():
         if parameter.grad is not None:
             parameter.grad = sum_over_processes(parameter.grad, accelerator)
-
-
-def pad_id(host: AbstractHost) -> int:
-    """The token that fills lines."""
-    # Padding is masked, so any token does where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0

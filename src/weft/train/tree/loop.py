@@ -25,7 +25,8 @@ from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
-from weft.train.answer_logits import pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import split_rows, sum_gradients, sum_over_processes
 from weft.train.learner import Learner
 from weft.train.recipe import load_base, provenance
 from weft.train.run import Run
