@@ -118,6 +118,8 @@ def parse_json(text: str, where: str, *, unique: bool = False) -> Any:
         value = json.loads(text, object_pairs_hook=checked if unique else None)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
+    except ConfigError:
+        raise
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"{where} holds a lone surrogate ({plain(error.object[error.start])}), half of a character; "
