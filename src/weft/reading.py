@@ -105,12 +105,23 @@ def check_text(text: str, what: str) -> str:
     return text
 
 
-def parse_json(text: str, where: str) -> Any:
-    """JSON as Python values. Raises ConfigError that begins with `where`."""
+def parse_json(text: str, where: str, *, unique: bool = False) -> Any:
+    """JSON as Python values. Raises ConfigError that begins with `where`; `unique` refuses repeated keys."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # json would keep the last one without a word
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ConfigError(f"{where}: the key {shown(twice)} is given twice; keep one")
+        return found
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=checked if unique else None)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
+    except ConfigError:
+        raise
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"{where} holds a lone surrogate ({plain(error.object[error.start])}), half of a character; "
@@ -121,9 +132,9 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
-def read_json(path: str | os.PathLike[str], limit: int = _JSON_BYTES) -> Any:
-    """Read one JSON file. Raises MissingFileError or ConfigError, each naming the file."""
-    return parse_json(read_text(path, limit), shown_path(path))
+def read_json(path: str | os.PathLike[str], limit: int = _JSON_BYTES, *, unique: bool = False) -> Any:
+    """Read one JSON file. Raises MissingFileError, or ConfigError as `parse_json` does, naming the file."""
+    return parse_json(read_text(path, limit), shown_path(path), unique=unique)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,7 +143,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[st
     Raises MissingFileError, or ConfigError that names the file and the line.
     """
     for where, line in read_lines(path):
-        value = parse_json(line, where)
+        value = parse_json(line, where, unique=True)
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: a line holds one JSON object, got {shown(value)}")
         yield where, value
@@ -147,7 +158,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     file = check_file(path)
     name, number = shown_path(file), 0
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as lines:
             while content := lines.readline(_LINE_BYTES):
                 number += 1
                 if number == 1:

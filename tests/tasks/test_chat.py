@@ -235,6 +235,25 @@ def test_named_templates_without_a_default_are_refused_and_a_default_is_taken():
     assert tokenizer.decode(render_prompt(tokenizer, "cab")) == "cab"
 
 
+def test_what_a_tool_or_a_later_system_turn_says_is_never_left_out():
+    tokenizer = make_tokenizer(
+        CHATML.replace("messages %}", "messages if m.role in ('user', 'assistant') %}")
+    )
+    history = (("user", "a"), ("assistant", "b"))
+    with pytest.raises(
+        ConfigError, match="the chat template leaves out what a tool turn says, '4'; leave such"
+    ):
+        render(tokenizer, Row("", "c", (), (*history, ("tool", "4"))))
+    with pytest.raises(ConfigError, match="leaves out what a system turn says, 'be brief'"):
+        render_prompt(tokenizer, (*history, ("system", "be brief"), ("user", "c")))
+    for written in ("m.content | trim", "m.content | tojson", "{'output': m.content} | tojson"):
+        tokenizer = make_tokenizer(
+            CHATML.replace("m.content", f"({written} if m.role == 'tool' else m.content)")
+        )
+        said = ' {"é": "x\\ny"}\n'
+        render(tokenizer, Row("", "c", (), (*history, ("tool", said))))
+
+
 def test_half_a_character_is_refused():
     with pytest.raises(ConfigError, match="a prompt holds a lone surrogate, character 5 of"):
         render_prompt(make_tokenizer(CHATML), "cab \ud83d")

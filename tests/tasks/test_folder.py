@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from weft.errors import ConfigError, MissingFileError, SaveError
@@ -43,6 +45,20 @@ def test_missing_parts_are_named(tmp_path):
         load_task(tmp_path)
     (tmp_path / "task.yaml").write_text("name: a\ndescriptions: [b]\n")
     with pytest.raises(MissingFileError, match=r"train\.jsonl, test\.jsonl or both"):
+        load_task(tmp_path)
+
+
+def test_rows_may_stand_in_other_kinds_of_files(tmp_path):
+    (tmp_path / "task.yaml").write_text("name: a\ndescriptions: [b]\n")
+    (tmp_path / "Train.JSONL.GZ").write_bytes(gzip.compress(b'{"prompt": "cab", "completion": "bac"}\n'))
+    (tmp_path / "test.csv").write_text("prompt,completion\ndog,god\n")
+    task = load_task(tmp_path)
+    assert (task.train, task.test) == ((Row("cab", "bac"),), (Row("dog", "god"),))
+    (tmp_path / "test.json").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"several files of test rows \(test.csv, test.json\); keep one"):
+        load_task(tmp_path)
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(MissingFileError, match=r"no such file: .*test\.json"):
         load_task(tmp_path)
 
 

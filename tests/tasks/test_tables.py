@@ -50,6 +50,16 @@ def test_chats_in_parquet_are_read(tmp_path: Path) -> None:
     assert read_table(str(tmp_path / "chat.parquet")) == (Row("cab", "bac"),)
 
 
+def test_keys_that_a_table_adds_are_not_learned(tmp_path: Path) -> None:
+    """In Parquet every object has the keys of all, null where it has none of them."""
+    calls = [{"function": {"name": name, "arguments": {key: 1}}} for name, key in (("f", "x"), ("g", "y"))]
+    turns = [{"role": "user", "content": "cab"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    pd.DataFrame({"messages": [turns]}).to_parquet(tmp_path / "chat.parquet")
+    (row,) = read_table(str(tmp_path / "chat.parquet"))
+    assert '{"name": "f", "arguments": {"x": 1}}' in row.completion
+    assert '{"name": "g", "arguments": {"y": 1}}' in row.completion
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_parquet_without_rows_or_cut_short_is_one_line(
     rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture

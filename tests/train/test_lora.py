@@ -240,6 +240,23 @@ def test_a_saved_base_is_loaded_by_its_folder(tasks: Path, tmp_path: Path, host:
     assert_same(loaded, given, atol=1e-3)  # Adam magnifies what eager attention rounds otherwise
 
 
+def test_a_base_without_a_tokenizer_is_refused_in_one_line(tasks: Path, tmp_path: Path, host: Host) -> None:
+    host.module.save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigError, match="base has no tokenizer, so it reads no rows"):
+        train_lora(lora_recipe(tasks, tmp_path / "run", base=str(tmp_path / "base"), tasks=1))
+
+
+def test_a_pad_token_that_the_base_has_no_embedding_for_changes_nothing(tasks: Path, tmp_path: Path) -> None:
+    trained = []
+    for name, added in (("one", {}), ("other", {"pad_token": "<added>"})):
+        host = tiny_host(tasks)
+        host.tokenizer.add_special_tokens(added)
+        assert (host.tokenizer.pad_token_id >= host.vocab_size) == bool(added)
+        recipe = lora_recipe(tasks, tmp_path / name, tasks=1)
+        trained.append(adapters.load(train_lora(recipe, host=host)["first"]))
+    assert_same(*trained, atol=0)
+
+
 def test_rows_that_are_too_long_are_left_out_and_counted(host: Host, tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "tasks")
     rows = (*(Row(word, word) for word in ("cat", "dog", "sun")), Row("very " * 60, "long"))

@@ -86,6 +86,30 @@ def test_only_the_last_checkpoint_is_kept(tasks: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_link_to_a_checkpoint_elsewhere_is_dropped_and_the_checkpoint_kept(
+    tasks: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train("lora", tasks, run, run={"max_steps": 3})
+    (run / "checkpoint-3").rename(tmp_path / "elsewhere")
+    (run / "checkpoint-3").symlink_to(tmp_path / "elsewhere")
+    train("lora", tasks, run)
+    assert [path.name for path in run.glob("*checkpoint*")] == ["checkpoint-6"]
+    assert (tmp_path / "elsewhere" / "state.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("safetensors", b"\0"), ("safetensors", None), ("json", b"[1]")]
+)
+def test_a_damaged_best_step_is_named(name: str, content: bytes | None, tasks: Path, tmp_path: Path) -> None:
+    best = {"load_best_model_at_end": True}
+    train("lora", tasks, tmp_path, run={"max_steps": 2, "eval_steps": 1}, **best)
+    file = tmp_path / f"best.{name}"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(WeftError, match=r"best\.json and best\.safetensors are damaged"):
+        train("lora", tasks, tmp_path, run={"max_steps": 3, "eval_steps": 1}, **best)
+
+
 def test_a_fresh_start_forgets_the_run_that_was_there(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

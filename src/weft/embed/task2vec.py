@@ -27,6 +27,7 @@ from weft.errors import ConfigError, CueError, ShapeError
 from weft.host import Host
 from weft.host.fisher import fisher_diagonal
 from weft.tasks import Row, collate, render
+from weft.tasks.batch import pad_id
 from weft.types import AbstractEncoder, Cue, Examples, Mixture, Site
 
 
@@ -52,8 +53,7 @@ def task2vec(
         raise ShapeError(f"{len(rows)} rows in batches of {batch_size}; need at least one of both")
     encoded = [render(host.tokenizer, row, max_length=host.window) for row in rows]
     batches = [
-        collate(encoded[i : i + batch_size], pad_id=host.tokenizer.pad_token_id or 0)
-        for i in range(0, len(encoded), batch_size)
+        collate(encoded[i : i + batch_size], pad_id=pad_id(host)) for i in range(0, len(encoded), batch_size)
     ]
     found = fisher_diagonal(host, mixture, batches, samples=samples, seed=seed, sites=sites)
     return torch.cat([f_OI.mean(1) for f_OI in found.values()])

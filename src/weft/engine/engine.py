@@ -21,6 +21,7 @@ from weft.errors import ConfigError, ShapeError
 from weft.reading import check_text, shown
 from weft.rows import AbstractController, AbstractHost, Request, Share
 from weft.tasks import Encoded, collate, render_prompt
+from weft.tasks.batch import pad_id
 from weft.tasks.chat import plain_ids, stop_ids
 from weft.tasks.rows import turn_of
 from weft.types import Mixture
@@ -60,7 +61,7 @@ class Engine:
             raise ConfigError("this host has no tokenizer, so it reads no text; give it one, or use a Loop")
         self.host = host
         self.tokenizer = host.tokenizer
-        self.pad_id: int = 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        self.pad_id = pad_id(host)
         self.stop_ids = _stop_ids(host)
 
     @overload

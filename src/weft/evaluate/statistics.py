@@ -11,6 +11,7 @@ from weft.host.fisher import fisher_diagonal
 from weft.host.gram import input_gram
 from weft.merging import options_of
 from weft.tasks import Task, collate, render
+from weft.tasks.batch import pad_id
 from weft.types import Adapter, Mixture, Site
 
 STATISTICS = {"fisher": fisher_diagonal, "gram": input_gram}
@@ -42,5 +43,5 @@ def learn(
     encoded = [render(host.tokenizer, row, max_length=host.window) for row in task.train[:rows]]
     if not encoded:
         raise ShapeError(f"task {task.name} has no rows of the part that is needed")
-    batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0)
+    batch = collate(encoded, pad_id=pad_id(host))
     return STATISTICS[kind](host, Mixture.of(adapter), [batch], sites=sites)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weft.errors import ConfigError, ShapeError
 from weft.files import nearest
+from weft.rows import AbstractHost
 from weft.tasks.chat import Encoded
 from weft.tasks.task import Row, Task
 from weft.types import IGNORE
@@ -27,6 +28,15 @@ class Batch(NamedTuple):
     """1 on tokens, 0 on padding."""
     labels_BT: Int[Tensor, "B T"]
     """The ids of the completions, and IGNORE elsewhere. Not shifted: Hugging Face models do that."""
+
+
+def pad_id(host: AbstractHost) -> int:
+    """The token that fills lines; since it is masked, any does where the tokenizer's is none of the base's.
+
+    A pad token is often put into a tokenizer alone, one past the last row of the embeddings.
+    """
+    found = host.tokenizer.pad_token_id
+    return found if found is not None and 0 <= found < host.vocab_size else 0
 
 
 def collate(encoded: Sequence[Encoded], *, pad_id: int, side: Literal["left", "right"] = "right") -> Batch:

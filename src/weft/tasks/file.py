@@ -82,6 +82,21 @@ def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     return to_rows(found, shown_path(file))
 
 
+def rows_file(folder: Path, part: str) -> Path | None:
+    """The file of a folder that holds this part of its rows: `train.jsonl`, or one of another kind.
+
+    Raises ConfigError for several.
+    """
+    if (folder / f"{part}.jsonl").is_file():
+        return folder / f"{part}.jsonl"
+    known = {f"{part}{ending}" for ending in (*_LINES, *_OTHERS)}
+    found = sorted(file for file in folder.iterdir() if file.name.lower() in known)
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise ConfigError(f"{shown_path(folder)} has several files of {part} rows ({names}); keep one")
+    return found[0] if found else None
+
+
 def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A list of objects, or an object a line."""
     with file.open("rb") as content:
@@ -89,7 +104,7 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if start != b"[":
         yield from read_json_lines(file)
         return
-    for number, value in enumerate(read_json(file, _JSON_BYTES), 1):
+    for number, value in enumerate(read_json(file, _JSON_BYTES, unique=True), 1):
         where = f"{shown_path(file)}, row {number}"
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: a row is a JSON object, got {shown(value)}")
@@ -140,7 +155,8 @@ def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str
             return  # `datasets` cannot read it; of a damaged file it also writes a line of its own
         table = datasets.load_dataset(kind, split="train", **options)
         for number, row in enumerate(table, 1):
-            yield f"{shown_path(file or kind)}, row {number}", dict(row)
+            told = {key: _without_nulls(value) for key, value in dict(row).items()}
+            yield f"{shown_path(file or kind)}, row {number}", told
     except (ConnectionError, FileNotFoundError) as error:
         raise MissingFileError(
             f"no data {shown(file or kind)} here, nor within reach on the Hub ({_said(error)})"
@@ -148,6 +164,16 @@ def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str
     # A data set without rows ends in whatever its reader runs into.
     except (OSError, ValueError, TypeError, RuntimeError, StopIteration, DatasetsError) as error:
         raise ConfigError(f"{shown_path(file or kind)} cannot be read as {what}: {_said(error)}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """A cell without the null keys that such tables put into each object for the keys of all the others."""
+    if isinstance(value, list):
+        return [_without_nulls(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    # What a turn says is null on purpose beside a call.
+    return {k: _without_nulls(part) for k, part in value.items() if part is not None or k == "content"}
 
 
 def _said(error: Exception) -> str:

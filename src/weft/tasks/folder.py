@@ -1,4 +1,7 @@
-"""A task as a folder: `task.yaml` with the wordings, `train.jsonl` and `test.jsonl` with the rows."""
+"""A task as a folder: `task.yaml` with the wordings, `train.jsonl` and `test.jsonl` with the rows.
+
+Rows of another kind of file (`train.csv`, `test.jsonl.gz`) are read as well.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import yaml
 from weft.config import Config, load_config
 from weft.errors import ConfigError, MissingFileError, SaveError
 from weft.files import folders_with, replace_folder
-from weft.tasks.rows import read_rows, write_rows
+from weft.tasks.file import read_table, rows_file
+from weft.tasks.rows import write_rows
 from weft.tasks.task import Task
 
 _ABOUT = "task.yaml"
@@ -36,11 +40,11 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
     if not (folder / _ABOUT).is_file():
         raise MissingFileError(f"{folder} is not a task folder: it has no {_ABOUT}")
     about = load_config(_About, folder / _ABOUT)
-    train, test = folder / "train.jsonl", folder / "test.jsonl"
-    if not (train.is_file() or test.is_file()):
+    train, test = rows_file(folder, "train"), rows_file(folder, "test")
+    if train is None and test is None:
         raise MissingFileError(f"{folder} has no rows: write train.jsonl, test.jsonl or both")
-    train_rows = read_rows(train) if train.is_file() else ()
-    test_rows = read_rows(test) if test.is_file() else ()
+    train_rows = () if train is None else read_table(train)
+    test_rows = () if test is None else read_table(test)
     try:
         written: dict[str, Any] = about.model_dump() | {"name": about.name or folder.resolve().name}
         return Task(**written, train=train_rows, test=test_rows)

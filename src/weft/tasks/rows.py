@@ -5,12 +5,13 @@
     {"instruction": "...", "input": "...", "output": "..."}                                      Alpaca
     {"prompt": "...", "completion": "..."}      or both as lists of messages
     {"question": "...", "choices": ["...", "..."], "answer": 0}      MMLU; the number of the right choice
+    {"question": "...", "answer": "..."}                                                         GSM8K
     {"text": "..."}
 
 A content may be a list of text parts. A chat that calls tools keeps each call as text, in the form that
 Hermes models write, and each result as a `tool` turn; a thought beside the last answer (`reasoning_content`)
-goes before it in <think> tags. A turn of `weight` 0 is read and never learned. Where a set has a chat and
-other columns beside it, the chat is read.
+goes before it in <think> tags. A turn of `weight` 0, or of `train` false, is read and never learned. Where a
+set has a chat and other columns beside it, the chat is read.
 `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen, may stand
 beside any of them; so may `system` beside all but plain texts, where a chat has no system turn of its own,
 and `history`, a list of earlier questions with their answers, beside instructions, as LLaMA-Factory has them.
@@ -38,13 +39,14 @@ _FORMATS = {
     "instruction": {"instruction", "output"},
     "prompt": {"prompt"},
     "question": {"question", "choices", "answer"},
+    "answer": {"question", "answer"},
     "text": {"text"},
 }
 """Keys by which a row is known; a row of an earlier format may hold those of a later one too."""
 _SHAPES = (
     '{"messages": [...]}, {"conversations": [...]}, {"instruction": ..., "output": ...}, '
-    '{"prompt": ..., "completion": ...}, {"question": ..., "choices": [...], "answer": ...} '
-    'or {"text": "..."}'
+    '{"prompt": ..., "completion": ...}, {"question": ..., "choices": [...], "answer": ...}, '
+    '{"question": ..., "answer": ...} or {"text": "..."}'
 )
 _ROLES = {
     "human": "user",
@@ -148,12 +150,15 @@ def _format(value: dict[str, Any]) -> str | None:
     there = [name for name, keys in _FORMATS.items() if keys <= value.keys()]
     # Tables of several sets have the columns of all; what a row does not use is null.
     found = [name for name in there if value[name] is not None] or there
+    if found[:1] == ["question"] and value["choices"] is None:
+        return "answer"
     is_unclear = found == ["prompt", "text"] and "completion" in value
     return None if not found or is_unclear else found[0]
 
 
 def _parse(value: dict[str, Any], found: str) -> Row:
-    if value.get("label") is False and found != "text":  # TRL's unpaired preferences
+    # TRL's unpaired preferences; in a table of texts, False is a word.
+    if str(value.get("label")).lower() == "false" and found != "text":
         raise ConfigError("label is false, so its answer is a bad one, not to be learned; leave the row out")
     row = _row(value, found, _strings(value, "references"))
     choices = _strings(value, "choices")
@@ -178,17 +183,22 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
             if answer not in choices:
                 raise ConfigError(f"answer should be the number or the text of a choice, got {shown(answer)}")
             return Row(_string(value["question"], "question"), answer, references, tuple(_system(value)))
+        case "answer":
+            question, answer = (_string(value[key], key) for key in ("question", "answer"))
+            return Row(question, answer, references, tuple(_system(value)))
         case "text":
             return Row("", _string(value["text"], "text"), references)
         case "messages" | "conversations":
             return _chat(value, _turns(value[found], found), value[found], references)
         case "instruction":
-            parts = [_string(value["instruction"], "instruction")]
             more = value.get("input")
-            if more is not None and _string(more, "input").strip():
-                parts.append(more)
+            parts = [_string(value["instruction"], "instruction")]
+            parts += [] if more is None else [_string(more, "input")]
+            prompt = "\n\n".join(text for text in parts if text.strip())
+            if not prompt:
+                raise ConfigError("instruction and input are both empty, so nothing is asked; write one")
             before = (*_system(value), *_history(value.get("history")))
-            return Row("\n\n".join(parts), _string(value["output"], "output"), references, before)
+            return Row(prompt, _string(value["output"], "output"), references, before)
     if "completion" not in value:
         raise ConfigError("a row with a prompt needs a completion")
     prompt, completion = value["prompt"], value["completion"]
@@ -230,7 +240,7 @@ def _chat(
         )
     answer = _learned(given[-1], turns[-1][1])
     prompt, end = ("", -1) if roles[-2] == "tool" else (turns[-2][1], -2)
-    unlearned = [len(told) + place for place, turn in enumerate(given[:end]) if turn.get("weight") == 0]
+    unlearned = [len(told) + place for place, turn in enumerate(given[:end]) if _is_only_read(turn)]
     return Row(prompt, answer, references, tuple(turns[:end]), unlearned=tuple(unlearned))
 
 
@@ -241,14 +251,20 @@ def _turns(value: Any, key: str) -> Turns:
 
 
 def _learned(turn: dict[str, Any], content: str) -> str:
-    """The last answer, behind the thought that is kept beside it. Raises ConfigError for one of weight 0."""
-    if turn.get("weight") == 0:
-        raise ConfigError("the last turn has weight 0, so there is nothing to learn; leave the row out")
+    """The last answer, behind the thought that is kept beside it. Raises ConfigError for one only read."""
+    if _is_only_read(turn):
+        key = "weight 0" if turn.get("weight") == 0 else "train false"
+        raise ConfigError(f"the last turn has {key}, so there is nothing to learn; leave the row out")
     thought = next((turn[key] for key in _THOUGHTS if turn.get(key)), None)
     if thought is None or "<think>" in content:
         return content
     # As Qwen3 and its kin write it, whose templates leave the thoughts of earlier answers out.
     return f"<think>\n{_string(thought, 'a thought').strip()}\n</think>\n\n{content}"
+
+
+def _is_only_read(turn: dict[str, Any]) -> bool:
+    """Whether a turn is not to be learned, in the words of OpenAI's files or of axolotl's."""
+    return turn.get("weight") == 0 or turn.get("train") is False
 
 
 def turn_of(turn: dict[str, Any], key: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ none). Everything that writes a chat asks here, so that training and generation 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -95,7 +96,22 @@ def write(
         text = _apply(tokenizer, template, messages, ask=ask, in_parts=dialect.in_parts)
     except _RAISED as error:
         raise ConfigError(f"the chat template refuses these turns: {reason_of(error)}") from error
+    # What users, assistants and the first system turn say, probes have seen; a template may change it.
+    for message in messages[1:]:
+        if message["role"] in ("system", "tool") and not _is_in(text, message["content"]):
+            raise ConfigError(
+                f"the chat template leaves out what a {message['role']} turn says, "
+                f"{shown(message['content'])}; leave such chats out, or use a template that writes it"
+            )
     return text + dialect.before_answer if ask else text
+
+
+def _is_in(text: str, content: str) -> bool:
+    """Whether a template wrote a content: as it is, trimmed, or as JSON, whose spaces may differ."""
+    told = content.strip()
+    as_json = json.dumps(told, ensure_ascii=False)[1:-1]
+    bare = "".join(text.split())
+    return any("".join(form.split()) in bare for form in (told, as_json, json.dumps(told)[1:-1]))
 
 
 @lru_cache(maxsize=8)

@@ -168,9 +168,3 @@ def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
 def tokens_of_a_forward(host: AbstractHost, asked: int | None, *, on_cpu: int = 2048) -> int:
     """How many tokens go into one forward: as many as asked for, or what suits the device."""
     return asked or (on_cpu if host.device.type == "cpu" else 16384)
-
-
-def pad_id(host: AbstractHost) -> int:
-    """The token that fills lines."""
-    # Padding is masked, so any token does where a tokenizer has none for it.
-    return host.tokenizer.pad_token_id or 0

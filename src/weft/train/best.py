@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from weft.errors import WeightsError
 from weft.files import replace_file, to_json
-from weft.reading import read_json
+from weft.plain import reason_of
+from weft.reading import read_json, shown_path
 from weft.train.learned_bank import LearnedBank
 
 _WEIGHTS, _LOSSES = "best.safetensors", "best.json"
@@ -22,15 +25,26 @@ class Best:
     """The lowest evaluation loss of each adapter so far, and its factors then."""
 
     def __init__(self, bank: LearnedBank, folder: Path | None = None, *, step: int = 0) -> None:
-        """Take up what a folder holds up to `step`; without a folder nothing is written."""
+        """Take up what a folder holds up to `step`; without a folder nothing is written.
+
+        Raises WeightsError where that is damaged.
+        """
         self._bank = bank
         self._folder = folder
         self._losses: list[tuple[int, list[float]]] = []
         self._kept = {name: p.detach().clone() for name, p in bank.named_parameters()}
-        if folder is not None and step and (folder / _LOSSES).is_file():
+        if folder is None or not step or not (folder / _LOSSES).is_file():
+            return
+        try:
             self._losses = [(s, losses) for s, losses in read_json(folder / _LOSSES) if s <= step]
-        if folder is not None and self._losses:
-            self._kept = {n: p.to(self._kept[n]) for n, p in load_file(folder / _WEIGHTS).items()}
+            if self._losses:
+                loaded = load_file(folder / _WEIGHTS)
+                self._kept = {name: loaded[name].to(p).view_as(p) for name, p in self._kept.items()}
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"{shown_path(folder)}: {_LOSSES} and {_WEIGHTS} are damaged ({reason_of(error)}); "
+                "bring back whole copies, or start again with weft train --no-resume"
+            ) from error
 
     def see(self, step: int, losses: Sequence[float], *, write: bool = False) -> None:
         """Hear the evaluation losses of all adapters after a step, and keep those that improved.

@@ -25,10 +25,10 @@ from weft.host import Host, targets_for
 from weft.route import Blend, Library, load_library
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
+from weft.tasks.batch import pad_id
 from weft.tasks.source import Data, load_split
 from weft.train.answer_logits import (
     answer_logits,
-    pad_id,
     split_rows,
     sum_gradients,
     sum_over_processes,

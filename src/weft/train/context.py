@@ -35,9 +35,9 @@ from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, hash_tasks, render, render_raw, samplers_by_category
-from weft.tasks.batch import TaskSampler
+from weft.tasks.batch import TaskSampler, pad_id
 from weft.tasks.source import Source, load_splits
-from weft.train.answer_logits import answer_logits, pad_id
+from weft.train.answer_logits import answer_logits
 from weft.train.kept_states import KeptStates
 from weft.train.learner import Learner
 from weft.train.lessons import (

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from weft.host import Dropout
 from weft.rows import AbstractHost
 from weft.tasks import Encoded
-from weft.train.answer_logits import answer_logits, pad_id, split_rows, sum_gradients, sum_over_processes
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import answer_logits, split_rows, sum_gradients, sum_over_processes
 from weft.types import Adapter, Bank, Factors, Mixture, Site
 
 

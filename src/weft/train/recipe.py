@@ -8,6 +8,7 @@ import torch
 
 from weft.config import Config
 from weft.embed import EncoderConfig
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import T2LConfig
 from weft.train.answer_logits import language_model
@@ -63,9 +64,16 @@ def load_base(
     target_modules: str | Sequence[str],
     dtype: str = "float32",
 ) -> Host:
-    """The frozen base of a recipe, with the attention that it asks for. Raises what loading a host raises."""
+    """The frozen base of a recipe, with the attention that it asks for.
+
+    Raises ConfigError for one without a tokenizer, and what loading a host raises.
+    """
     modules = target_modules if isinstance(target_modules, str) else list(target_modules)
     host = Host.from_pretrained(recipe.base, dtype=dtype, device=str(device), target_modules=modules)
+    if host.tokenizer is None:
+        raise ConfigError(
+            f"{recipe.base} has no tokenizer, so it reads no rows; put the tokenizer's files beside it"
+        )
     language_model(host).set_attn_implementation(recipe.attn_implementation)
     return host
 

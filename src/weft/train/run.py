@@ -318,7 +318,8 @@ class Run:
         for folder in list(folders):
             if not folder.name.startswith("."):  # a kill in between leaves no half checkpoint in sight
                 folder = folder.rename(folder.with_name(f".{folder.name}.old"))
-            shutil.rmtree(folder)
+            # A link to a checkpoint elsewhere: what it leads to is somebody's own.
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
 
 
 @cache

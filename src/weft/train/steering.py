@@ -11,7 +11,8 @@ from weft.errors import ConfigError
 from weft.hyper import HyperNetwork
 from weft.rows import AbstractHost
 from weft.tasks import Draw, Row, Task, render
-from weft.train.answer_logits import answer_logits, pad_id
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import answer_logits
 from weft.train.cues import CueConfig, make_cue
 from weft.train.packing import Packed, pack
 from weft.types import Bank, Mixture

@@ -10,7 +10,8 @@ from weft.experiments.dynamic.table import share
 from weft.host import Host
 from weft.hyper.context import batched
 from weft.tasks import Encoded
-from weft.train.answer_logits import answer_logits, pad_id
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import answer_logits
 from weft.train.packing import pack
 from weft.types import Adapter, Bank, Mixture
 

@@ -29,7 +29,8 @@ from weft.hyper import ContextNetwork
 from weft.hyper.context import batched
 from weft.reading import read_lines
 from weft.tasks import Encoded
-from weft.train.answer_logits import answer_logits, pad_id
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import answer_logits
 from weft.train.lessons import passage_length
 from weft.train.packing import pack
 from weft.types import Adapter, Bank, Factors, Mixture

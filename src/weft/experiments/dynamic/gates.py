@@ -12,6 +12,7 @@ from weft.engine.score import nll
 from weft.host import Host
 from weft.route import Arrow, Phatgoose, PhatgooseTraining, learn
 from weft.tasks import IGNORE, Row, collate, render
+from weft.tasks.batch import pad_id
 from weft.tasks.letters.world import World
 from weft.types import Bank, Mixture, Term
 
@@ -36,7 +37,7 @@ def phatgoose(host: Host, bank: Bank, *, steps: int = 100) -> Term:
             some[(step * _ROWS + place) % len(some)] for some in rows for place in range(_ROWS)
         ]
         encoded = [render(host.tokenizer, row) for row in drawn]
-        batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
+        batch = collate(encoded, pad_id=pad_id(host), side="left")
         ids_BT, mask_BT, labels_BT = (tensor.to(host.device) for tensor in batch)
         nll_B = nll(host, ids_BT, labels_BT, mixture, mask_BT=mask_BT)
         return (nll_B / (labels_BT != IGNORE).sum(1)).mean()

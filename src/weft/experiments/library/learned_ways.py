@@ -21,6 +21,7 @@ from weft.route.library import select
 from weft.route.lorahub import search
 from weft.rows import AbstractHost
 from weft.tasks import IGNORE, Batch, Encoded, Row, collate, render
+from weft.tasks.batch import pad_id
 from weft.types import AbstractGate, Bank, Mixture, Term
 
 
@@ -160,7 +161,7 @@ def _step(host: AbstractHost, library: Specialists, tasks: int, step: int) -> Ba
 
 
 def _collate(host: AbstractHost, encoded: Sequence[Encoded]) -> Batch:
-    return collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
+    return collate(encoded, pad_id=pad_id(host), side="left")
 
 
 def _loss(host: AbstractHost, mixture: Mixture, batch: Batch) -> Float[Tensor, " B"]:

@@ -23,6 +23,7 @@ from weft.route.load import load_router
 from weft.route.weigh import AbstractWeigher
 from weft.rows import AbstractHost
 from weft.tasks import collate, render, render_prompt
+from weft.tasks.batch import pad_id
 from weft.types import (
     UNDECIDED,
     AbstractGate,
@@ -144,7 +145,7 @@ def best_single(host: AbstractHost, library: Specialists, tasks: int) -> int:
     ]
     if not encoded:
         raise ConfigError("the best single adapter is chosen by train rows, and these tasks have none")
-    batch = collate(encoded, pad_id=host.tokenizer.pad_token_id or 0, side="left")
+    batch = collate(encoded, pad_id=pad_id(host), side="left")
     losses = [float((read(host, batch, Mixture.of(adapter)).nll_B).mean()) for adapter in library.adapters]
     return losses.index(min(losses))
 

@@ -12,7 +12,8 @@ from weft.route import TreeGate, XLora
 from weft.route.tree import Scope
 from weft.route.tree_losses import balance, counts, hardening
 from weft.tasks import Encoded
-from weft.train.answer_logits import AnswerLogits, answer_logits, pad_id, split_rows
+from weft.tasks.batch import pad_id
+from weft.train.answer_logits import AnswerLogits, answer_logits, split_rows
 from weft.train.packing import Packed
 from weft.types import UNDECIDED, AbstractGate, Assignment, Mixture, Site, State
 

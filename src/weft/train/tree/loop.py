@@ -25,8 +25,8 @@ from weft.host import Host
 from weft.route import TreeGate, save_tree
 from weft.route.tree_losses import annealed, even_start, uneven_turns
 from weft.tasks import Encoded, hash_tasks
+from weft.tasks.batch import pad_id
 from weft.train.answer_logits import (
-    pad_id,
     split_rows,
     sum_gradients,
     sum_over_processes,
