@@ -60,6 +60,13 @@ def test_keys_that_a_table_adds_are_not_learned(tmp_path: Path) -> None:
     assert '{"name": "g", "arguments": {"y": 1}}' in row.completion
 
 
+@pytest.mark.parametrize(("name", "mark"), [("rows.csv", ";"), ("rows.csv", "\t"), ("rows.tsv", ",")])
+def test_a_table_with_another_separator_than_its_name_says(name: str, mark: str, tmp_path: Path) -> None:
+    text = f"\ufeffprompt{mark}completion\nx and y{mark}z\n"
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_table(tmp_path / name) == (Row("x and y", "z"),)
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_parquet_without_rows_or_cut_short_is_one_line(
     rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -22,6 +22,8 @@ from weft.tasks.task import Row, Task
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 _COLUMNS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = ";\t,"
+"""What else separates the columns of such a file, where its first line has not the usual."""
 _OTHERS = (*_COLUMNS, ".parquet", ".json")
 _LONGEST_CELL, _JSON_BYTES = 64 << 20, 1 << 30
 _EVERY = re.compile(r"(train|data)(-\d+-of-\d+)?")
@@ -116,8 +118,10 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name, before = shown_path(file), csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            bounded = _bounded(lines, name)
-            reader = csv.reader(bounded, delimiter=separator, strict=True)
+            first = lines.readline(_LONGEST_CELL)
+            lines.seek(0)
+            separator = next((mark for mark in (separator, *_SEPARATORS) if mark in first), separator)
+            reader = csv.reader(_bounded(lines, name), delimiter=separator, strict=True)
             header = next(reader, [])
             twice = next((column for column in header if header.count(column) > 1), None)
             if twice is not None:
