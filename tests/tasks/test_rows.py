@@ -217,6 +217,10 @@ def test_a_label_that_is_a_class_is_left_alone(tmp_path, recwarn):
 def test_a_chat_in_a_table_of_texts_is_the_json_of_its_list(tmp_path):
     file = write(tmp_path / "rows.jsonl", {"messages": json.dumps(CHAT)})
     assert read_rows(file) == (Row("cab", "abc"),)
+    both = {"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}
+    assert read_rows(write(file, both)) == (Row("cab", "abc"),)
+    with pytest.raises(ConfigError, match="line 1: completion is not valid JSON"):
+        read_rows(write(file, both | {"completion": str(CHAT[1:])}))
     with pytest.raises(ConfigError, match="line 1: messages is not valid JSON"):
         read_rows(write(file, {"messages": str(CHAT)}))
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -64,6 +65,8 @@ _ROLES = {
     "function_call": "assistant",
 } | {role: role for role in ROLES}
 
+_WRITTEN_OUT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']""")
+"""How a text begins that was a list of turns before it went through a table."""
 _NO_TOOLS = (None, "", "[]", [], {})
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a turn under which the thought before an answer is kept."""
@@ -238,7 +241,7 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
             return Row(prompt, _string(value["output"], "output"), references, before)
     if "completion" not in value:
         raise ConfigError(f"a row with a prompt needs a completion, {_has_instead(value)}")
-    prompt, completion = value["prompt"], value["completion"]
+    prompt, completion = (_list_in(value[key], key) for key in ("prompt", "completion"))
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
         turns = _turns(prompt, "prompt") + _turns(completion, "completion")
         return _chat(value, turns, [*prompt, *completion], references)
@@ -248,7 +251,7 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
 
 def _list_in(value: Any, key: str) -> Any:
     """A list of turns, where a table of texts has it as JSON; else the value itself."""
-    return parse_json(value, key) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    return parse_json(value, key) if isinstance(value, str) and _WRITTEN_OUT.match(value) else value
 
 
 def _system(value: dict[str, Any]) -> Turns:
