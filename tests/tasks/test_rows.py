@@ -199,9 +199,11 @@ def test_an_answer_that_is_labelled_as_bad_is_refused(tmp_path, value):
 
 
 def test_a_chat_whose_only_question_is_empty_is_said_to_be_a_plain_text(tmp_path):
-    file = write(tmp_path / "rows.jsonl", {"messages": [turn("user", ""), CHAT[1]]})
-    with pytest.warns(UserWarning, match="line 1: the only question of this chat is empty"):
-        assert read_rows(file) == (Row("", "abc"),)
+    asked = turn("user", "")
+    for value in ({"messages": [asked, CHAT[1]]}, {"prompt": [asked], "completion": CHAT[1:]}):
+        file = write(tmp_path / "rows.jsonl", value)
+        with pytest.warns(UserWarning, match="line 1: the only question of this chat is empty"):
+            assert read_rows(file) == (Row("", "abc"),)
 
 
 def test_a_label_that_is_a_class_is_left_alone(tmp_path, recwarn):

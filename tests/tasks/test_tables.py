@@ -86,7 +86,11 @@ def test_parquet_without_rows_or_cut_short_is_one_line(
         ("rows.csv", b"prompt,completion\n", r"rows\.csv holds no rows"),
         ("rows.csv", b"prompt,completion\na,b,c\n", r"rows\.csv, row 1 has 3 cells, the first line names 2"),
         ("rows.csv", b"prompt,prompt\na,b\n", r"rows\.csv: the column 'prompt' is there twice"),
-        ("rows.csv", b"prompt,completion\ncaf\xe9,b\n", r"rows\.csv cannot be read as a csv file"),
+        (
+            "rows.csv",
+            b"prompt,completion\ncaf\xe9,b\n",
+            r"cannot be read as a csv file: .*; save the file as UTF-8",
+        ),
         ("rows.tsv", b'prompt\tcompletion\n"a\tb\n', r"rows\.tsv cannot be read as a tsv file"),
         ("rows.csv", b"a,b\n1,2\n", r"rows\.csv, row 1: a row reads .* has the keys \['a', 'b'\]"),
         ("rows.csv", b"prompt,completion\nx,\n", r"rows\.csv, row 1: completion should be a string"),

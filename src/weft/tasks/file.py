@@ -132,7 +132,10 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise ConfigError(f"{where} has {len(cells)} cells, the first line names {len(header)}")
                 yield where, {column: cell or None for column, cell in zip(header, cells, strict=True)}
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}") from error
+        advice = "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise ConfigError(
+            f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}{advice}"
+        ) from error
     finally:
         csv.field_size_limit(before)
 

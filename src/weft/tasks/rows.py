@@ -110,7 +110,8 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
             rows.append(_parse(value, found))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        unasked = unasked or (where if found in ("messages", "conversations") and rows[-1].is_text else "")
+        is_chat = isinstance(value[found], list | tuple)
+        unasked = unasked or (where if is_chat and rows[-1].is_text else "")
     if not rows:
         raise ConfigError(f"{source} holds no rows; write some or remove it")
     if found != "text":
