@@ -94,12 +94,23 @@ def test_files_are_read_once_and_named(tmp_path):
         read_text(tmp_path / "b")
     with pytest.raises(MissingFileError, match="a pipe or a device, not a file"):
         read_text("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MissingFileError, match="a pipe or a device, not a file"):
+        read_text(tmp_path / "pipe")
     for name in ("a\x00b", "a" * 5000):
         with pytest.raises((ConfigError, MissingFileError), match=r"no such file|can be no path") as caught:
             check_file(name)
         assert len(str(caught.value)) < 400
     with pytest.raises(ConfigError, match="at most 1 are read"):
         read_text(file, limit=1)
+
+
+def test_a_pipe_of_a_shell_is_read():
+    reader, writer = os.pipe()
+    os.write(writer, b"one\n\ntwo\n")
+    os.close(writer)
+    assert [line for _, line in read_lines(f"/dev/fd/{reader}")] == ["one\n", "two\n"]
+    os.close(reader)
 
 
 def test_lines_keep_their_numbers_and_lose_a_byte_order_mark(tmp_path):

@@ -19,13 +19,18 @@ MAX_ADAPTER = 16 << 30
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights in an adapter folder. Raises AdapterFormatError for a pickle, MissingFileError for none."""
+    """The weights of an adapter folder. Raises AdapterFormatError for others, MissingFileError for none."""
     file = folder / WEIGHTS
     if not file.is_file():
         if (folder / PICKLE).is_file():
             raise AdapterFormatError(
                 f"{folder / PICKLE} is a pickle, which can run code and is never read; "
                 "save the adapter again as safetensors"
+            )
+        if (folder / f"{WEIGHTS}.index.json").is_file():
+            raise AdapterFormatError(
+                f"{folder} keeps its weights in several files, which PEFT does not read either; "
+                f"join them into one {WEIGHTS}"
             )
         raise MissingFileError(f"no such file: {file}")
     return file

@@ -149,8 +149,8 @@ def embedded_folder() -> Path:
 def resolve(name: str | os.PathLike[str]) -> Path | None:
     """Folder meant by a name of Weft's (`weft/letters`) or by a local path; None for anything else.
 
-    Raises UnknownNameError for such a name that does not exist, MissingFileError for a model that has not
-    been fetched yet.
+    A repository in the Hub's cache (`models--OWNER--NAME`) means the snapshot of its main branch. Raises
+    UnknownNameError for such a name that does not exist, MissingFileError for a model not fetched yet.
     """
     text = os.fspath(name)
     if text in NAMED and not os.path.isdir(text):
@@ -165,4 +165,9 @@ def resolve(name: str | os.PathLike[str]) -> Path | None:
             known = sorted([*NAMED, *(_EMBEDDED + p.name for p in embedded_folder().glob("*") if p.is_dir())])
             raise UnknownNameError(f"no model {text}{nearest(text, known)}; there are {', '.join(known)}")
         return folder
-    return Path(text) if os.path.isdir(text) else None
+    if not os.path.isdir(text):
+        return None
+    main = Path(text) / "refs/main"
+    commit = main.read_text(errors="replace").strip() if main.is_file() else ""
+    snapshot = Path(text) / "snapshots" / commit
+    return snapshot if is_name(commit) and snapshot.is_dir() else Path(text)

@@ -73,10 +73,15 @@ def refuse_pointer(content: bytes, where: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there. Raises MissingFileError, ConfigError for what can be no path."""
+    """The path of a file that is there, or of a pipe of this process: `<(command)` of a shell, /dev/stdin.
+
+    Raises MissingFileError, ConfigError for what can be no path.
+    """
     file = Path(path)
     try:
-        found, folder = file.is_file(), file.is_dir()
+        # Elsewhere a pipe may wait for ever for somebody to write.
+        found = file.is_file() or (file.is_fifo() and file.parts[:2] == ("/", "dev"))
+        folder = file.is_dir()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{shown_path(file)} can be no path: {_reason(error)}") from error
     if not found:

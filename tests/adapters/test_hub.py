@@ -60,6 +60,14 @@ def test_what_is_no_id_never_asks_the_hub(name: str, monkeypatch: pytest.MonkeyP
         load(name)
 
 
+def test_a_repository_in_the_cache_is_its_main_snapshot(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--me--sort"
+    shutil.copytree(folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("a" * 40)
+    assert load(repository).name == "sort"
+
+
 def test_a_folder_of_adapters_names_them(folder: Path, tmp_path: Path) -> None:
     for name in ("checkpoint-10", "checkpoint-20"):
         shutil.copytree(folder, tmp_path / "run" / name)

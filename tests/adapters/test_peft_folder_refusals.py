@@ -202,6 +202,9 @@ def test_missing_parts(folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(MissingFileError, match=r"no such file: .*good/adapter_model.safetensors"):
         load(folder)
+    (folder / "adapter_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(AdapterFormatError, match="keeps its weights in several files"):
+        load(folder)
 
 
 def test_a_pickle_is_never_read(folder: Path) -> None:

@@ -54,7 +54,11 @@ def test_an_embedded_name(folder, tmp_path, monkeypatch):
 def test_nothing_is_there(tmp_path):
     with pytest.raises(MissingFileError, match="no model nobody/nothing"):
         Host.from_pretrained("nobody/nothing")
-    with pytest.raises(MissingFileError, match=r"lacks config\.json"):
+    with pytest.raises(MissingFileError, match=r"lacks config\.json$"):
+        Host.from_pretrained(tmp_path)
+    (tmp_path / "checkpoint-10").mkdir()
+    (tmp_path / "checkpoint-10/config.json").write_text("{}")
+    with pytest.raises(MissingFileError, match=r"there are models inside, name one \(.*checkpoint-10\)"):
         Host.from_pretrained(tmp_path)
 
 

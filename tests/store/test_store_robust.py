@@ -56,6 +56,12 @@ def test_another_committer_in_between_loses_nothing(
     assert is_clean(root)
 
 
+def test_a_commit_on_no_branch_is_said(root: Path, folder: Path) -> None:
+    git(root, "checkout", "-q", "--detach")
+    with Store(root) as store, pytest.warns(UserWarning, match="is on no branch .* keep it by `git branch"):
+        store.add(folder, "a", message="a")
+
+
 def limited(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 

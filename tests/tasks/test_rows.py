@@ -122,6 +122,8 @@ def test_columns_of_public_sets(tmp_path, value, row):
         ({"prompt": "x", "completion": "y", "text": "z"}, "line 2: a row reads"),
         ({"text": "z"}, "line 2: this row has 'text', those before it have 'prompt'"),
         ({"prompt": "x"}, "line 2: a row with a prompt needs a completion"),
+        ({"prompt": "x", "response": "y"}, r"keys \['prompt', 'response'\]; rename its columns"),
+        ({"prompt": "x", "chosen": "y", "rejected": "z"}, "of preferences only the chosen answer"),
         ({"prompt": "x", "completion": 3}, "line 2: completion should be a string"),
         ({"prompt": "x", "completion": None}, "line 2: completion should be a string, got None"),
         ({"prompt": None, "completion": "y"}, "line 2: prompt should be a string, got None"),
@@ -189,12 +191,40 @@ def test_an_answer_of_weight_0_is_not_learned(tmp_path):
     "value", [{"prompt": "cab", "completion": "x"}, {"messages": CHAT}, {"conversations": [HUMAN, GPT]}]
 )
 def test_an_answer_that_is_labelled_as_bad_is_refused(tmp_path, value):
-    for bad in (False, "False"):
-        file = write(tmp_path / "rows.jsonl", value | {"label": True}, value | {"label": bad})
-        with pytest.raises(ConfigError, match="line 2: label is false, so its answer is a bad one"):
-            read_rows(file)
+    file = write(tmp_path / "rows.jsonl", value | {"label": True}, value | {"label": False})
+    with pytest.raises(ConfigError, match="line 2: label is false, so its answer is a bad one"):
+        read_rows(file)
     assert len(read_rows(write(file, value | {"label": 0}))) == 1
     assert read_rows(write(file, {"text": "x", "label": False})) == (Row("", "x"),)
+
+
+def test_a_chat_whose_only_question_is_empty_is_said_to_be_a_plain_text(tmp_path):
+    asked = turn("user", "")
+    for value in ({"messages": [asked, CHAT[1]]}, {"prompt": [asked], "completion": CHAT[1:]}):
+        file = write(tmp_path / "rows.jsonl", value)
+        with pytest.warns(UserWarning, match="line 1: the only question of this chat is empty"):
+            assert read_rows(file) == (Row("", "abc"),)
+
+
+def test_a_label_that_is_a_class_is_left_alone(tmp_path, recwarn):
+    row = {"prompt": "cab", "completion": "x"}
+    file = write(tmp_path / "rows.jsonl", *(row | {"label": label} for label in ("True", "False", "Unknown")))
+    assert len(read_rows(file)) == 3
+    assert len(read_rows(write(file, row | {"label": False}, row))) == 2
+    assert not recwarn
+    with pytest.warns(UserWarning, match="line 1: label is False, and the row is learned"):
+        assert len(read_rows(write(file, row | {"label": "False"}))) == 1
+
+
+def test_a_chat_in_a_table_of_texts_is_the_json_of_its_list(tmp_path):
+    file = write(tmp_path / "rows.jsonl", {"messages": json.dumps(CHAT)})
+    assert read_rows(file) == (Row("cab", "abc"),)
+    both = {"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}
+    assert read_rows(write(file, both)) == (Row("cab", "abc"),)
+    with pytest.raises(ConfigError, match="line 1: completion is not valid JSON"):
+        read_rows(write(file, both | {"completion": str(CHAT[1:])}))
+    with pytest.raises(ConfigError, match="line 1: messages is not valid JSON"):
+        read_rows(write(file, {"messages": str(CHAT)}))
 
 
 def test_tools_that_the_model_does_not_see_are_said_once(tmp_path):
@@ -227,6 +257,7 @@ def test_missing_empty_and_damaged_files(tmp_path):
         ((Row("c", "d", (), (("user", "a"), ("assistant", "b")), unlearned=(1,)),), "messages"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*the only question of this chat is empty")
 def test_what_is_written_is_read_back(tmp_path, rows, key):
     file = tmp_path / "rows.jsonl"
     write_rows(file, rows)

@@ -1,4 +1,4 @@
-"""Files of rows other than JSON Lines: CSV, TSV and JSON; Parquet is read by `datasets`."""
+"""Files of rows other than JSON Lines: CSV, TSV, JSON and Parquet."""
 
 import json
 import sys
@@ -13,14 +13,6 @@ from weft.tasks.file import load_file_task, read_table
 
 ROWS = [Row("cab, then", 'b"ac'), Row("3", "4"), Row("ü\nx", "y")]
 TABLE = pd.DataFrame({"prompt": [r.prompt for r in ROWS], "completion": [r.completion for r in ROWS]})
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datasets` fixes its cache when it is imported."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write(folder: Path, kind: str) -> str:
@@ -60,6 +52,13 @@ def test_keys_that_a_table_adds_are_not_learned(tmp_path: Path) -> None:
     assert '{"name": "g", "arguments": {"y": 1}}' in row.completion
 
 
+@pytest.mark.parametrize(("name", "mark"), [("rows.csv", ";"), ("rows.csv", "\t"), ("rows.tsv", ",")])
+def test_a_table_with_another_separator_than_its_name_says(name: str, mark: str, tmp_path: Path) -> None:
+    text = f"\ufeffprompt{mark}completion\nx and y{mark}z\n"
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_table(tmp_path / name) == (Row("x and y", "z"),)
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_parquet_without_rows_or_cut_short_is_one_line(
     rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -87,7 +86,11 @@ def test_parquet_without_rows_or_cut_short_is_one_line(
         ("rows.csv", b"prompt,completion\n", r"rows\.csv holds no rows"),
         ("rows.csv", b"prompt,completion\na,b,c\n", r"rows\.csv, row 1 has 3 cells, the first line names 2"),
         ("rows.csv", b"prompt,prompt\na,b\n", r"rows\.csv: the column 'prompt' is there twice"),
-        ("rows.csv", b"prompt,completion\ncaf\xe9,b\n", r"rows\.csv cannot be read as a csv file"),
+        (
+            "rows.csv",
+            b"prompt,completion\ncaf\xe9,b\n",
+            r"cannot be read as a csv file: .*; save the file as UTF-8",
+        ),
         ("rows.tsv", b'prompt\tcompletion\n"a\tb\n', r"rows\.tsv cannot be read as a tsv file"),
         ("rows.csv", b"a,b\n1,2\n", r"rows\.csv, row 1: a row reads .* has the keys \['a', 'b'\]"),
         ("rows.csv", b"prompt,completion\nx,\n", r"rows\.csv, row 1: completion should be a string"),
@@ -134,7 +137,9 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingFileError, match="git lfs pull"):
         read_table(str(tmp_path / "x.parquet"))
     path = write(tmp_path, "parquet")
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # which would write a copy into its cache first
+    assert read_table(path) == tuple(ROWS)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(
         MissingExtraError, match=r"a parquet file needs the extra data: pip install 'weft\[data\]'"
     ):

@@ -1,7 +1,7 @@
 """One adapter, many adapters: folders in and out, exact sums, truncation, inner products, folding."""
 
 from weft.adapters.base import OnMismatch, check_one_base, on_host, on_one_base
-from weft.adapters.base_copies import check_copies
+from weft.adapters.base_copies import check_copies, has_copies
 from weft.adapters.check import check_factors, check_finite, check_fits
 from weft.adapters.concat import concat, in_float64
 from weft.adapters.describe import describe
@@ -35,6 +35,7 @@ __all__ = [
     "fingerprint",
     "fold",
     "for_vllm",
+    "has_copies",
     "in_float64",
     "inherited",
     "inner",

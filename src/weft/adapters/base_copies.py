@@ -1,6 +1,7 @@
 """Copies of base weights that PEFT saves beside the LoRA of a head or an embedding."""
 
 import os
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -16,18 +17,18 @@ from weft.files import read_json
 from weft.tensor_file import read_header
 
 
+def has_copies(path: str | os.PathLike[str]) -> bool:
+    """Whether an adapter folder holds copies of base weights. Raises what `load` raises."""
+    return bool(_copies(path)[1])
+
+
 def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
     """Compare the copies of base weights in an adapter folder with those of a base.
 
     Raises UnsupportedAdapterError for one that differs (it was trained or resized, and the LoRA stands on
     it), and what `load` raises.
     """
-    folder, _ = folder_of(path)
-    values = read_json(folder / CONFIG)
-    if not isinstance(values, dict) or is_mlx(values):
-        return
-    file = weights_file(folder)
-    copies = plan_of(file, parse(values, folder / CONFIG, activated=True), read_header(file)).copies
+    file, copies = _copies(path)
     if not copies:
         return
     known = dict(module.named_parameters(remove_duplicate=False))
@@ -40,3 +41,13 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
                     f"{file}: {key} is not the base's own weight; Weft changes no weights of the base, "
                     "so fold this adapter into it with PEFT's merge_and_unload"
                 )
+
+
+def _copies(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:
+    """The weights of an adapter, and the keys in them that are copies, by module path."""
+    folder, _ = folder_of(path)
+    values = read_json(folder / CONFIG)
+    if not isinstance(values, dict) or is_mlx(values):
+        return folder, {}
+    file = weights_file(folder)
+    return file, plan_of(file, parse(values, folder / CONFIG, activated=True), read_header(file)).copies

@@ -26,7 +26,9 @@ def folder_of(path: str | os.PathLike[str], *, revision: str | None = None) -> t
     folder = resolve(path)
     if folder is not None:
         _check_place(folder)
-        return folder, folder.resolve().name
+        whole = folder.resolve()
+        in_cache = whole.parent.name == "snapshots" and whole.parents[1].name.startswith("models--")
+        return folder, whole.parents[1].name.rpartition("--")[2] if in_cache else whole.name
     name = os.fspath(path)
     if not _ID.fullmatch(name):
         raise MissingFileError(f"no adapter folder at {name}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.cli.shared.flags import Json
+from weft.cli.shared.model import compare_with_base, load_adapters
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
@@ -40,15 +41,16 @@ def export(
     """
     if (gguf is None) == (vllm is None):
         raise ConfigError("say what for: --gguf FILE for llama.cpp, or --vllm FOLDER for vLLM")
-    from weft.adapters import check_fits, for_vllm, load, save, save_gguf
+    from weft.adapters import check_fits, for_vllm, save, save_gguf
     from weft.engine.request import named_base
     from weft.host import sites_of
 
-    read = load(adapter)
+    (read,), _ = load_adapters([adapter], [])
     name = base or named_base([read])
     if name is None:
         raise ConfigError(f"{adapter} names no base; say which it is for with --base")
     config = _config_of(name)
+    compare_with_base([adapter], [read], base)
     check_fits(read, sites_of(config, [site.path for site in read.sites]))
     if gguf is not None:
         save_gguf(read, gguf, config)
@@ -66,4 +68,6 @@ def _config_of(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name if folder is None else folder)
     except (OSError, ValueError) as error:
-        raise MissingFileError(f"no config of base {name}: {reason_of(error)}") from error
+        raise MissingFileError(
+            f"no config of base {name}: {reason_of(error)}; say by --base where it lies"
+        ) from error

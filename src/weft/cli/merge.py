@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from weft.cli.shared.flags import BaseMismatch, Flag, Json, OutputFolder
-from weft.cli.shared.model import BASE, open_host
+from weft.cli.shared.model import BASE, compare_with_base, load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs, print_rows
 from weft.errors import ConfigError, ShapeError
 from weft.files import resolve
@@ -89,7 +89,7 @@ def merge(
         report: Measure each adapter's task on the base, under the adapter, and under the merge.
     """
     # Imported here, as in every verb: torch takes seconds, and help and wrong usage should not.
-    from weft.adapters import load, on_one_base, save
+    from weft.adapters import on_one_base, save
     from weft.merging import gather, options_of
     from weft.merging import merge as merge_adapters
 
@@ -104,8 +104,9 @@ def merge(
         )
     if output_dir.resolve() in [Path(folder).resolve() for folder in adapters]:
         raise ConfigError(f"{output_dir} is one of the adapters to merge; choose another folder")
-    sources = on_one_base([load(folder) for folder in adapters], base_mismatch)
+    sources = on_one_base(load_adapters(adapters, [])[0], base_mismatch)
     gather(sources, weights or None)  # before a large base is read
+    compare_with_base(adapters, sources, base)
     host, tasks = None, []
     if needs_data or report:
         tasks = [_task(name) for name in data]

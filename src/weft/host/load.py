@@ -15,7 +15,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from weft.adapters import fingerprint, stored_as
 from weft.errors import ConfigError, MissingExtraError, MissingFileError, WeftError
-from weft.files import nearest, resolve
+from weft.files import folders_with, nearest, resolve
 from weft.host.bars import no_bars
 from weft.host.fetch import fetch_model
 from weft.plain import reason_of
@@ -153,7 +153,9 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} {_HOLDS_ADAPTER}")
     if not base:
         what = "an adapter; name the base that it changes" if adapter else "no model: it lacks config.json"
-        raise MissingFileError(f"{folder} holds {what}")
+        inside = folders_with(folder, "config.json")  # as trainers write checkpoints
+        more = f"; there are models inside, name one ({inside[-1]})" if inside and not adapter else ""
+        raise MissingFileError(f"{folder} holds {what}{more}")
 
 
 def _check_files(folder: Path) -> None:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from weft.adapters import check_one_base, descriptions_of, load_each
+from weft.adapters import check_copies, check_one_base, descriptions_of, has_copies, load_each
 from weft.adapters.card import base_model
 from weft.checks import CONFIG
 from weft.errors import (
+    BaseCopyWarning,
     BaseMismatchError,
     ConfigError,
     MissingFileError,
@@ -23,7 +24,7 @@ from weft.errors import (
     WeftError,
 )
 from weft.files import folders_with, nearest, read_json, resolve
-from weft.host import fitted
+from weft.host import Host, fitted
 from weft.rows import AbstractHost
 from weft.types import Adapter, Bank, Site
 
@@ -44,16 +45,28 @@ class Library(NamedTuple):
     """What an adapter does, by its name: as the library's labels file says, else as its card does."""
     base_model: str
     """Name of the base as its users know it; empty where no card says it."""
+    folders: tuple[Path, ...] = ()
+    """Where the adapters were read, in their order."""
 
     def fitting(self, host: AbstractHost, *, strict: bool = False) -> Library:
         """The library without the adapters whose sites a host lacks, each named in a warning.
 
-        Raises BaseMismatchError for a library of another base, and what `check_fits` raises: for the first
-        adapter where `strict`, else where none fits.
+        So are those that bring base weights of their own. Raises BaseMismatchError for a library of another
+        base, and what `check_fits` and `check_copies` raise: for the first adapter where `strict`, else where
+        none fits.
         """
-        adapters = _sound(
-            self.adapters, lambda adapter: fitted(adapter, host), strict, always=(BaseMismatchError,)
-        )
+        folders = {adapter.name: folder for adapter, folder in zip(self.adapters, self.folders, strict=False)}
+
+        def fit(adapter: Adapter) -> Adapter:
+            folder = folders.get(adapter.name)
+            if folder is not None and isinstance(host, Host):
+                check_copies(folder, host.module)
+            elif folder is not None and has_copies(folder):
+                said = f"{folder}: its copies of base weights are not compared"
+                warnings.warn(said, BaseCopyWarning, stacklevel=2)
+            return fitted(adapter, host)
+
+        adapters = _sound(self.adapters, fit, strict, always=(BaseMismatchError,))
         names = {adapter.name for adapter in adapters}
         return self._replace(
             adapters=adapters, labels={name: label for name, label in self.labels.items() if name in names}
@@ -107,7 +120,11 @@ def load_library(
     paths = folders_with(found, CONFIG)
     if not paths:
         raise MissingFileError(f"no adapter in {found}; a library is a folder of adapter folders")
-    adapters = tuple(load_each(paths, strict=strict).values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BaseCopyWarning)  # compared when the base is there
+        loaded = load_each(paths, strict=strict)
+    adapters = tuple(loaded.values())
+    folder_of = {id(adapter): path for path, adapter in loaded.items()}
     adapters = _sound(adapters, _like_most(adapters), strict)
     values = {adapter.name: descriptions_of(adapter) for adapter in adapters}
     file = found / LABELS if labels is None else Path(labels)
@@ -121,6 +138,7 @@ def load_library(
             if texts
         },
         next((base_model(adapter) for adapter in adapters if base_model(adapter)), ""),
+        tuple(folder_of[id(adapter)] for adapter in adapters),
     )
 
 

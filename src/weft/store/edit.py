@@ -8,6 +8,7 @@
 Killed before the last step, the change is at most staged.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -100,6 +101,7 @@ def advance(
             lost = {} if parents else change
             return None
         git.tidy()
+        _say_if_detached(git, commit)
         return _Done(commit)
 
     return in_turn(git, attempt).commit
@@ -167,6 +169,16 @@ def _commit(git: Git, tree: str, parents: tuple[str, ...], text: bytes) -> str:
                 "is there by `git config user.signingkey`, or sign none by `git config commit.gpgsign false`"
             ) from error
         raise LastingError(str(error)) from error
+
+
+def _say_if_detached(git: Git, commit: str | None) -> None:
+    """Warn of a commit that no branch leads to: git forgets it once HEAD is elsewhere."""
+    if commit is not None and not (git.folder / "HEAD").read_bytes().startswith(b"ref:"):
+        warnings.warn(
+            f"{git.root} is on no branch (its HEAD is detached), so nothing leads to {commit[:12]} once "
+            f"another revision is checked out; keep it by `git branch NAME {commit[:12]}`",
+            stacklevel=2,
+        )
 
 
 def _moved(git: Git, head: str | None, commit: str, note: str) -> bool:

@@ -1,7 +1,7 @@
 """One file of rows as a task of its own: JSON Lines, JSON, CSV, TSV, Parquet, or a data set of the Hub.
 
 What holds text is read here, every cell as the text that it is: readers of tables make 7 of 007, a date of
-2024-01-01 and nothing of NA. Parquet and the Hub are read by the package `datasets`.
+2024-01-01 and nothing of NA. Parquet is read by `pyarrow`, which keeps no copy of it; the Hub by `datasets`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from weft.tasks.task import Row, Task
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 _COLUMNS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = ";\t,"
+"""What else separates the columns of such a file, where its first line has not the usual."""
 _OTHERS = (*_COLUMNS, ".parquet", ".json")
 _LONGEST_CELL, _JSON_BYTES = 64 << 20, 1 << 30
 _EVERY = re.compile(r"(train|data)(-\d+-of-\d+)?")
@@ -66,7 +68,7 @@ def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
         return read_rows(text)
     kind = Path(text).suffix.lower()
     if kind not in _OTHERS and not os.path.exists(text) and _HUB.fullmatch(text):
-        return to_rows(_loaded(text, "a data set of the Hub"), text)
+        return to_rows(_of_hub(text), text)
     file = check_file(text)
     with file.open("rb") as content:
         refuse_pointer(content.read(64), shown_path(file))
@@ -75,7 +77,7 @@ def read_table(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     elif kind == ".json":
         found = _objects(file)
     elif kind == ".parquet":
-        found = _loaded("parquet", "a parquet file", str(file))
+        found = _parquet(file)
     else:
         known = ", ".join((*_LINES, *_OTHERS))
         raise ConfigError(f"{shown_path(file)} is no file of rows; its name should end in {known}")
@@ -116,8 +118,10 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name, before = shown_path(file), csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            bounded = _bounded(lines, name)
-            reader = csv.reader(bounded, delimiter=separator, strict=True)
+            first = lines.readline(_LONGEST_CELL)
+            lines.seek(0)
+            separator = next((mark for mark in (separator, *_SEPARATORS) if mark in first), separator)
+            reader = csv.reader(_bounded(lines, name), delimiter=separator, strict=True)
             header = next(reader, [])
             twice = next((column for column in header if header.count(column) > 1), None)
             if twice is not None:
@@ -128,7 +132,10 @@ def _cells(file: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise ConfigError(f"{where} has {len(cells)} cells, the first line names {len(header)}")
                 yield where, {column: cell or None for column, cell in zip(header, cells, strict=True)}
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}") from error
+        advice = "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise ConfigError(
+            f"{name} cannot be read as a {file.suffix[1:]} file: {_said(error)}{advice}"
+        ) from error
     finally:
         csv.field_size_limit(before)
 
@@ -141,29 +148,43 @@ def _bounded(lines: TextIO, name: str) -> Iterator[str]:
         yield line
 
 
-def _loaded(kind: str, what: str, file: str | None = None) -> Iterator[tuple[str, Any]]:
+def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtraError("a parquet file needs the extra data: pip install 'weft[data]'") from error
+    name, number = shown_path(file), 0
+    try:
+        with ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{name}, row {number}", {key: _without_nulls(cell) for key, cell in row.items()}
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{name} cannot be read as a parquet file: {_said(error)}") from error
+
+
+def _of_hub(name: str) -> Iterator[tuple[str, Any]]:
+    what = "a data set of the Hub"
     try:
         import datasets
-        import pyarrow.parquet
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtraError(f"{what} needs the extra data: pip install 'weft[data]'") from error
-    options: dict[str, Any] = {} if file is None else {"data_files": file, "cache_dir": None}
     datasets.disable_progress_bars()
     try:
-        if file is not None and not pyarrow.parquet.read_metadata(file).num_rows:
-            return  # `datasets` cannot read it; of a damaged file it also writes a line of its own
-        table = datasets.load_dataset(kind, split="train", **options)
-        for number, row in enumerate(table, 1):
-            told = {key: _without_nulls(value) for key, value in dict(row).items()}
-            yield f"{shown_path(file or kind)}, row {number}", told
+        for number, row in enumerate(datasets.load_dataset(name, split="train"), 1):
+            yield (
+                f"{shown_path(name)}, row {number}",
+                {key: _without_nulls(v) for key, v in dict(row).items()},
+            )
     except (ConnectionError, FileNotFoundError) as error:
         raise MissingFileError(
-            f"no data {shown(file or kind)} here, nor within reach on the Hub ({_said(error)})"
+            f"no data {shown(name)} here, nor within reach on the Hub ({_said(error)})"
         ) from error
     # A data set without rows ends in whatever its reader runs into.
     except (OSError, ValueError, TypeError, RuntimeError, StopIteration, DatasetsError) as error:
-        raise ConfigError(f"{shown_path(file or kind)} cannot be read as {what}: {_said(error)}") from error
+        raise ConfigError(f"{shown_path(name)} cannot be read as {what}: {_said(error)}") from error
 
 
 def _without_nulls(value: Any) -> Any:

@@ -15,14 +15,16 @@ set has a chat and other columns beside it, the chat is read.
 `references`, a list of all accepted answers, and `choices`, a list of all that may be chosen, may stand
 beside any of them; so may `system` beside all but plain texts, where a chat has no system turn of its own,
 and `history`, a list of earlier questions with their answers, beside instructions, as LLaMA-Factory has them.
-Other keys are left alone, `tools` with a warning, and so is the column of a format whose value is null; a row
-whose `label` is false, as sets of good and bad answers have it, is refused.
+A chat in a table of texts is the JSON of its list. Other keys are left alone, `tools` with a warning, and so
+is the column of a format whose value is null; a row whose `label` is false is refused where every row has
+true or false there, as sets of good and bad answers do.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -63,6 +65,8 @@ _ROLES = {
     "function_call": "assistant",
 } | {role: role for role in ROLES}
 
+_WRITTEN_OUT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']""")
+"""How a text begins that was a list of turns before it went through a table."""
 _NO_TOOLS = (None, "", "[]", [], {})
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a turn under which the thought before an answer is kept."""
@@ -91,21 +95,33 @@ def to_rows(values: Iterable[tuple[str, dict[str, Any]]], source: str) -> tuple[
     """Objects with their places as rows; the first one decides the format of all. Raises ConfigError."""
     found = ""
     rows: list[Row] = []
-    tools = ""
+    tools = unasked = ""
+    labels: list[tuple[str, Any]] = []
     for where, value in values:
         kind = _format(value)
         if kind is None:
-            raise ConfigError(f"{where}: a row reads {_SHAPES}, this one has the keys {shown(sorted(value))}")
+            raise ConfigError(f"{where}: a row reads {_SHAPES}, {_has_instead(value)}")
         if found and found != kind:
             raise ConfigError(f"{where}: this row has {kind!r}, those before it have {found!r}; keep to one")
         found = kind
         tools = tools or (where if value.get("tools") not in _NO_TOOLS else "")
+        labels.append((where, value.get("label")))
         try:
             rows.append(_parse(value, found))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+        is_chat = isinstance(value[found], list | tuple)
+        unasked = unasked or (where if is_chat and rows[-1].is_text else "")
     if not rows:
         raise ConfigError(f"{source} holds no rows; write some or remove it")
+    if found != "text":
+        _refuse_bad_answers(labels)
+    if unasked:
+        warnings.warn(
+            f"{unasked}: the only question of this chat is empty, so its answer is learned as a plain text, "
+            "without the chat template; leave such rows out if they should be chats",
+            stacklevel=2,
+        )
     if tools:
         warnings.warn(
             f"{tools}: its tools are not shown to the model; write them into the system turn if they matter",
@@ -156,10 +172,34 @@ def _format(value: dict[str, Any]) -> str | None:
     return None if not found or is_unclear else found[0]
 
 
+def _has_instead(value: dict[str, Any]) -> str:
+    """What the columns of a row are that has not those of a format, and what may be done about it."""
+    advice = "rename its columns"
+    if {"chosen", "rejected"} & value.keys():
+        advice = "of preferences only the chosen answer can be learned, so keep that alone, as the completion"
+    return f"this one has the keys {shown(sorted(value))}; {advice}"
+
+
+def _refuse_bad_answers(labels: Sequence[tuple[str, Any]]) -> None:
+    """Raise ConfigError for TRL's unpaired preferences: true in every row whose answer is good, else false.
+
+    The words of a table of texts may as well be classes, so those only warn.
+    """
+    words = [(where, str(label).lower()) for where, label in labels]
+    bad = next((where for where, word in words if word == "false"), None)
+    if bad is None or not all(word in ("true", "false") for _, word in words):
+        return
+    if all(isinstance(label, bool) for _, label in labels):
+        raise ConfigError(
+            f"{bad}: label is false, so its answer is a bad one, not to be learned; leave the row out"
+        )
+    warnings.warn(
+        f"{bad}: label is False, and the row is learned; leave such rows out if they are bad answers",
+        stacklevel=3,
+    )
+
+
 def _parse(value: dict[str, Any], found: str) -> Row:
-    # TRL's unpaired preferences; in a table of texts, False is a word.
-    if str(value.get("label")).lower() == "false" and found != "text":
-        raise ConfigError("label is false, so its answer is a bad one, not to be learned; leave the row out")
     row = _row(value, found, _strings(value, "references"))
     choices = _strings(value, "choices")
     return replace(row, choices=choices) if choices else row
@@ -189,7 +229,8 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
         case "text":
             return Row("", _string(value["text"], "text"), references)
         case "messages" | "conversations":
-            return _chat(value, _turns(value[found], found), value[found], references)
+            given = _list_in(value[found], found)
+            return _chat(value, _turns(given, found), given, references)
         case "instruction":
             more = value.get("input")
             parts = [_string(value["instruction"], "instruction")]
@@ -200,13 +241,18 @@ def _row(value: dict[str, Any], found: str, references: tuple[str, ...]) -> Row:
             before = (*_system(value), *_history(value.get("history")))
             return Row(prompt, _string(value["output"], "output"), references, before)
     if "completion" not in value:
-        raise ConfigError("a row with a prompt needs a completion")
-    prompt, completion = value["prompt"], value["completion"]
+        raise ConfigError(f"a row with a prompt needs a completion, {_has_instead(value)}")
+    prompt, completion = (_list_in(value[key], key) for key in ("prompt", "completion"))
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
         turns = _turns(prompt, "prompt") + _turns(completion, "completion")
         return _chat(value, turns, [*prompt, *completion], references)
     before = tuple(_system(value))
     return Row(_string(prompt, "prompt"), _string(completion, "completion"), references, before)
+
+
+def _list_in(value: Any, key: str) -> Any:
+    """A list of turns, where a table of texts has it as JSON; else the value itself."""
+    return parse_json(value, key) if isinstance(value, str) and _WRITTEN_OUT.match(value) else value
 
 
 def _system(value: dict[str, Any]) -> Turns:

@@ -176,6 +176,29 @@ def compare_copies(folders: Sequence[str], host: AbstractHost) -> None:
             load(folder)  # which warns
 
 
+def compare_with_base(folders: Sequence[str], adapters: Sequence[Adapter], base: str | None) -> None:
+    """Compare copies of base weights beside adapters, where there are any, with the base given or named.
+
+    Where that is not on this machine, and not given, a warning says that nothing was compared. Raises what
+    `check_copies` and `open_host` raise.
+    """
+    from weft.adapters import has_copies
+    from weft.engine.request import named_base
+
+    bringing = [folder for folder in folders if has_copies(folder)]
+    name = base or named_base(adapters)
+    if not bringing:
+        return
+    if name is None or (base is None and resolve(name) is None):
+        warnings.warn(
+            f"{', '.join(bringing)}: not read: copies of base weights; if they were trained or resized, the "
+            "result lacks that; give --base to compare them",
+            stacklevel=2,
+        )
+        return
+    compare_copies(bringing, open_host(name, adapters=adapters))
+
+
 def open_host(
     name: str | Path, *, device: str = "cpu", dtype: Dtype = "auto", adapters: Sequence[Adapter] = ()
 ) -> Host:
