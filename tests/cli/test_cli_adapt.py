@@ -210,3 +210,13 @@ def test_a_terminal_sees_how_far_a_document_is_read(
     assert load(tmp_path / "shown").sites
     a, b = (load(tmp_path / folder) for folder in ("silent", "shown"))
     assert all((a.factors[site].b_OR == b.factors[site].b_OR).all() for site in a.sites)
+
+
+def test_line_ends_of_windows_change_nothing(tmp_path: Path) -> None:
+    made = []
+    for name, end in {"unix": "\n", "windows": "\r\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(f"reverse{end}K >cab{end}", newline="")
+        args = ["--document", str(tmp_path / f"{name}.txt"), "--with", "weft/letters-words"]
+        assert main(["adapt", *args, "-o", str(tmp_path / name)]) == 0
+        made.append(load(tmp_path / name))
+    assert all((made[0].factors[site].b_OR == made[1].factors[site].b_OR).all() for site in made[0].sites)

@@ -79,6 +79,8 @@ def _on_rows(
     from weft.types import Bank, Mixture
 
     rows = read_table(data)
+    if predictions is not None and predictions.resolve() == Path(data).resolve():
+        raise ConfigError(f"--predictions {predictions} would replace the rows; name another file")
     folder = resolve(what)
     is_adapter = folder is not None and kind_of(folder) == "adapter"
     flags = ModelFlags(base=base or (None if is_adapter else what), adapter=(what,) if is_adapter else ())

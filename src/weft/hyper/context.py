@@ -38,6 +38,7 @@ from weft.hyper.silence import Silence
 from weft.hyper.slug import slug
 from weft.hyper.states import Inputs
 from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
+from weft.tasks.chat import inner_ids
 from weft.types import AbstractHyperNetwork, Adapter, Bank, Cue, Document, Factors, Site
 
 T = TypeVar("T")
@@ -379,6 +380,10 @@ class ContextNetwork(AbstractHyperNetwork):
         if self.host.tokenizer is None:
             raise ConfigError("this host has no tokenizer, so it reads no text")
         return self.host.tokenizer.encode(text, add_special_tokens=False)
+
+    def inner_tokens(self, text: str) -> list[int]:
+        """Token ids of a text that stands behind another, for a base with a tokenizer."""
+        return inner_ids(self.host.tokenizer, text)
 
     def _open(self, read: Read) -> Float[Tensor, " B"]:
         """How far each chunk is heard."""

@@ -220,6 +220,16 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids if ids[:1] == start else start + ids
 
 
+def inner_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that stands behind another, without the space that some tokenizers put before a text."""
+    # They do not put it behind a line break.
+    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
+    anchored = tokenizer.encode(_ANCHOR + text, add_special_tokens=False)
+    if anchored[: len(anchor)] == anchor:
+        return anchored[len(anchor) :]
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
 @lru_cache(maxsize=8)
 def _start(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Only the beginning: an end that the tokenizer adds by itself would cut a prompt off from its answer."""
@@ -266,10 +276,7 @@ def _continue(
     alone = tokenizer.encode(answer, add_special_tokens=False)
     if tokenizer.decode(prompt_ids + alone) == tokenizer.decode(whole_ids):
         return alone
-    # A tokenizer that puts a space before every text does not put it behind a line break.
-    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
-    anchored = tokenizer.encode(_ANCHOR + answer, add_special_tokens=False)
-    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
+    return inner_ids(tokenizer, answer)
 
 
 def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:

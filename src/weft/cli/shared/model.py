@@ -231,11 +231,11 @@ def adapt_words(
 
 
 def base_of(hypernetwork: str) -> str:
-    """The base that a hypernetwork names. Raises ConfigError where it names none, and for no hypernetwork."""
+    """The base that a hypernetwork names. Raises ConfigError where it names none, MissingFileError for none."""
     folder = resolve(hypernetwork)
-    named = (
-        None if folder is None else read_json(folder / "config.json").get("provenance", {}).get("base_model")
-    )
+    if folder is None:
+        raise MissingFileError(f"no hypernetwork folder at {hypernetwork}")
+    named = read_json(folder / "config.json").get("provenance", {}).get("base_model")
     if not named:
         raise ConfigError(f"hypernetwork {hypernetwork} does not name its base; give --base")
     return named
