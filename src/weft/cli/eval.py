@@ -10,6 +10,7 @@ from weft.cli.shared.kinds import kind_of
 from weft.cli.shared.model import ModelFlags, load_model
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json, print_pairs
+from weft.errors import ConfigError
 from weft.files import resolve
 from weft.plain import plain
 

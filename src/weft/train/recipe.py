@@ -23,8 +23,8 @@ class BaseConfig(Config):
     base: str
     """Embedded name, folder or hub id of the frozen base."""
     attn_implementation: Literal["eager", "sdpa"] = "sdpa"
-    """As in transformers; on a CPU, short rows take a quarter to a third less time with `eager`, which is also
-    what a base without `sdpa` has."""
+    """As in transformers; on a CPU, short rows take a quarter to a third less time with `eager`, which a base
+    without `sdpa` has in any case."""
 
 
 class AbstractRecipe(BaseConfig):

@@ -231,7 +231,7 @@ def adapt_words(
 
 
 def base_of(hypernetwork: str) -> str:
-    """The base that a hypernetwork names. Raises ConfigError where it names none, MissingFileError for none."""
+    """The base that a hypernetwork names. Raises ConfigError where it names none, or MissingFileError."""
     folder = resolve(hypernetwork)
     if folder is None:
         raise MissingFileError(f"no hypernetwork folder at {hypernetwork}")
