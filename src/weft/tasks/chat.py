@@ -190,6 +190,17 @@ def row_encoder(
     return lambda row, description: encode(row, description if describe else None)
 
 
+def encode_longest(encode: Callable[[Row, str], Encoded], tasks: Iterable[Task]) -> None:
+    """Encode the longest train row of each task, so that one which is too long is told before a run begins.
+
+    Raises what `encode` raises.
+    """
+    for task in tasks:
+        row = max(task.train, key=lambda row: sum(len(content) for _, content in row.messages), default=None)
+        if row is not None:
+            encode(row, max(task.descriptions, key=len))
+
+
 def every_answer(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Rows with a row more for each earlier answer of a chat, so that the loss is on every assistant turn.
 
