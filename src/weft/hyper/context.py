@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from weft.adapters import concat, truncate
 from weft.config import Config, Size
 from weft.errors import ConfigError, CueError, ShapeError
+from weft.files import found_near
 from weft.host import Host
 from weft.hyper.accumulator import Accumulator, AccumulatorConfig
 from weft.hyper.made import bank_of
@@ -367,7 +368,7 @@ class ContextNetwork(AbstractHyperNetwork):
             named = saved.provenance.get("base_model")
             if not isinstance(named, str):
                 raise ConfigError(f"{folder} does not say which base it is for; give --base")
-            host = Host.from_pretrained(named)
+            host = Host.from_pretrained(found_near(named, folder))
         check_base(saved, folder, host.fingerprint)
         sites = [Site(*values) for values in saved.sites]
         about = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
