@@ -236,8 +236,8 @@ def test_what_names_a_base_by_a_relative_path_is_used_from_anywhere(
     network = build_t2l(
         T2LConfig.model_validate({"rank": 2, "latent": 16, "head_in": 16}), host.sites, dim=encoder.dim
     )
-    about = {"base": host.fingerprint, "provenance": {"base_model": "base"}}
-    HyperNetwork(encoder, network, **about).save_pretrained("runs/hyper")
+    hyper = HyperNetwork(encoder, network, base=host.fingerprint, provenance={"base_model": "base"})
+    hyper.save_pretrained("runs/hyper")
     monkeypatch.chdir(away)
     assert main(["adapt", "reverse it", "--with", "../project/runs/hyper", "-o", "../project/made"]) == 0
     for argv in (["--adapter", "../project/made"], ["--describe", "it", "--with", "../project/runs/hyper"]):
