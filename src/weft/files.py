@@ -171,3 +171,17 @@ def resolve(name: str | os.PathLike[str]) -> Path | None:
     commit = main.read_text(errors="replace").strip() if main.is_file() else ""
     snapshot = Path(text) / "snapshots" / commit
     return snapshot if is_name(commit) and snapshot.is_dir() else Path(text)
+
+
+def found_near(name: str, folder: Path) -> str:
+    """The path of a folder that a config in `folder` names, relative to where the config was made.
+
+    It leads on from here, else from the nearest folder around `folder` from which it does, so that a project
+    may be moved, and used from anywhere. What leads to no folder, such as a hub id, stays. Raises what
+    `resolve` raises.
+    """
+    if name and resolve(name) is None:
+        for around in folder.resolve().parents:
+            if (around / name).is_dir():
+                return str(around / name)
+    return name

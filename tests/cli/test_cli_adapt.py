@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tiny_cli import DESCRIPTIONS, Tiny
 from forked import start_weft
 from weft.adapters import load, norm
 from weft.cli import main
-from weft.embed import Histograms
+from weft.embed import Histograms, build_encoder
+from weft.files import found_near
 from weft.host import Host
 from weft.hyper import HyperNetwork, T2LConfig, build_t2l
 from weft.tasks.pictures import draw_shape
@@ -210,3 +212,35 @@ def test_a_terminal_sees_how_far_a_document_is_read(
     assert load(tmp_path / "shown").sites
     a, b = (load(tmp_path / folder) for folder in ("silent", "shown"))
     assert all((a.factors[site].b_OR == b.factors[site].b_OR).all() for site in a.sites)
+
+
+def test_line_ends_of_windows_change_nothing(tmp_path: Path) -> None:
+    made = []
+    for name, end in {"unix": "\n", "windows": "\r\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(f"reverse{end}K >cab{end}", newline="")
+        args = ["--document", str(tmp_path / f"{name}.txt"), "--with", "weft/letters-words"]
+        assert main(["adapt", *args, "-o", str(tmp_path / name)]) == 0
+        made.append(load(tmp_path / name))
+    assert all((made[0].factors[site].b_OR == made[1].factors[site].b_OR).all() for site in made[0].sites)
+
+
+def test_what_names_a_base_by_a_relative_path_is_used_from_anywhere(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, away = tmp_path / "project", tmp_path / "away"
+    shutil.copytree(tiny.base, project / "base")
+    away.mkdir()
+    monkeypatch.chdir(project)
+    host = Host.from_pretrained("base")
+    encoder = build_encoder({"kind": "host_states", "base": "base"}, host=host)
+    network = build_t2l(
+        T2LConfig.model_validate({"rank": 2, "latent": 16, "head_in": 16}), host.sites, dim=encoder.dim
+    )
+    hyper = HyperNetwork(encoder, network, base=host.fingerprint, provenance={"base_model": "base"})
+    hyper.save_pretrained("runs/hyper")
+    monkeypatch.chdir(away)
+    assert main(["adapt", "reverse it", "--with", "../project/runs/hyper", "-o", "../project/made"]) == 0
+    for argv in (["--adapter", "../project/made"], ["--describe", "it", "--with", "../project/runs/hyper"]):
+        assert main(["generate", "cab", *argv, "--max-new-tokens", "2"]) == 0
+    assert main(["compile", "reverse it", "--with", "../project/runs/hyper", "-o", "compiled"]) == 0
+    assert found_near("nobody/nothing", project) == "nobody/nothing"

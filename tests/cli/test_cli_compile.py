@@ -111,3 +111,12 @@ def test_a_shipped_hypernetwork_is_found_by_its_base(
 ) -> None:
     told, _ = compiled(capsys, "sort the letters", "--base", "weft/letters", "-o", str(tmp_path / "out"))
     assert told["start"] == "weft/letters-t2l"
+
+
+def test_a_rate_that_no_training_takes_and_a_hypernetwork_that_is_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["compile", "it", "-o", out, "--learning-rate", "1e9"]) == 2
+    assert "Must be <= 1000" in capsys.readouterr().err
+    assert "no hypernetwork folder at nowhere" in refused(capsys, "it", "--with", "nowhere", "-o", out)

@@ -100,3 +100,12 @@ def test_an_adapter_on_a_file_of_rows(
     assert [line["prediction"] for line in lines] == [text for _, _, text in wanted.predictions] == said
     assert main(["eval", tiny.base, "--data", str(file), "--json", "--max-new-tokens", "8"]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(alone.loss)
+
+
+def test_predictions_do_not_replace_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "cab", "completion": "bac"}\n')
+    kept = str(tmp_path / "." / "rows.jsonl")
+    assert main(["eval", "weft/letters", "--data", str(file), "--predictions", kept]) == 1
+    assert "would replace the rows" in capsys.readouterr().err
+    assert file.read_text() == '{"prompt": "cab", "completion": "bac"}\n'

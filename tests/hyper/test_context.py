@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tiny_models import make_llama
 from weft.adapters import delta
 from weft.engine import Loop, Sampling
-from weft.errors import BaseMismatchError, ConfigError, CueError, ShapeError
+from weft.errors import BaseMismatchError, ConfigError, CueError, PromptTooLongError, ShapeError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
 from weft.hyper.accumulator import AccumulatorConfig
@@ -304,6 +305,17 @@ def test_a_text_goes_on_past_the_base_s_own_window(kind):
     said, _, held = write(host, network, tokens(0, 90), 60, window=12)
     assert len(said) == 60
     assert held <= 12
+
+
+def test_a_row_over_learned_positions_ends_with_them(kind):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=32, eos_token_id=2)
+    host = Host(GPT2LMHeadModel(config).eval())
+    network = make_network(host, kind)
+    said, _, _ = write(host, network, tokens(0, 12), 20, window=12)
+    assert len(said) == 20
+    with pytest.raises(PromptTooLongError, match="exceed the model's window of 32"):
+        write(host, network, tokens(0, 12), 21, window=12)
 
 
 def test_a_network_is_kept_and_found_again(pico_host, kind, tmp_path):

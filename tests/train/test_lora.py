@@ -7,8 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from tiny_training import EFFECTS, curve, lora_recipe, tiny_host, write_tasks
+from tiny_training import EFFECTS, curve, lora_recipe, tiny_host, tokenizer, write_tasks
 from torch import nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from weft import adapters
 from weft.errors import ConfigError, UnknownNameError, WeftError
@@ -314,3 +315,13 @@ def test_wrong_names_and_counts(
 def test_settings_that_contradict_each_other(tasks: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lora_recipe(tasks, Path("nowhere"), **changes)
+
+
+def test_a_base_without_sdpa_attends_eagerly(tasks: Path, tmp_path: Path) -> None:
+    text = tokenizer(tasks)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "head_dim": 8}
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=len(text), **sizes, **heads)).save_pretrained(tmp_path / "base")
+    text.save_pretrained(tmp_path / "base")
+    changes: dict[str, Any] = {"base": str(tmp_path / "base"), "tasks": ["upper"], "run": {"max_steps": 1}}
+    assert train_lora(lora_recipe(tasks, tmp_path / "run", **changes)).keys() == {"upper"}

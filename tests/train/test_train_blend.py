@@ -1,5 +1,6 @@
 """Training a blend over a library of four toy adapters: gradients against a plain loop, resuming, errors."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -211,3 +212,14 @@ def test_bad_recipes(tasks: Path, host: Host, library: Path, tmp_path: Path) -> 
     refused("belongs to base weft1-other", BaseMismatchError, tmp_path / "other")
     adapters.save(bank[0], tmp_path / "bare" / "late")
     refused("adapter late has no description", ConfigError, tmp_path / "bare")
+
+
+def test_a_row_that_is_too_long_is_told_before_the_first_step(
+    tasks: Path, host: Host, library: Path, tmp_path: Path
+) -> None:
+    long = shutil.copytree(tasks, tmp_path / "tasks") / "upper" / "train.jsonl"
+    long.write_text(long.read_text() + json.dumps({"prompt": "cat " * 99, "completion": "CAT"}) + "\n")
+    recipe = recipe_of(tmp_path / "tasks", library, tmp_path / "run", rows_per_task=1)
+    with pytest.raises(PromptTooLongError, match="at most 96 fit"):
+        train_blend(recipe, host=host)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

@@ -12,7 +12,7 @@ from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper import ContextConfig, ContextNetwork, WindowController
 from weft.rows import Request
-from weft.tasks import Encoded, render_raw
+from weft.tasks import Encoded, Row, Task, render_raw, save_task
 from weft.tasks.letters.recalls import document_task
 from weft.tasks.source import FactsSource, build_source_tokenizer, load_splits
 from weft.train.answer_logits import answer_logits
@@ -364,3 +364,11 @@ def test_a_raw_recipe_with_kept_states_learns_sheets(upper_host, tmp_path):
     train_context(recipe(tmp_path / "run", 8, **options), host=upper_host)
     curve = losses(tmp_path / "run")
     assert curve[8] < curve[1]
+
+
+def test_tasks_without_test_rows_are_told_before_the_first_step(tmp_path):
+    save_task(Task("one", ("K >cab",), train=(Row("K", "cab"),)), tmp_path / "tasks" / "one")
+    data = {"kind": "folder", "path": str(tmp_path / "tasks")}
+    with pytest.raises(ConfigError, match="the tasks of train have no test rows"):
+        train_context(recipe(tmp_path / "run", 1, data=data, select_on="train"), host=make_host())
+    assert not (tmp_path / "run").exists()

@@ -1,16 +1,20 @@
 """Training a shift: part by part is one whole forward, gradients arrive, a run gives a folder."""
 
+import string
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 import weft
 from weft.config import load_config
 from weft.errors import ConfigError, UnknownNameError
 from weft.host import Host
 from weft.hyper import Shift, ShiftConfig, Shifter, Speaker
+from weft.tasks.chat import plain_ids
 from weft.tasks.letters.streams import LetterStreams
 from weft.train.shift import ShiftRecipe, split_head, train_shift
 from weft.train.streams import encode_stream, read_streams
@@ -139,3 +143,33 @@ def test_a_wrong_recipe_is_refused_before_the_base_is_read(changed, told, tmp_pa
 def test_a_base_without_its_head_as_a_site_is_refused():
     with pytest.raises(ConfigError, match="writes into the output head"):
         split_head(Host.from_pretrained("weft/letters"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["control=85"], "control token 85 is 't', which texts of the streams hold"),
+        (["data.gap=4096", "streams_per_batch=20"], "the base was made for 256; give less data.gap"),
+    ],
+)
+def test_streams_that_the_base_cannot_tell_apart_or_hold_are_refused(changed, told, host, tmp_path):
+    always = [f"run.output_dir={tmp_path}/run", "run.max_steps=1", "data.tasks=[reverse, double, first_two]"]
+    recipe = load_config(ShiftRecipe, RECIPE, [*always, "adapters=[reverse, double]", *changed])
+    with pytest.raises(ConfigError, match=told):
+        train_shift(recipe, host=host)
+
+
+def test_a_prompt_begins_as_generation_begins_it_and_its_parts_have_no_space_of_the_tokenizer():
+    stream = LetterStreams(TASKS).train(0, 1, [2])[0]
+    letters = [(letter, -2.0) for letter in "▁" + string.printable]
+    inner = Tokenizer(models.Unigram([("<unk>", 0.0), ("<bos>", 0.0), *letters], unk_id=0))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>")
+    tokenizer.eos_token = "/"
+    got = encode_stream(tokenizer, stream, [300], PLACES)
+    assert list(got.pieces[0][: got.prompt]) == plain_ids(tokenizer, stream.prompt)
+    assert got.pieces[0][0] == tokenizer.bos_token_id
+    written = [tokenizer.convert_ids_to_tokens(i) for piece in got.pieces for i in piece if i != 300]
+    text = "".join(written[got.prompt : -1]).replace("▁", " ")
+    assert text == "".join(part.lead + part.text for part in stream.parts)

@@ -1,6 +1,7 @@
 """Training a tree: gradients against a plain loop, resuming, what is saved, text, and errors."""
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,14 @@ def test_the_description_is_what_routes(tasks: Path, host: Host, tmp_path: Path)
         bare = render(host.tokenizer, task.train[0]).prompt_ids
         shortest = min(len(row.prompt_ids) for group in draw(0) for row in group)
         assert (shortest > len(bare)) == describe
+
+
+def test_a_row_that_is_too_long_is_told_before_the_first_step(
+    tasks: Path, host: Host, tmp_path: Path
+) -> None:
+    long = shutil.copytree(tasks, tmp_path / "tasks") / "upper" / "train.jsonl"
+    long.write_text(long.read_text() + json.dumps({"prompt": "cat " * 99, "completion": "CAT"}) + "\n")
+    recipe = recipe_of(tmp_path / "tasks", tmp_path / "run", rows_per_task=1)
+    with pytest.raises(PromptTooLongError, match="at most 96 fit"):
+        train_tree(recipe, host=host)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

@@ -48,7 +48,7 @@ def compile_function(
     hypernetwork: Annotated[str | None, Parameter(name="--with")] = None,
     paraphrases: Paraphrases = 1,
     max_steps: Annotated[int, Parameter(validator=Number(gte=0))] = 100,
-    learning_rate: Annotated[float, Parameter(validator=Number(gt=0))] = 1e-3,
+    learning_rate: Annotated[float, Parameter(validator=Number(gt=0, lte=1000))] = 1e-3,
     rows_per_step: Above0 = 8,
     r: Above0 = 8,
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,

@@ -10,6 +10,7 @@ from weft.cli.shared.kinds import kind_of
 from weft.cli.shared.model import ModelFlags, load_model
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json, print_pairs
+from weft.errors import ConfigError
 from weft.files import resolve
 from weft.plain import plain
 
@@ -79,6 +80,8 @@ def _on_rows(
     from weft.types import Bank, Mixture
 
     rows = read_table(data)
+    if predictions is not None and predictions.resolve() == Path(data).resolve():
+        raise ConfigError(f"--predictions {predictions} would replace the rows; name another file")
     folder = resolve(what)
     is_adapter = folder is not None and kind_of(folder) == "adapter"
     flags = ModelFlags(base=base or (None if is_adapter else what), adapter=(what,) if is_adapter else ())

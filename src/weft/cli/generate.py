@@ -21,6 +21,7 @@ from weft.cli.shared.screen import print_json, spoken
 from weft.cli.shared.traced import print_trace
 from weft.cli.shared.tree import TreeFlags, open_tree
 from weft.errors import ConfigError
+from weft.files import found_near, resolve
 
 if TYPE_CHECKING:
     from weft.engine.request import Chooser
@@ -178,7 +179,8 @@ def _load_library(
 
     check_router(choice.router)
     library = load_library(choice.library or "", labels=choice.labels, strict=choice.strict)
-    base = model.base or library.base_model or None
+    folder = resolve(choice.library or "")
+    base = model.base or (found_near(library.base_model, folder) if folder else library.base_model) or None
     host, adapters, share = load_model(
         replace(model, base=base, describe=None), library.adapters, journal=journal
     )

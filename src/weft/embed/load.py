@@ -18,6 +18,7 @@ from weft.embed.sentence import SentenceEncoder
 from weft.embed.states import HostStates, Pool, Template
 from weft.embed.task2vec import Task2Vec
 from weft.errors import ConfigError, WeightsError
+from weft.files import found_near
 from weft.host import Host
 from weft.types import AbstractEncoder
 
@@ -139,7 +140,9 @@ class _Holder(Config):
     encoder: EncoderConfig
 
 
-def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | None = None) -> AbstractEncoder:
+def build_encoder(
+    config: Mapping[str, Any] | EncoderConfig, *, host: Host | None = None, folder: Path | None = None
+) -> AbstractEncoder:
     """Make the encoder that a config describes; those that need a base take `host`, or load it.
 
     Raises ConfigError for an unknown kind or key, MissingFileError for a model that is not there.
@@ -147,6 +150,7 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
     Args:
         config: Kind and options, as in a recipe; `weft list encoders` names the kinds.
         host: The base, for the kinds that read with it.
+        folder: Where the config is kept, near which a base is looked for that it names by a relative path.
 
     Example:
         >>> from weft.embed import build_encoder
@@ -160,12 +164,12 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
         case FirstTokenConfig():
             return FirstToken(parsed.name)
         case HostStatesConfig():
-            base = _host(parsed, host)
+            base = _host(parsed, host, folder)
             return HostStates(base, layers=parsed.layers, pool=parsed.pool, template=parsed.template)
         case InputsConfig():
-            return InputEmbedding(_host(parsed, host))
+            return InputEmbedding(_host(parsed, host, folder))
         case Task2VecConfig():
-            return Task2Vec(_host(parsed, host), samples=parsed.samples, seed=parsed.seed)
+            return Task2Vec(_host(parsed, host, folder), samples=parsed.samples, seed=parsed.seed)
         case OneHotConfig():
             return OneHot(parsed.names)
         case LearnedConfig():
@@ -173,9 +177,9 @@ def build_encoder(config: Mapping[str, Any] | EncoderConfig, *, host: Host | Non
         case HistogramsConfig():
             return Histograms()
         case PartsConfig():
-            return Parts(build_encoder(parsed.encoder, host=host))
+            return Parts(build_encoder(parsed.encoder, host=host, folder=folder))
         case JoinedConfig():
-            return Joined([build_encoder(part, host=host) for part in parsed.encoders])
+            return Joined([build_encoder(part, host=host, folder=folder) for part in parsed.encoders])
 
 
 def check_frozen(encoder: AbstractEncoder) -> None:
@@ -191,7 +195,7 @@ def build_same_encoder(
 
     Raises WeightsError where this one has another identity, and what `build_encoder` raises.
     """
-    encoder = build_encoder(config, host=host)
+    encoder = build_encoder(config, host=host, folder=folder)
     if encoder.identity != identity:
         raise WeightsError(
             f"{folder} reads vectors of {identity}, this encoder is {encoder.identity}; "
@@ -200,7 +204,11 @@ def build_same_encoder(
     return encoder
 
 
-def _host(config: HostStatesConfig | InputsConfig | Task2VecConfig, host: Host | None) -> Host:
+def _host(
+    config: HostStatesConfig | InputsConfig | Task2VecConfig, host: Host | None, folder: Path | None
+) -> Host:
     if host is None and not config.base:
         raise ConfigError(f"{config.kind} needs a host, or the name of a base to load")
-    return Host.from_pretrained(config.base) if host is None else host
+    if host is None:
+        return Host.from_pretrained(config.base if folder is None else found_near(config.base, folder))
+    return host

@@ -66,7 +66,7 @@ class MixController(AbstractController):
         self.window = window
         self.speaker = speaker
         self.max_events = max_events
-        self.evicts = window is not None
+        self.evicts = window is not None and window.evicts
 
     def start(self, request: Request) -> tuple[Share, Mixed]:
         """What the mix makes of the sources before any event. Raises ConfigError for another number."""

@@ -52,6 +52,13 @@ def window_of(module: nn.Module) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
+def is_rotary(module: nn.Module) -> bool:
+    """Whether a language model turns its keys by their positions."""
+    return isinstance(module, PreTrainedModel) and bool(
+        getattr(module.config.get_text_config(), "rope_parameters", None)
+    )
+
+
 def masks(module: nn.Module, cache: RowCache, columns_BT: Int[Tensor, "B T"]) -> Any:
     """The attention mask in the form that the model takes: one, or one by kind of layer."""
     assert isinstance(module, PreTrainedModel)

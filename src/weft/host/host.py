@@ -155,6 +155,11 @@ class Host(AbstractHost):
         """Most positions that a row may have; None where the model's config names no limit."""
         return decoding.window_of(self.module)
 
+    @property
+    def endless(self) -> bool:
+        """Whether positions beyond the window can be computed: rotary ones can, a learned table ends."""
+        return self.window is None or decoding.is_rotary(self.module)
+
     def forward(
         self,
         ids_BT: Int[Tensor, "B T"],

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from weft.adapters import concat, truncate
 from weft.config import Config, Size
 from weft.errors import ConfigError, CueError, ShapeError
+from weft.files import found_near
 from weft.host import Host
 from weft.hyper.accumulator import Accumulator, AccumulatorConfig
 from weft.hyper.made import bank_of
@@ -38,6 +39,7 @@ from weft.hyper.silence import Silence
 from weft.hyper.slug import slug
 from weft.hyper.states import Inputs
 from weft.saved import WEIGHTS, Saved, SavedSite, check_base, describe, list_sites, load_module, write
+from weft.tasks.chat import inner_ids
 from weft.types import AbstractHyperNetwork, Adapter, Bank, Cue, Document, Factors, Site
 
 T = TypeVar("T")
@@ -366,7 +368,7 @@ class ContextNetwork(AbstractHyperNetwork):
             named = saved.provenance.get("base_model")
             if not isinstance(named, str):
                 raise ConfigError(f"{folder} does not say which base it is for; give --base")
-            host = Host.from_pretrained(named)
+            host = Host.from_pretrained(found_near(named, folder))
         check_base(saved, folder, host.fingerprint)
         sites = [Site(*values) for values in saved.sites]
         about = {"sites": sites, "name": saved.name, "provenance": saved.provenance}
@@ -379,6 +381,10 @@ class ContextNetwork(AbstractHyperNetwork):
         if self.host.tokenizer is None:
             raise ConfigError("this host has no tokenizer, so it reads no text")
         return self.host.tokenizer.encode(text, add_special_tokens=False)
+
+    def inner_tokens(self, text: str) -> list[int]:
+        """Token ids of a text that stands behind another, for a base with a tokenizer."""
+        return inner_ids(self.host.tokenizer, text)
 
     def _open(self, read: Read) -> Float[Tensor, " B"]:
         """How far each chunk is heard."""

@@ -36,8 +36,6 @@ class WindowController(AbstractController):
     Raises ConfigError for a window that has no room beside a chunk, or larger than the base's own.
     """
 
-    evicts = True
-
     def __init__(self, network: ContextNetwork, *, window: int) -> None:
         chunk = network.longest
         if window <= chunk:
@@ -49,6 +47,7 @@ class WindowController(AbstractController):
             raise ConfigError(f"a window of {window} tokens, the base was made for {largest}")
         self.network = network
         self.window = window
+        self.evicts = network.host.endless  # positions stay as they were, and those of a table come to an end
 
     def start(self, request: Request) -> tuple[Share, Pressed]:
         """Press the part of a long prompt that lies before its last tokens."""

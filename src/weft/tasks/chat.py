@@ -190,6 +190,17 @@ def row_encoder(
     return lambda row, description: encode(row, description if describe else None)
 
 
+def encode_longest(encode: Callable[[Row, str], Encoded], tasks: Iterable[Task]) -> None:
+    """Encode the longest train row of each task, so that one which is too long is told before a run begins.
+
+    Raises what `encode` raises.
+    """
+    for task in tasks:
+        row = max(task.train, key=lambda row: sum(len(content) for _, content in row.messages), default=None)
+        if row is not None:
+            encode(row, max(task.descriptions, key=len))
+
+
 def every_answer(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Rows with a row more for each earlier answer of a chat, so that the loss is on every assistant turn.
 
@@ -218,6 +229,16 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a plain text, after the beginning-of-text token of those tokenizers that write one, once."""
     start, ids = [*_start(tokenizer)], tokenizer.encode(text, add_special_tokens=False)
     return ids if ids[:1] == start else start + ids
+
+
+def inner_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that stands behind another, without the space that some tokenizers put before a text."""
+    # They do not put it behind a line break.
+    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
+    anchored = tokenizer.encode(_ANCHOR + text, add_special_tokens=False)
+    if anchored[: len(anchor)] == anchor:
+        return anchored[len(anchor) :]
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 @lru_cache(maxsize=8)
@@ -266,10 +287,7 @@ def _continue(
     alone = tokenizer.encode(answer, add_special_tokens=False)
     if tokenizer.decode(prompt_ids + alone) == tokenizer.decode(whole_ids):
         return alone
-    # A tokenizer that puts a space before every text does not put it behind a line break.
-    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
-    anchored = tokenizer.encode(_ANCHOR + answer, add_special_tokens=False)
-    return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
+    return inner_ids(tokenizer, answer)
 
 
 def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:

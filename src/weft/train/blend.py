@@ -26,6 +26,7 @@ from weft.route import Blend, Library, load_library
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Row, Task, TaskSampler, hash_tasks, row_encoder
 from weft.tasks.batch import pad_id
+from weft.tasks.chat import encode_longest
 from weft.tasks.source import Data, load_split
 from weft.train.answer_logits import (
     answer_logits,
@@ -237,6 +238,7 @@ def _rows(
     )
 
     encode = row_encoder(host.tokenizer, describe=recipe.describe, max_length=longest)
+    encode_longest(encode, tasks)
 
     def grouped(task: Task, description: str, rows: Sequence[Row]) -> list[_Group]:
         encoded = [encode(row, description) for row in rows]

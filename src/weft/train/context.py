@@ -162,6 +162,9 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
         raise ConfigError("a price of silence is for a network with a gate; give network.gate")
     splits = {} if recipe.data is None else load_splits(recipe.data, recipe.select_on)
     train = splits.get("train", ())
+    measured = [task for task in splits.get(recipe.select_on, ()) if task.test]
+    if splits and not measured:
+        raise ConfigError(f"there is no row to measure on; the tasks of {recipe.select_on} have no test rows")
     with Run(recipe.run, recipe, resume=resume, data_hash=hash_tasks(train)) as run:
         device = run.accelerator.device
         host = host or load_base(recipe, device, target_modules=recipe.target_modules)
@@ -200,7 +203,7 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
             if run.is_due("eval", done):
                 metrics = {"margin": float(done)}
                 if splits:
-                    metrics = recall(network, splits[recipe.select_on], windows=windows, raw=recipe.raw)
+                    metrics = recall(network, measured, windows=windows, raw=recipe.raw)
                 run.log(done, metrics)
                 if metrics["margin"] > best:
                     best = metrics["margin"]

@@ -30,6 +30,7 @@ from weft.hyper import ContextNetwork, HyperNetwork
 from weft.route import load_library
 from weft.route.library import select
 from weft.route.mix import Mix, MixConfig, mixed, sizes
+from weft.tasks.chat import inner_ids, plain_ids
 from weft.tasks.facts.recalls import draw_fact_recall
 from weft.tasks.functions.world import World as Functions
 from weft.tasks.letters.recalls import draw_recall
@@ -203,10 +204,8 @@ def describe(recipe: MixRecipe, operation: str) -> str:
 
 def encode_recall(host: Host, recall: Recall) -> Lesson:
     """Token ids of a question and what is to be written."""
-    prompt, word, answer = (
-        host.tokenizer.encode(text, add_special_tokens=False)
-        for text in (recall.prompt, recall.said, recall.answer)
-    )
+    prompt = plain_ids(host.tokenizer, recall.prompt)
+    word, answer = (inner_ids(host.tokenizer, text) for text in (recall.said, recall.answer))
     return Lesson(prompt, word, [*answer, host.tokenizer.eos_token_id])
 
 

@@ -165,18 +165,28 @@ def train_shift(recipe: ShiftRecipe, *, host: Host | None = None, resume: bool =
 def drawing(
     recipe: ShiftRecipe, host: Host, controls: Sequence[int], places: dict[str, int]
 ) -> Callable[[int], list[Pieces]]:
-    """What draws the streams of a step, as token ids; without `controls` no control token stands in them."""
+    """What draws the streams of a step, as token ids; without `controls` no control token stands in them.
+
+    Drawing raises ConfigError for streams that the base's window does not hold.
+    """
     streams, data = recipe.data.build(), recipe.data
 
     def draw(step: int) -> list[Pieces]:
         gaps = random.Random(f"{data.seed} gaps {step}")
         length = data.lengths[step % len(data.lengths)]
-        return [
+        drawn = [
             encode_stream(
                 host.tokenizer, s, controls, places, mark=bool(controls), gap=gaps.randint(0, data.gap)
             )
             for s in streams.train(step, recipe.streams_per_batch, [length])
         ]
+        longest = max(pieces.gap + sum(map(len, pieces.pieces)) for pieces in drawn)
+        if host.window is not None and longest > host.window:
+            raise ConfigError(
+                f"a stream takes {longest} positions, its gap among them, the base was made for "
+                f"{host.window}; give less data.gap, data.lines or data.lengths"
+            )
+        return drawn
 
     return draw
 

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from weft.errors import ConfigError
 from weft.host import Host
 from weft.hyper.shift import Acting, Shift, Shifted
 from weft.hyper.shift_controller import NEGLIGIBLE
+from weft.tasks.chat import inner_ids, plain_ids
 from weft.tasks.streams import Stream
 from weft.train.answer_logits import language_model
 from weft.types import Bank, Dense, Mixture, Rows, Term
@@ -77,17 +79,24 @@ def encode_stream(
     """Token ids of a stream. One control token marks every shift; of several, the one of the part's task.
 
     Without `mark` no control token stands in the pieces. A stream that is cut ends with the lead that
-    follows.
+    follows. Raises ConfigError for a control token that its text holds.
     """
     size = len(places)
     wanted = tuple(places.get(part.task, size) for part in stream.parts)
-    prompt = tokenizer.encode(stream.prompt, add_special_tokens=False)
-    pieces = [prompt + _ids(tokenizer, stream.parts[0].lead)]
+    prompt = plain_ids(tokenizer, stream.prompt)
+    pieces = [prompt + inner_ids(tokenizer, stream.parts[0].lead)]
     for i, (part, shift) in enumerate(zip(stream.parts, stream.shifts, strict=True)):
         control = [controls[wanted[i] if len(controls) > 1 else 0]] if shift and mark else []
         lead = stream.parts[i + 1].lead if i + 1 < len(stream.parts) else stream.following
-        after = _ids(tokenizer, lead) if lead else [tokenizer.eos_token_id]
-        pieces.append(control + _ids(tokenizer, part.text) + after)
+        after = inner_ids(tokenizer, lead) if lead else [tokenizer.eos_token_id]
+        pieces.append(control + inner_ids(tokenizer, part.text) + after)
+    marks = sum(stream.shifts) if mark else 0
+    if sum(token_id in controls for piece in pieces for token_id in piece) != marks:
+        written = next(i for i in controls if i in [*pieces[0], *(i for p in pieces[1:] for i in p[1:])])
+        raise ConfigError(
+            f"control token {written} is {tokenizer.decode([written])!r}, which texts of the streams hold; "
+            "choose an id that the tokenizer does not use"
+        )
     return Pieces(tuple(map(tuple, pieces)), stream.shifts, wanted, len(prompt), gap)
 
 
@@ -243,7 +252,3 @@ def head_input(module: nn.Module) -> Iterator[list[Tensor]]:
         yield heard
     finally:
         handle.remove()
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.checks import CONFIG
 from weft.cli.shared.model import ModelFlags
 from weft.errors import ConfigError
-from weft.files import read_json, resolve
+from weft.files import found_near, read_json, resolve
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -59,17 +60,19 @@ def shifting(folder: str, host: Host) -> ShiftController:
     from weft.hyper.shifter import Shifter
     from weft.route import load_library
 
-    shifter = Shifter.from_pretrained(folder, host=host)
-    library = list(load_library(shifter.library_folder).adapters) if shifter.library else []
+    shifter, found = Shifter.from_pretrained(folder, host=host), resolve(folder)
+    assert found is not None
+    named = found_near(shifter.library_folder, found)
+    library = list(load_library(named).adapters) if shifter.library else []
     return shifter.controller(library)
 
 
-def _host(model: ModelFlags, provenance: Mapping[str, Any], paths: Sequence[str]) -> Host:
+def _host(model: ModelFlags, provenance: Mapping[str, Any], folder: Path, paths: Sequence[str]) -> Host:
     """The base that is asked for, or the one that a folder was made for, with the sites of that folder."""
     from weft.cli.shared.model import BASE
     from weft.host import Host
 
-    base = model.base or provenance.get("base_model") or BASE
+    base = model.base or found_near(provenance.get("base_model") or BASE, folder)
     return Host.from_pretrained(base, dtype=model.dtype, device=model.device, target_modules=list(paths))
 
 
@@ -78,8 +81,8 @@ def _shift(model: ModelFlags, folder: str) -> tuple[Host, list[Adapter], Share, 
     from weft.rows import Share
     from weft.saved import describe
 
-    saved, _ = describe(folder, SavedShift)
-    host = _host(model, saved.provenance, [values[0] for values in (*saved.sites, saved.head)])
+    saved, found = describe(folder, SavedShift)
+    host = _host(model, saved.provenance, found, [values[0] for values in (*saved.sites, saved.head)])
     controller = shifting(folder, host)
     return host, [controller.speaker, *controller.library], Share(), controller
 
@@ -92,8 +95,8 @@ def _windowed(
     from weft.rows import Share
     from weft.saved import describe
 
-    saved, _ = describe(folder, SavedContext)
-    host = _host(model, saved.provenance, [path for path, *_ in saved.sites])
+    saved, found = describe(folder, SavedContext)
+    host = _host(model, saved.provenance, found, [path for path, *_ in saved.sites])
     network = ContextNetwork.from_pretrained(folder, host=host)
     size = window or min(_CHUNKS * network.config.chunk, host.window or _CHUNKS * network.config.chunk)
     return host, [], Share(), WindowController(network, window=size)

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
 from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
-from weft.files import embedded_folder, resolve
+from weft.files import embedded_folder, found_near, resolve
 from weft.reading import read_json
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def load_model(
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     asked = None if flags.describe is None else flags.hypernetwork
     name = flags.base or named_base(adapters, asked) or BASE
+    folder = resolve(flags.adapter[0]) if flags.adapter and flags.base is None else None
+    name = name if folder is None else found_near(name, folder)
     if flags.host is None:
         try:
             of_all = [*adapters, *library]
@@ -254,14 +256,14 @@ def adapt_words(
 
 
 def base_of(hypernetwork: str) -> str:
-    """The base that a hypernetwork names. Raises ConfigError where it names none, and for no hypernetwork."""
+    """The base that a hypernetwork names. Raises ConfigError where it names none, or MissingFileError."""
     folder = resolve(hypernetwork)
-    named = (
-        None if folder is None else read_json(folder / "config.json").get("provenance", {}).get("base_model")
-    )
+    if folder is None:
+        raise MissingFileError(f"no hypernetwork folder at {hypernetwork}")
+    named = read_json(folder / "config.json").get("provenance", {}).get("base_model")
     if not named:
         raise ConfigError(f"hypernetwork {hypernetwork} does not name its base; give --base")
-    return named
+    return found_near(named, folder)
 
 
 def usual_base() -> str:

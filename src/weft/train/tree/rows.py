@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.errors import ConfigError
 from weft.rows import AbstractHost
 from weft.tasks import Encoded, Task, TaskSampler, row_encoder
+from weft.tasks.chat import encode_longest
 from weft.tasks.source import load_split, load_texts
 from weft.train.tree.recipe import TreeRecipe
 
@@ -50,6 +51,7 @@ def tree_rows(
         )
 
     encode = row_encoder(host.tokenizer, describe=recipe.describe, max_length=longest)
+    encode_longest(encode, tasks if sampler else ())
 
     def cut(stretch_L: Tensor, start: int) -> Encoded:
         ids = stretch_L[start : start + recipe.text_length].tolist()
