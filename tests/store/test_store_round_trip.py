@@ -141,11 +141,12 @@ def test_a_header_of_other_shapes_is_written_as_the_library_does(root: Path, tmp
     first = lora()
     with Store(root) as store:
         store.add(write_folder(tmp_path / "1", first), "a", message="one")
-        store.add(write_folder(tmp_path / "2", first | {key(1): tensor(5, 3, 4)}), "b", message="two")
-        moved = git(root, "rev-parse", f"HEAD:adapters/b/tensors/{file_of(key(1))}")
-        path = f"adapters/a/tensors/{file_of(key(1))}"
-        git(root, "update-index", "--cacheinfo", f"100644,{moved},{path}")
-        git(root, "commit", "-qm", "take one tensor over")
+        wide = {key(1): tensor(5, 3, 4), key(1, "B"): tensor(6, 4, 3)}
+        store.add(write_folder(tmp_path / "2", first | wide), "b", message="two")
+        for name in map(file_of, wide):
+            moved = git(root, "rev-parse", f"HEAD:adapters/b/tensors/{name}")
+            git(root, "update-index", "--cacheinfo", f"100644,{moved},adapters/a/tensors/{name}")
+        git(root, "commit", "-qm", "take one layer over")
         store.checkout("a", tmp_path / "out")
         header = split((tmp_path / "out" / "adapter_model.safetensors").read_bytes(), "out")
         assert {s.name: s.shape for s in header.specs}[key(1)] == (3, 4)

@@ -4,7 +4,7 @@
 
 with theta the speaker and the mix of `route/mix.py`. The sources stay frozen: a context network that has
 pressed the document, a hypernetwork (or a stack) that was told one operation in words, and the adapter of
-another operation from a library. A sign in the question says which one is meant: constant weights are wrong.
+another operation from a library. A sign in the question says which one is meant.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
@@ -71,7 +71,7 @@ class MixRecipe(AbstractRecipe):
     """Words or facts of a document."""
     sources: tuple[Literal["context", "stack", "library"], ...] = SOURCES
     """Those that act; the others give nothing."""
-    fixed: float | None = Field(default=None, gt=0, lt=2)
+    fixed: Annotated[float, Field(gt=0, lt=2)] | None = None
     """Leave every weight at this, so that the speaker alone learns."""
     token: Token | Annotated[tuple[Token, ...], Field(min_length=1)]
     """The event: the token behind which an answer begins, ` >` of the letters tokenizer; or several."""
@@ -83,6 +83,11 @@ class MixRecipe(AbstractRecipe):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)
     questions_per_batch: Size = 32
     """Questions of one step."""
+
+    @field_validator("fixed", mode="before")
+    @classmethod
+    def _none_for_false(cls, value: object) -> object:
+        return None if value is False else value  # as mixes of before say that no weight is fixed
 
 
 class Lesson(NamedTuple):
