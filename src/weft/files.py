@@ -185,3 +185,12 @@ def found_near(name: str, folder: Path) -> str:
             if (around / name).is_dir():
                 return str(around / name)
     return name
+
+
+def base_named_in(folder: Path) -> str | None:
+    """The base that the config.json of a network or tree names, as `found_near` finds it; None for none.
+
+    Raises what `read_json` and `resolve` raise.
+    """
+    named = read_json(folder / "config.json").get("provenance", {}).get("base_model")
+    return found_near(named, folder) if named else None

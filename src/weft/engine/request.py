@@ -15,9 +15,8 @@ from weft.adapters import OnMismatch, check_fits
 from weft.adapters.card import base_model
 from weft.engine.batch import shares_of
 from weft.errors import ShapeError
-from weft.files import found_near, resolve
+from weft.files import base_named_in, resolve
 from weft.host import Host, fitted
-from weft.reading import read_json
 from weft.route import Library, Tree, place_leaves
 from weft.route.load import Router
 from weft.route.named import check_router, explained, named_router
@@ -31,8 +30,7 @@ def named_base(adapters: Sequence[Adapter], hypernetwork: str | None = None) -> 
         if base_model(adapter):
             return base_model(adapter)
     folder = resolve(hypernetwork) if hypernetwork is not None else None
-    named = read_json(folder / "config.json")["provenance"].get("base_model") if folder else None
-    return found_near(named, folder) if named and folder else None
+    return None if folder is None else base_named_in(folder)
 
 
 def under(

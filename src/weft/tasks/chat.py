@@ -234,11 +234,16 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def inner_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text that stands behind another, without the space that some tokenizers put before a text."""
     # They do not put it behind a line break.
-    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
+    anchor = _anchor(tokenizer)
     anchored = tokenizer.encode(_ANCHOR + text, add_special_tokens=False)
-    if anchored[: len(anchor)] == anchor:
+    if tuple(anchored[: len(anchor)]) == anchor:
         return anchored[len(anchor) :]
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+@lru_cache(maxsize=8)
+def _anchor(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(_ANCHOR, add_special_tokens=False))
 
 
 @lru_cache(maxsize=8)

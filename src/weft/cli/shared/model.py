@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
 from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
-from weft.files import embedded_folder, found_near, resolve
+from weft.files import base_named_in, embedded_folder, found_near, resolve
 from weft.reading import read_json
 
 if TYPE_CHECKING:
@@ -260,10 +260,10 @@ def base_of(hypernetwork: str) -> str:
     folder = resolve(hypernetwork)
     if folder is None:
         raise MissingFileError(f"no hypernetwork folder at {hypernetwork}")
-    named = read_json(folder / "config.json").get("provenance", {}).get("base_model")
-    if not named:
+    named = base_named_in(folder)
+    if named is None:
         raise ConfigError(f"hypernetwork {hypernetwork} does not name its base; give --base")
-    return found_near(named, folder)
+    return named
 
 
 def usual_base() -> str:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from weft.cli.shared.kinds import kind_of
 from weft.errors import ConfigError
-from weft.files import found_near, read_json, resolve
+from weft.files import base_named_in, resolve
 
 if TYPE_CHECKING:
     from weft.route import Tree
@@ -45,5 +45,4 @@ def open_tree(flags: TreeFlags) -> tuple[Tree, str | None] | None:
     tree = load_tree(flags.tree)
     if flags.leaf_devices:
         check_devices(flags.leaf_devices, len(tree.leaves))
-    named = read_json(found / "config.json")["provenance"].get("base_model") if found else None
-    return tree, found_near(named, found) if named and found else None
+    return tree, None if found is None else base_named_in(found)
