@@ -154,8 +154,9 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[st
         yield where, value
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    """Yield ("file, line n", text) for every line that is not blank; a name ending in .gz is unpacked.
+def read_lines(path: str | os.PathLike[str], *, blank: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield ("file, line n", text) for every line, `blank` ones where asked for; a name ending in .gz is
+    unpacked.
 
     Lines are read one at a time, so a large file needs no memory. Raises MissingFileError, or ConfigError
     that names the file and the line.
@@ -178,7 +179,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
                     raise ConfigError(
                         f"{where}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
                     ) from error
-                if text.strip():
+                if blank or text.strip():
                     yield where, text
     except MissingFileError:
         raise

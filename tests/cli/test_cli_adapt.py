@@ -15,7 +15,7 @@ from weft.cli import main
 from weft.embed import Histograms, build_encoder
 from weft.files import found_near
 from weft.host import Host
-from weft.hyper import HyperNetwork, T2LConfig, build_t2l
+from weft.hyper import ContextNetwork, HyperNetwork, T2LConfig, build_t2l
 from weft.tasks.pictures import draw_shape
 
 
@@ -222,6 +222,16 @@ def test_line_ends_of_windows_change_nothing(tmp_path: Path) -> None:
         assert main(["adapt", *args, "-o", str(tmp_path / name)]) == 0
         made.append(load(tmp_path / name))
     assert all((made[0].factors[site].b_OR == made[1].factors[site].b_OR).all() for site in made[0].sites)
+
+
+def test_a_document_keeps_its_blank_lines(tmp_path: Path) -> None:
+    text = "reverse\n\n\nK >cab\n"
+    (tmp_path / "notes.txt").write_text(text)
+    args = ["--document", str(tmp_path / "notes.txt"), "--with", "weft/letters-words"]
+    assert main(["adapt", *args, "-o", str(tmp_path / "file")]) == 0
+    made = load(tmp_path / "file")
+    whole = ContextNetwork.from_pretrained("weft/letters-words").adapt(text)
+    assert all((made.factors[site].b_OR == whole.factors[site].b_OR).all() for site in made.sites)
 
 
 def test_what_names_a_base_by_a_relative_path_is_used_from_anywhere(

@@ -88,6 +88,14 @@ def test_neither_hypernetwork_nor_examples(
     assert not (tmp_path / "out").exists()
 
 
+def test_paraphrases_are_of_a_hypernetwork(
+    tiny: Tiny, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--base", tiny.base, "--examples", rows, "--paraphrases", "3"]
+    told = refused(capsys, "reverse it", *argv, "-o", str(tmp_path / "out"))
+    assert "--paraphrases are for a hypernetwork" in told
+
+
 def test_two_examples_are_too_few_to_hold_some_out(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_run_gives_a_folder_that_generates(host, tmp_path):
         (["data.tasks=[reverse, double]"], "3 to 26 tasks, got 2"),
         (["data.lengths=[2, 9]"], "1 to 6 lines, got 9"),
         (["network.mode=generate", "told_until=0.5"], "a network that generates has none"),
+        (["adapters=[reverse, reverse]"], "names 'reverse' twice"),
         (["adapters=[reverse, double]", "told_until=0.5"], "which lacks first_two"),
     ],
 )

@@ -122,7 +122,7 @@ def _ids(network: ContextNetwork, document: Path) -> Iterator[int]:
         size = None if document.suffix == ".gz" else document.stat().st_size
         task = bar.add_task("", total=size)
         encode = network.tokens
-        for _, line in read_lines(document):
+        for _, line in read_lines(document, blank=True):
             # A file of Windows says what the same text says elsewhere.
             yield from encode(f"{line[:-2]}\n" if line.endswith("\r\n") else line)
             encode = network.inner_tokens

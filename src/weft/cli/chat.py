@@ -10,7 +10,6 @@ from weft.cli.shared.lines import stdin_lines
 from weft.cli.shared.model import (
     ModelFlags,
     SamplingFlags,
-    compare_copies,
     load_adapters,
     load_model,
     open_hypernetwork,
@@ -114,6 +113,7 @@ def _change(
 ) -> "tuple[list[Adapter], Share] | None":
     """Carry out a command; the adapters from now on, or None when they stay."""
     from weft.engine.request import under
+    from weft.host import compare_copies
 
     match command:
         case "/base":
@@ -124,7 +124,7 @@ def _change(
             if not rest:
                 raise ConfigError("/adapter needs the folder of an adapter behind it")
             adapters = load_adapters([rest], [])[0]
-            compare_copies([rest], host)
+            compare_copies(rest, host)
         case "/help":
             for text in _COMMANDS.values():
                 print(text)

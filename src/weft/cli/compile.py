@@ -114,6 +114,8 @@ def compile_function(
             f"no hypernetwork for base {base} ships with Weft, and there are no examples; "
             "name a hypernetwork (--with) or give --examples"
         )
+    elif paraphrases > 1:
+        raise ConfigError(f"--paraphrases are for a hypernetwork, and none for base {base} ships with Weft")
     else:
         print(f"weft: no hypernetwork for base {plain(base)}: training starts from zero", file=sys.stderr)
     shown: dict[str, Any] = {

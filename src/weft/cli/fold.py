@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder
-from weft.cli.shared.model import compare_copies, load_adapters, open_host
+from weft.cli.shared.model import load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
 from weft.files import read_json, replace_folder, to_json
@@ -66,11 +66,12 @@ def _fold(
 ) -> dict[str, Any]:
     from weft.adapters import concat, fingerprint
     from weft.adapters import fold as fold_in
-    from weft.host import fitted
+    from weft.host import compare_copies, fitted
 
     adapters, weights = load_adapters(folders, weights)
     host = open_host(name, adapters=adapters)
-    compare_copies(folders, host)
+    for folder in folders:
+        compare_copies(folder, host)
     adapters = [fitted(adapter, host, on_mismatch) for adapter in adapters]
     note: dict[str, Any] = {
         # A hub id stays one; a path must be found from anywhere.

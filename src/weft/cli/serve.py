@@ -16,7 +16,6 @@ from weft.cli.shared.controlled import shifting, speaking
 from weft.cli.shared.model import (
     BASE,
     Dtype,
-    compare_copies,
     hypernetwork_for,
     load_adapters,
     open_host,
@@ -94,6 +93,7 @@ def serve(
             f"weft serve needs the extra serve: pip install 'weft[serve]' ({error})"
         ) from None
     from weft.engine.request import Chooser, planted
+    from weft.host import compare_copies
     from weft.hyper import ContextNetwork
     from weft.route import load_library, load_tree
 
@@ -119,7 +119,8 @@ def serve(
     elif shift or context:
         raise ConfigError("--shift and --context need a base of this process; leave them out over a swarm")
     model = local or open_spread(swarm or "")
-    compare_copies(adapter, model)
+    for folder in adapter:
+        compare_copies(folder, model)
     base = model.name
     named = hypernetwork or hypernetwork_for(model)
     shelf = Shelf(

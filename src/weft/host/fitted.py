@@ -6,6 +6,8 @@ Where a file names modules as an older release of transformers did (`language_mo
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from weft.adapters import OnMismatch, check_fits, on_host, site_at
+from weft.adapters import OnMismatch, check_copies, check_fits, has_copies, on_host, site_at
+from weft.errors import BaseCopyWarning
 from weft.host.host import Host
 from weft.host.sites import ALL_LINEAR
 from weft.rows import AbstractHost
@@ -42,6 +45,18 @@ def fitted(adapter: Adapter, host: AbstractHost, on_mismatch: OnMismatch = "refu
             adapter = replace(adapter, factors=MappingProxyType(factors))
     check_fits(adapter, host.sites, host.fingerprint)
     return adapter
+
+
+def compare_copies(folder: str | os.PathLike[str], host: AbstractHost) -> None:
+    """Compare copies of base weights that lie beside an adapter with the base; over a swarm, warn of them.
+
+    Raises what `check_copies` raises.
+    """
+    if isinstance(host, Host):
+        check_copies(folder, host.module)
+    elif has_copies(folder):
+        said = f"{folder}: its copies of base weights are not compared with a base elsewhere"
+        warnings.warn(said, BaseCopyWarning, stacklevel=2)
 
 
 def _renamed(site: Site, module: nn.Module) -> Site:

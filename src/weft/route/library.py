@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from weft.adapters import check_copies, check_one_base, descriptions_of, has_copies, load_each
+from weft.adapters import check_one_base, descriptions_of, load_each
 from weft.adapters.card import base_model
 from weft.checks import CONFIG
 from weft.errors import (
@@ -24,7 +24,7 @@ from weft.errors import (
     WeftError,
 )
 from weft.files import folders_with, nearest, read_json, resolve
-from weft.host import Host, fitted
+from weft.host import compare_copies, fitted
 from weft.rows import AbstractHost
 from weft.types import Adapter, Bank, Site
 
@@ -59,11 +59,8 @@ class Library(NamedTuple):
 
         def fit(adapter: Adapter) -> Adapter:
             folder = folders.get(adapter.name)
-            if folder is not None and isinstance(host, Host):
-                check_copies(folder, host.module)
-            elif folder is not None and has_copies(folder):
-                said = f"{folder}: its copies of base weights are not compared"
-                warnings.warn(said, BaseCopyWarning, stacklevel=2)
+            if folder is not None:
+                compare_copies(folder, host)
             return fitted(adapter, host)
 
         adapters = _sound(self.adapters, fit, strict, always=(BaseMismatchError,))

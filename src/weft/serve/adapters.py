@@ -16,11 +16,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from weft.adapters import check_copies, load, save
+from weft.adapters import load, save
 from weft.checks import CONFIG, WEIGHTS
 from weft.errors import ConfigError, CueError
 from weft.files import resolve
-from weft.host import Host
+from weft.host import compare_copies
 from weft.reading import check_text
 from weft.serve.body import is_form
 from weft.serve.keys import Account
@@ -108,8 +108,7 @@ def _uploaded(shelf: Shelf, config: BinaryIO, weights: BinaryIO) -> Adapter:
 
 def _read(shelf: Shelf, folder: str | Path) -> Adapter:
     """The adapter of a folder; base weights that it brings are the base's own. Raises what reading raises."""
-    if isinstance(shelf.host, Host):
-        check_copies(folder, shelf.host.module)
+    compare_copies(folder, shelf.host)
     return load(folder)
 
 

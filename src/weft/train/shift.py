@@ -10,6 +10,7 @@ what should act. Boundaries are given in training, since text is; what finds the
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -265,4 +266,6 @@ def _choose(adapters: Sequence[Adapter], names: Sequence[str]) -> list[Adapter]:
     for name in names:
         if name not in named:
             raise UnknownNameError(f"the library has no adapter {name!r}{nearest(name, named)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"adapters names {twice[0]!r} twice")
     return [named[name] for name in names] if names else list(adapters)

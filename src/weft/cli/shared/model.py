@@ -113,6 +113,7 @@ def load_model(
     Raises ConfigError for weights that do not match, and what loading and `check_fits` raise.
     """
     from weft.engine.request import named_base, under
+    from weft.host import compare_copies
 
     if journal is not None and flags.host is None:
         raise ConfigError("--journal is for a run over a swarm; give --host swarm:NAME too")
@@ -138,7 +139,8 @@ def load_model(
         host, local = open_spread(flags.host, journal=journal), None
         if flags.base not in (None, host.name):
             raise ConfigError(f"--base is {flags.base}, {flags.host} runs {host.name}; leave one out")
-    compare_copies(flags.adapter, host)
+    for folder in flags.adapter:
+        compare_copies(folder, host)
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
@@ -147,7 +149,7 @@ def load_model(
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
-    """Adapters and as many weights; `compare_copies` follows when the base is there.
+    """Adapters and as many weights; `weft.host.compare_copies` follows when the base is there.
 
     Raises ConfigError where their numbers differ, and for a weight that is not finite.
     """
@@ -163,21 +165,6 @@ def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[lis
     return adapters, list(weights) or [1.0] * len(folders)
 
 
-def compare_copies(folders: Sequence[str], host: AbstractHost) -> None:
-    """Compare copies of base weights that lie beside adapters with the base; over a swarm, warn of them.
-
-    Raises what `check_copies` raises.
-    """
-    from weft.adapters import check_copies, load
-    from weft.host import Host
-
-    for folder in folders:
-        if isinstance(host, Host):
-            check_copies(folder, host.module)
-        else:
-            load(folder)  # which warns
-
-
 def compare_with_base(folders: Sequence[str], adapters: Sequence[Adapter], base: str | None) -> None:
     """Compare copies of base weights beside adapters, where there are any, with the base given or named.
 
@@ -186,6 +173,7 @@ def compare_with_base(folders: Sequence[str], adapters: Sequence[Adapter], base:
     """
     from weft.adapters import has_copies
     from weft.engine.request import named_base
+    from weft.host import compare_copies
 
     bringing = [folder for folder in folders if has_copies(folder)]
     name = base or named_base(adapters)
@@ -198,7 +186,9 @@ def compare_with_base(folders: Sequence[str], adapters: Sequence[Adapter], base:
             stacklevel=2,
         )
         return
-    compare_copies(bringing, open_host(name, adapters=adapters))
+    host = open_host(name, adapters=adapters)
+    for folder in bringing:
+        compare_copies(folder, host)
 
 
 def open_host(
