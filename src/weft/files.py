@@ -114,7 +114,7 @@ def _hold(handle: int) -> None:
 
 
 def _sweep(target: Path) -> None:
-    """Take away what killed processes wrote for a target: nobody holds it, and it is not empty, just begun."""
+    """Take away what killed processes wrote for a target: nobody holds it, and it is not just begun."""
     for found in target.parent.glob(f".{glob.escape(target.name)}{_ASIDE}*"):
         if (match := _LEFTOVER.fullmatch(found.name)) is None or match[2]:
             continue
