@@ -230,3 +230,14 @@ def test_a_disk_that_refuses_safetensors(tmp_path: Path) -> None:
         raise SafetensorError("a tensor of no known type")
     assert read(tmp_path / "x") == ["old", "old"]
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_place_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told before hours of work."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="file is a file"):
+        check_free(tmp_path / "file/a/b", "a test", ())
+    check_free(tmp_path / "a/b", "a test", ())
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SaveError, match="nothing may be written into"):
+        check_free(tmp_path / "a/b", "a test", ())

@@ -66,7 +66,12 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_free(target: Path, what: str, own: Collection[str]) -> None:
-    """Raise SaveError for a file, or a folder that holds more than `own`: replacing deletes what is there."""
+    """Raise SaveError where no folder can be written, or it holds more than `own`: replacing deletes it."""
+    around = next(found for found in Path(os.path.realpath(target)).parents if found.exists())
+    if not around.is_dir():
+        raise SaveError(f"could not write {target}: {around} is a file")
+    if not os.access(around, os.W_OK | os.X_OK):
+        raise SaveError(f"could not write {target}: nothing may be written into {around}")
     if target.exists() and not target.is_dir():
         raise SaveError(f"{target} is a file; {what} needs a folder of its own")
     names = {found.name for found in target.iterdir()} if target.is_dir() else set()
