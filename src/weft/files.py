@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from weft.errors import MissingFileError, SaveError, UnknownNameError
+from weft.errors import MissingFileError, SaveError, UnknownNameError, WeftError
 from weft.reading import read_json as read_json
 from weft.registry import NAMED, kept_in
 
@@ -101,6 +101,8 @@ def folders_with(folder: Path, file: str) -> list[Path]:
 
 def _refusal(error: Exception) -> str | None:
     """What the machine refused; None for an error of another kind."""
+    if isinstance(error, WeftError):
+        return None
     if isinstance(error, OSError):
         return error.strerror or str(error)
     told = _FROM_RUST.search(str(error))
