@@ -1,18 +1,21 @@
 """Names and folders: finding them, and writing so that nothing whole is ever lost."""
 
 import difflib
+import fcntl
+import glob
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from weft.errors import MissingFileError, SaveError, UnknownNameError
+from weft.errors import MissingFileError, SaveError, UnknownNameError, WeftError
 from weft.reading import read_json as read_json
 from weft.registry import NAMED, kept_in
 
@@ -20,8 +23,10 @@ _EMBEDDED = "weft/"
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 _ASIDE, _OLD = ".weft-", ".old"
-"""`replace_folder` writes into `.NAME.weft-xxxxxxxx`; what was there is that with `.old` for a moment."""
+"""What is written goes into `.NAME.weft-xxxxxxxx`; a former folder is that with `.old` for a moment."""
 _LEFTOVER = re.compile(r"\.(.+)\.weft-[a-z0-9_]{8}(\.old)?")
+_FROM_RUST = re.compile(r"\(os error (\d+)\)")
+"""How errors of safetensors and tokenizers, which are of other kinds, tell the machine's refusal."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -30,46 +35,53 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it takes the place of `path`, on failure it goes.
 
     A reader sees the old folder or the new one, whole. On Linux the two change places in one step; elsewhere
-    a process killed in between leaves the old one beside `path`, under a name of its own. Raises SaveError
-    when the disk refuses.
+    a process killed in between leaves the old one beside `path`, under a name of its own. A link is kept, and
+    the folder that it leads to is replaced. What a killed process left goes with the next call. Raises
+    SaveError when the disk refuses.
     """
-    target = Path(path).absolute()
-    fresh: Path | None = None
+    target = Path(os.path.realpath(path))
+    fresh = _aside(target)
+    handle = -1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}{_ASIDE}", dir=target.parent))
+        _sweep(target)
+        fresh.mkdir()
+        handle = os.open(fresh, os.O_RDONLY)
+        _hold(handle)
         fresh.chmod(0o755)
         yield fresh
         for file in fresh.rglob("*"):
             if file.is_file():
                 _sync(file)
-        if not _exchanged(fresh, target):
-            old = fresh.with_name(fresh.name + _OLD)
-            if os.path.lexists(target):
-                os.rename(target, old)
-            os.rename(fresh, target)
-            _remove(old)
-    except OSError as error:
-        raise SaveError(
-            f"could not write {target}: {error.strerror or error}; what was there before is untouched"
-        ) from error
+        _put(fresh, target)
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise SaveError(f"could not write {target}: {refusal}; what was there before is untouched") from error
     finally:
-        if fresh is not None:
-            _remove(fresh)
+        _remove(fresh)
+        if handle >= 0:
+            os.close(handle)
 
 
 def check_free(target: Path, what: str, own: Collection[str]) -> None:
-    """Raise SaveError for a file, or a folder that holds more than `own`: replacing deletes what is there."""
+    """Raise SaveError where no folder can be written, or it holds more than `own`: replacing deletes it."""
+    around = next(found for found in Path(os.path.realpath(target)).parents if found.exists())
+    if not around.is_dir():
+        raise SaveError(f"could not write {target}: {around} is a file")
+    if not os.access(around, os.W_OK | os.X_OK):
+        raise SaveError(f"could not write {target}: nothing may be written into {around}")
     if target.exists() and not target.is_dir():
         raise SaveError(f"{target} is a file; {what} needs a folder of its own")
     names = {found.name for found in target.iterdir()} if target.is_dir() else set()
-    others = sorted(names - set(own))
+    others = sorted(name for name in names - set(own) if not _LEFTOVER.fullmatch(name))
     if others:
         raise SaveError(f"{target} holds other files ({others[0]}); {what} needs a folder of its own")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Take away what a killed `replace_folder` left in a folder; a former folder that lacks is put back.
+    """Take away what a killed process left in a folder; a former folder that lacks is put back.
 
     Only for a folder that no other process writes into.
     """
@@ -85,6 +97,61 @@ def folders_with(folder: Path, file: str) -> list[Path]:
     """The folders right inside a folder that hold a file, by name; hidden ones (`.name`) are none."""
     found = (path.parent for path in folder.glob(f"*/{file}"))
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _refusal(error: Exception) -> str | None:
+    """What the machine refused; None for an error of another kind."""
+    if isinstance(error, WeftError):
+        return None
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    told = _FROM_RUST.search(str(error))
+    return None if told is None else os.strerror(int(told[1]))
+
+
+def _aside(target: Path) -> Path:
+    """A place beside another, where it is written."""
+    return target.with_name(f".{target.name}{_ASIDE}{secrets.token_hex(4)}")
+
+
+def _hold(handle: int) -> None:
+    """Say that somebody writes here, until the handle is closed or the process ends."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _sweep(target: Path) -> None:
+    """Take away what killed processes wrote for a target: nobody holds it, and it is not just begun."""
+    for found in target.parent.glob(f".{glob.escape(target.name)}{_ASIDE}*"):
+        if (match := _LEFTOVER.fullmatch(found.name)) is None or match[2]:
+            continue
+        with suppress(OSError):
+            handle = os.open(found, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if any(found.iterdir()) if found.is_dir() else found.stat().st_size:
+                    _remove(found)
+            finally:
+                os.close(handle)
+
+
+def _put(fresh: Path, target: Path) -> None:
+    """Let a folder take the place of another, which comes back where that fails."""
+    if _exchanged(fresh, target):
+        return
+    old = fresh.with_name(fresh.name + _OLD)
+    try:
+        with suppress(FileNotFoundError):
+            os.rename(target, old)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if not _exchanged(fresh, target):  # another process wrote here in between
+                raise
+    finally:
+        if os.path.lexists(old) and not os.path.lexists(target):
+            os.rename(old, target)
+    _remove(old)
 
 
 def _exchanged(fresh: Path, target: Path) -> bool:
@@ -103,20 +170,40 @@ def _remove(path: Path) -> None:
 
 
 def replace_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file aside, then rename it into place. Raises SaveError when the disk refuses."""
-    target = Path(path).absolute()
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    """Write a file aside, then rename it into place. Raises SaveError when the disk refuses.
+
+    A link is kept, and the file that it leads to is replaced; a pipe or device is written to.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    target = Path(os.path.realpath(path))
+    aside = _aside(target)
     try:
+        if _is_stream(path):
+            Path(path).write_bytes(data)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        _sync(aside)
-        os.replace(aside, target)
+        _sweep(target)
+        with aside.open("xb") as file:
+            _hold(file.fileno())
+            file.write(data)
+            file.flush()
+            _sync(aside)
+            os.replace(aside, target)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
         raise SaveError(
             f"could not write {target}: {error.strerror or error}; what was there before is untouched"
         ) from error
+    finally:
+        _remove(aside)
+
+
+def _is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a pipe, a terminal or a device, which no file may take the place of."""
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
 
 
 def _sync(file: Path) -> None:

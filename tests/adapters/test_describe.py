@@ -42,6 +42,22 @@ def test_an_adapter_of_ours(tmp_path: Path) -> None:
     assert load(folder).provenance["description"] == ["one", "two"]
 
 
+def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process puts a file with a longer header there: what is written is still whole."""
+    folder = made(tmp_path / "x", description="old")
+    read_bytes = Path.read_bytes
+
+    def after_another(file: Path) -> bytes:
+        if file.suffix == ".safetensors":
+            monkeypatch.undo()
+            made(folder, description="old", note="longer " * 50)
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", after_another)
+    describe(folder, ["new"])
+    assert descriptions_of(load(folder)) == ("new",)
+
+
 def test_a_foreign_adapter_keeps_its_card_and_its_other_files(tmp_path: Path) -> None:
     folder = made(tmp_path / "x")
     weights = folder / "adapter_model.safetensors"

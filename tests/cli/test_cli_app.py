@@ -186,6 +186,52 @@ def test_a_closed_pipe_is_quiet(argv: list[str]) -> None:
     assert done.stderr == ""
 
 
+def test_an_error_into_a_closed_pipe_is_one_line() -> None:
+    code = (
+        "import sys, weft.cli.list as l; from weft.errors import ConfigError; from weft.cli import main\n"
+        "def models(_):\n print('half'); raise ConfigError('odd')\n"
+        "l._models = models; sys.exit(main(['list', 'models']))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "weft: odd\n")
+
+
+def test_closed_streams() -> None:
+    """A file that is opened later does not become the standard output of others."""
+    code = (
+        "import os, sys, weft.cli.list as l; from weft.cli import main\n"
+        "l._models = lambda _: [{'a': os.open('/dev/full', os.O_WRONLY)}]\n"
+        "code = main(['list', 'models']); os.write(1, b'x'); os.write(2, b'x'); sys.exit(code)"
+    )
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *line], timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_very_narrow_terminal_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "4")
+    assert main(["list", "encoders"]) == 0
+    narrow = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "500")
+    assert main(["list", "encoders"]) == 0
+    wide = capsys.readouterr().out
+    assert sorted(c for c in narrow if c.isalnum()) == sorted(c for c in wide if c.isalnum())
+
+
 def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import warnings
 

@@ -98,6 +98,12 @@ def test_an_adapter_on_a_file_of_rows(
     assert "without" not in names
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
     assert [line["prediction"] for line in lines] == [text for _, _, text in wanted.predictions] == said
+    (tmp_path / "folder").mkdir()
+    flags[3] = str(tmp_path / "folder")
+    assert main(["eval", adapter, *flags]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == told  # what was measured is not lost
+    assert err.startswith("weft: could not write")
     assert main(["eval", tiny.base, "--data", str(file), "--json", "--max-new-tokens", "8"]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(alone.loss)
 

@@ -1,15 +1,19 @@
 import json
+import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from library_on_disk import ENCODER, common, write_library
 
+from weft import files
 from weft.config import parse_config
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import ConfigError, MissingFileError, SaveError
 from weft.experiments.merging import measure as merging
 from weft.experiments.merging.measure import SetScores, draw_set, measure_merging
 from weft.experiments.merging.page import carried, differences, merging_page, points
 from weft.experiments.merging.recipe import MergingRecipe
+from weft.train.kept import lock_folder
 
 METHODS = {
     "linear": {"method": "linear"},
@@ -68,6 +72,22 @@ def test_goes_on_where_it_stopped(root, tmp_path, monkeypatch):
     assert measure_merging(recipe) == first
     assert len(counted) == 2
     assert [json.loads(line) for line in file.read_text().splitlines()] == [json.loads(x) for x in lines]
+
+
+def test_what_is_measured_is_not_lost(root, tmp_path, monkeypatch):
+    """On a disk that refuses, while another run is under way."""
+    recipe = make_recipe(root, tmp_path, sets={1: 1}, methods={})
+    measure_merging(recipe)
+    before = (tmp_path / "scores.jsonl").read_text()
+    monkeypatch.setattr(files, "_sync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(SaveError, match="No space left"):
+        measure_merging(recipe)
+    monkeypatch.undo()
+    assert (tmp_path / "scores.jsonl").read_text() == before
+    lock = lock_folder(tmp_path)
+    with pytest.raises(ConfigError, match="another run is under way"):
+        measure_merging(recipe)
+    os.close(lock)
 
 
 def test_another_recipe_may_not_go_on(root, tmp_path):

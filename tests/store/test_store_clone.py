@@ -9,6 +9,7 @@ from weft.cli import app
 from weft.errors import AdapterFormatError, ConfigError, MissingFileError, UnknownNameError, WeftError
 from weft.store import Store
 from weft.store.clone import clone
+from weft.store.git import Git
 from weft.store.objects import Entry
 
 MANY = 12
@@ -97,6 +98,25 @@ def test_a_server_that_does_not_filter(
     )
     assert blobs(tmp_path / "one") == blobs(root)
     assert sorted(path.name for path in (tmp_path / "one/adapters").iterdir()) == ["a1", "a2"]
+
+
+def test_two_into_one_folder(
+    remote: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused, and takes nothing away from the first."""
+    target = tmp_path / "clone"
+    plain = Git.clone
+
+    def while_another(url: str, folder: Path, filter: bool) -> str:
+        monkeypatch.undo()
+        with pytest.raises(ConfigError, match="is in use"):
+            clone(url, folder)
+        return plain(url, folder, filter)
+
+    monkeypatch.setattr(Git, "clone", staticmethod(while_another))
+    assert clone(remote, target).here
+    with Store(target) as store:
+        assert not store.verify().problems
 
 
 def test_what_is_refused_leaves_nothing(remote: str, root: Path, tmp_path: Path) -> None:

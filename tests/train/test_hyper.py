@@ -81,6 +81,25 @@ def test_three_steps_and_three_resumed_are_six_to_the_bit(
     assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_run_killed_at_its_last_checkpoint_lacks_nothing(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Run.save
+
+    def stop(self: Run, step: int, *parts: Any) -> None:
+        save(self, step, *parts)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_hyper(recipe(tasks, tmp_path / "run"), host=tiny_host(tasks))
+    monkeypatch.undo()
+    train_hyper(recipe(tasks, tmp_path / "run"), host=tiny_host(tasks))
+    last = json.loads((tmp_path / "run/last/config.json").read_text())
+    assert last["provenance"]["step"] == 6
+
+
 def test_it_learns_to_steer_a_base_that_follows_descriptions(tasks: Path, tmp_path: Path) -> None:
     base = train_base(
         base_recipe(

@@ -304,7 +304,7 @@ def test_what_changes_nothing_may_change_and_a_run_may_get_longer(tasks: Path, t
 
 def test_two_runs_in_one_folder_are_refused(tasks: Path, tmp_path: Path) -> None:
     recipe = lora_recipe(tasks, tmp_path)
-    with Run(recipe.run, recipe), pytest.raises(ConfigError, match="another training runs in"):
+    with Run(recipe.run, recipe), pytest.raises(ConfigError, match="another run is under way in"):
         train("lora", tasks, tmp_path)
     train("lora", tasks, tmp_path)
     with pytest.raises(ConfigError, match="another recipe"):

@@ -11,7 +11,7 @@ from weft.adapters.provenance import provenance_text
 from weft.checks import CARD, CONFIG, weights_file
 from weft.errors import ConfigError, MissingFileError, UnsupportedAdapterError
 from weft.files import read_json, replace_file, resolve
-from weft.tensor_file import framed, header_text, read_header
+from weft.tensor_file import framed, header_text, split
 from weft.types import Adapter
 
 
@@ -34,10 +34,10 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
     new = replace(old, provenance={**old.provenance, "description": texts})
     text = provenance_text(new.provenance, f"the provenance of {new.name}")
     file = weights_file(folder)
-    header = read_header(file)
+    content = file.read_bytes()  # once: another process may put another file here
+    header = split(content, file)
     metadata = {**(header.metadata or {"format": "pt"}), PROVENANCE: text}
-    size = 8 + len(header.text)
-    replace_file(file, framed(header_text(header.specs, metadata)) + file.read_bytes()[size:])
+    replace_file(file, framed(header_text(header.specs, metadata)) + content[8 + len(header.text) :])
     readme = folder / CARD
     if readme.is_file() and readme.read_bytes() == card(old).encode():
         replace_file(readme, card(new))

@@ -82,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 1 an error that is told in one line, 2 a line that cannot be understood, 130 an interrupt.
     """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed (`>&-`); else the next file would take its place
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
     codecs.register_error("escapes", as_escapes)  # a terminal may know fewer characters
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -99,7 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1, debug)
     except OSError as error:
         # The machine's refusal, wherever it came: a folder that may not be read, a name that is too long.
-        _let_go()
         return _fail(_refusal(error), 1, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
@@ -159,6 +161,7 @@ def _let_go() -> None:
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
+    _let_go()
     if debug:
         traceback.print_exc()
     print(f"weft: {one_line(message)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from weft.cli.shared.model import ModelFlags, load_model
 from weft.cli.shared.recipe import Overrides, print_recipe, read_recipe
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import ConfigError
-from weft.files import resolve
+from weft.files import replace_file, resolve
 from weft.plain import plain
 
 
@@ -47,8 +47,11 @@ def evaluate_recipe(
     """
     if data is not None:
         set_threads(threads)
-        facts = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
+        facts, said = _on_rows(str(recipe), data, base, predictions, max_new_tokens)
+        # Printed first: what took an hour should not be lost to a path that cannot be written.
         print_json(facts) if json else print_pairs(_in_words(facts))
+        if predictions is not None:
+            replace_file(predictions, said)
         return
     from weft.evaluate import EvalRecipe, evaluate, to_dict, to_text, write_report
 
@@ -58,7 +61,6 @@ def evaluate_recipe(
         return
     set_threads(threads)
     report = evaluate(config, command=shlex.join(["weft", "eval", str(recipe), *overrides]))
-    # Printed first: what took an hour should not be lost to a path that cannot be written.
     print_json(to_dict(report)) if json else print(plain(to_text(report), keep="\n"), end="")
     if config.output is not None:
         write_report(report, config.output)
@@ -71,11 +73,10 @@ def _in_words(told: dict[str, Any]) -> dict[str, Any]:
 
 def _on_rows(
     what: str, data: str, base: str | None, predictions: Path | None, max_new_tokens: int
-) -> dict[str, Any]:
-    """The measures of an adapter on the rows of a file, and of its base without it."""
+) -> tuple[dict[str, Any], str]:
+    """Measures of an adapter on the rows of a file and of its base without it, and what was said (JSONL)."""
     from weft.engine import Engine
     from weft.evaluate import evaluate_rows
-    from weft.files import replace_file
     from weft.tasks.file import read_table
     from weft.types import Bank, Mixture
 
@@ -90,10 +91,8 @@ def _on_rows(
     mixture = Mixture.of(Bank.stack(fitted).to(host.device)) if fitted else None
     engine = Engine(host)
     report = evaluate_rows(engine, rows, mixture, max_new_tokens=max_new_tokens)
-    if predictions is not None:
-        keys = ("prompt", "reference", "prediction")
-        lines = [jsonlib.dumps(dict(zip(keys, facts, strict=True))) + "\n" for facts in report.predictions]
-        replace_file(predictions, "".join(lines))
+    keys = ("prompt", "reference", "prediction")
+    lines = [jsonlib.dumps(dict(zip(keys, of_row, strict=True))) + "\n" for of_row in report.predictions]
     names = ("loss", "perplexity", "exact_match", "accuracy", "accuracy_norm")
     measured = {name: getattr(report, name) for name in names if getattr(report, name) is not None}
     facts: dict[str, Any] = {"base": host.name, "adapters": [adapter.name for adapter in adapters]}
@@ -102,4 +101,4 @@ def _on_rows(
         alone = evaluate_rows(engine, rows, None, max_new_tokens=max_new_tokens)
         facts["without"] = {name: getattr(alone, name) for name in measured}
         facts |= {f"{name} - base": value - getattr(alone, name) for name, value in measured.items()}
-    return facts
+    return facts, "".join(lines)

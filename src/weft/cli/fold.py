@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from weft.cli.shared.flags import BaseMismatch, Json, OutputFolder
 from weft.cli.shared.model import load_adapters, open_host
 from weft.cli.shared.screen import print_json, print_pairs
 from weft.errors import BaseMismatchError, ConfigError, MissingFileError, SaveError
-from weft.files import read_json, replace_folder, to_json
+from weft.files import check_free, read_json, replace_folder, to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,10 +112,9 @@ def _unfold(folder: Path, output_dir: Path) -> dict[str, Any]:
 
 
 def _check_target(target: Path) -> None:
-    if target.exists() and not target.is_dir():
-        raise SaveError(f"{target} is a file; a model needs a folder of its own")
     if target.is_dir() and any(target.iterdir()) and not (target / NOTE).is_file():
         raise SaveError(f"{target} holds something that `weft fold` did not write; choose another folder")
+    check_free(target, "a model", os.listdir(target) if target.is_dir() else ())
 
 
 def _write(host: Host, target: Path, note: dict[str, Any] | None) -> None:

@@ -4,9 +4,11 @@
 adapters      git's sparse checkout: the working folder holds these alone, so only they are asked for
 """
 
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,18 +45,41 @@ def clone(
     if adapters and not filter:
         raise ConfigError("naming adapters is for --filter; without it everything is fetched")
     existed = target.is_dir()
-    if target.is_symlink() or (target.exists() and (not existed or any(target.iterdir()))):
-        raise ConfigError(f"{target} is in use; name a folder that is new or empty")
+    if target.is_symlink() or (target.exists() and not existed):
+        raise _in_use(target)
+    target.mkdir(parents=True, exist_ok=True)
+    with _held(target):
+        if any(target.iterdir()):
+            raise _in_use(target)
+        try:
+            said = Git.clone(url, target, filter)
+            with Git(target) as git:
+                return _check_out(git, adapters, filter and "not recognized by server" not in said)
+        except BaseException:
+            for left in target.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            if not existed:
+                target.rmdir()
+            raise
+
+
+@contextmanager
+def _held(target: Path) -> Iterator[None]:
+    """Keep another clone out of a folder, which it would empty when git refuses it."""
+    handle = os.open(target, os.O_RDONLY)
     try:
-        said = Git.clone(url, target, filter)
-        with Git(target) as git:
-            return _check_out(git, adapters, filter and "not recognized by server" not in said)
-    except BaseException:
-        for left in target.iterdir() if existed else ():
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        if not existed:
-            shutil.rmtree(target, ignore_errors=True)
-        raise
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _in_use(target) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use(target: Path) -> ConfigError:
+    return ConfigError(f"{target} is in use; name a folder that is new or empty")
 
 
 def _check_out(git: Git, adapters: Sequence[str], filtered: bool) -> Cloned:

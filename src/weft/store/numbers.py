@@ -15,6 +15,7 @@ import torch
 
 from weft.adapters import concat, fingerprint, fold, in_float64, load, save, truncate, truncation_error
 from weft.errors import BaseMismatchError
+from weft.files import replace_folder
 from weft.host import Host
 from weft.host.bars import no_bars
 from weft.store.accept import Folding
@@ -34,7 +35,8 @@ def one_thread() -> Iterator[None]:
 def fold_base(base: str | os.PathLike[str], steps: Sequence[Folding], out: Path) -> str:
     """Fold steps into a base (any of the versions on the way), write it as a model; its fingerprint.
 
-    Raises BaseMismatchError where it is none of them, and what `Host.from_pretrained` raises.
+    Raises BaseMismatchError where it is none of them, SaveError when the disk refuses, and what
+    `Host.from_pretrained` raises.
     """
     host = Host.from_pretrained(base)
     found = host.fingerprint
@@ -51,10 +53,10 @@ def fold_base(base: str | os.PathLike[str], steps: Sequence[Folding], out: Path)
             fold(host.module, concat(adapters, step.weights))
             found = fingerprint(host.module)
     module: Any = host.module
-    with no_bars():
-        module.save_pretrained(out)
-    if host.tokenizer is not None:
-        host.tokenizer.save_pretrained(out)
+    with replace_folder(out) as fresh, no_bars():
+        module.save_pretrained(fresh)
+        if host.tokenizer is not None:
+            host.tokenizer.save_pretrained(fresh)
     return found
 
 

@@ -144,8 +144,10 @@ def train_hyper(recipe: HyperRecipe, *, host: AbstractHost | None = None, resume
                 if metrics["steering"] > best and run.accelerator.is_main_process:
                     best = metrics["steering"]
                     _save(hyper, folder, recipe, {"metrics": metrics, "step": done})
-            if learner.save(done) and run.accelerator.is_main_process:
-                _save(hyper, last, recipe, {"step": done})
+            if run.is_due("save", done):
+                if run.accelerator.is_main_process:  # before the checkpoint, from which a killed run goes on
+                    _save(hyper, last, recipe, {"step": done})
+                learner.keep(done)
         if recipe.soup and run.accelerator.is_main_process:
             folder = _cook(recipe, host, hyper, folder, validation)
     return folder

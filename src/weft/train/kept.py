@@ -55,7 +55,7 @@ def lock_folder(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(handle)
         raise ConfigError(
-            f"another training runs in {shown_path(folder)}; wait for its end or choose another output_dir"
+            f"another run is under way in {shown_path(folder)}; wait for its end or choose another output_dir"
         ) from error
     except OSError:
         pass  # a file system without locks

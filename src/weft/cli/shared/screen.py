@@ -14,12 +14,16 @@ from weft.plain import json_text, plain
 
 _PAGE = 100
 _ENDLESS = 100_000
+_LEAST = 40
+"""In fewer columns a table would leave out what does not fit; the terminal folds its lines instead."""
 
 
 def stdout(piped_width: int = _PAGE) -> Console:
     """Standard output, so many columns wide where it is no terminal and COLUMNS does not say otherwise."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(file=sys.stdout, width=piped_width if piped else None, highlight=False)
+    console = Console(file=sys.stdout, width=piped_width if piped else None, highlight=False)
+    console.width = max(console.width, _LEAST)
+    return console
 
 
 def print_json(value: Any) -> None:

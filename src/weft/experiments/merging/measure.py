@@ -8,6 +8,7 @@ descriptions lie nearest to an unseen wording of the task.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,11 +20,12 @@ from weft.errors import ConfigError, SaveError
 from weft.evaluate.specialists import Specialists, load_specialists, open_encoder, score_rows
 from weft.evaluate.statistics import STATISTICS, learn
 from weft.experiments.merging.recipe import MergingRecipe
-from weft.files import nearest, to_json
+from weft.files import nearest, replace_file, to_json
 from weft.host import Host
 from weft.merging import merge, options_of
 from weft.route import Nearest
 from weft.tasks import Task, shuffled
+from weft.train.kept import lock_folder
 from weft.types import Mixture, Site
 
 BASE, OWN, ROUTED = "base", "own adapter", "routed"
@@ -50,7 +52,7 @@ def measure_merging(
     """Measure every method on every set; what an earlier run has measured is read, not measured again.
 
     Raises ConfigError for an unknown option, sets larger than the library or an `output_dir` of another
-    recipe, and what loading raises.
+    recipe or that another run holds, SaveError when the disk refuses, and what loading raises.
     """
     for name, method in recipe.methods.items():
         known = options_of(method.method)
@@ -58,6 +60,14 @@ def measure_merging(
             raise ConfigError(f"{name}: {method.method} has no option {option}{nearest(option, known)}")
         if name in REFERENCES:
             raise ConfigError(f"{name} is the name of a reference; call the method something else")
+    lock = lock_folder(Path(recipe.output_dir))
+    try:
+        return _measure(recipe, progress)
+    finally:
+        os.close(lock)
+
+
+def _measure(recipe: MergingRecipe, progress: Callable[[str], None]) -> list[SetScores]:
     host = Host.from_pretrained(recipe.base, dtype=recipe.dtype, device=recipe.device)
     library = load_specialists(recipe.library, recipe.data, host)
     if max(recipe.sets, default=1) > len(library):
@@ -164,12 +174,13 @@ def _resume(file: Path, recipe: MergingRecipe) -> list[SetScores]:
     about = file.with_name("recipe.json")
     try:
         if not about.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            about.write_text(settings, encoding="utf-8")
+            replace_file(about, settings)
         elif about.read_text(encoding="utf-8") != settings:
             raise ConfigError(f"{file.parent} is of another recipe; choose another output_dir, or delete it")
         lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]
-        file.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
+        replace_file(file, "".join(f"{line}\n" for line in lines[:-1]))
+    except SaveError:
+        raise
     except OSError as error:
         raise SaveError(f"could not write {file.parent}: {error.strerror or error}") from error
     values = [json.loads(line) for line in lines[:-1]]
