@@ -129,3 +129,15 @@ def test_modules_are_named_as_peft_names_them(tmp_path: Path) -> None:
         save(replace(made[0], provenance={"target_modules": wrong}), tmp_path / "x")
         config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
         assert config["target_modules"] == sorted(site.path for site in some)
+
+
+def test_the_cache_of_the_hub_stays_as_it_came(tmp_path: Path) -> None:
+    folder = made(tmp_path / "snapshots" / "x")
+    blob, file = tmp_path / "blobs" / "0a1b", folder / "adapter_model.safetensors"
+    blob.parent.mkdir()
+    file.rename(blob)
+    file.symlink_to(blob)
+    before = blob.read_bytes()
+    with pytest.raises(ConfigError, match="in the Hub's cache, which stays as it came"):
+        describe(folder, ["reverse it"])
+    assert blob.read_bytes() == before

@@ -20,7 +20,7 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
 
     They stand in the metadata of the safetensors file. A card that Weft wrote is written anew; one of
     somebody else is left alone. Returns the adapter. Raises MissingFileError, ConfigError for no description
-    or a blank one, UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
+    or a blank one and for a folder of the Hub's cache, UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
     """
     if not descriptions or not all(text.strip() for text in descriptions):
         raise ConfigError("a description is a sentence that says what the adapter does; this one is empty")
@@ -34,6 +34,8 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
     new = replace(old, provenance={**old.provenance, "description": texts})
     text = provenance_text(new.provenance, f"the provenance of {new.name}")
     file = weights_file(folder)
+    if file.resolve().parent.name == "blobs":
+        raise ConfigError(f"{folder} is in the Hub's cache, which stays as it came; describe a copy of it")
     content = file.read_bytes()  # once: another process may put another file here
     header = split(content, file)
     metadata = {**(header.metadata or {"format": "pt"}), PROVENANCE: text}
