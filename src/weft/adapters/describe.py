@@ -20,7 +20,8 @@ def describe(path: str | os.PathLike[str], descriptions: Sequence[str]) -> Adapt
 
     They stand in the metadata of the safetensors file. A card that Weft wrote is written anew; one of
     somebody else is left alone. Returns the adapter. Raises MissingFileError, ConfigError for no description
-    or a blank one and for a folder of the Hub's cache, UnsupportedAdapterError for a folder of mlx-lm, and what `load` raises.
+    or a blank one and for a folder of the Hub's cache, UnsupportedAdapterError for a folder of mlx-lm, and
+    what `load` raises.
     """
     if not descriptions or not all(text.strip() for text in descriptions):
         raise ConfigError("a description is a sentence that says what the adapter does; this one is empty")
