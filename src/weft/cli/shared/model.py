@@ -92,11 +92,7 @@ class SamplingFlags:
         from weft.engine.sampling import own_sampling
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        own = {
-            name: value for name, value in own_sampling(host.generation_config).items() if name not in given
-        }
-        if given.get("temperature") == 0:
-            own = {name: value for name, value in own.items() if name == "repetition_penalty"}
+        own = own_sampling(host.generation_config, given)
         if own:
             listed = ", ".join(f"{name} {value:g}" for name, value in own.items())
             print(f"weft: drawn as the model's generation_config says: {listed}", file=sys.stderr)
