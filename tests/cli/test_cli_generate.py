@@ -212,6 +212,16 @@ def test_a_base_that_lies_on_another_machine_is_asked_for(
     assert said(capsys, "cab", "--adapter", str(folder), "--base", tiny.base)
 
 
+def test_an_adapter_that_names_no_base_asks_for_it(
+    adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nameless = replace(load(adapter), base="", peft_config={}, provenance={})
+    save(nameless, tmp_path / "nameless")
+    told = refused(capsys, "cab", "--adapter", str(tmp_path / "nameless"))
+    assert "no adapter names its base, so weft/letters was taken: " in told
+    assert "say it by --base" in told
+
+
 def test_tokens_that_were_added_to_the_base_change_nothing(
     host: Host, tiny: Tiny, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
-from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
+from weft.errors import BaseCopyWarning, ConfigError, MissingFileError, ShapeError, UnknownNameError
 from weft.files import base_named_in, embedded_folder, found_near, resolve
 from weft.reading import read_json
 
@@ -117,7 +117,8 @@ def load_model(
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     asked = None if flags.describe is None else flags.hypernetwork
-    name = flags.base or named_base(adapters, asked) or BASE
+    named = named_base(adapters, asked)
+    name = flags.base or named or BASE
     folder = resolve(flags.adapter[0]) if flags.adapter and flags.base is None else None
     name = name if folder is None else found_near(name, folder)
     if flags.host is None:
@@ -139,7 +140,14 @@ def load_model(
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
         weights.append(1.0)
-    return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
+    try:
+        return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
+    except (ShapeError, UnknownNameError) as error:
+        if flags.base is not None or named is not None or flags.host is not None:
+            raise
+        raise ConfigError(
+            f"no adapter names its base, so {BASE} was taken: {error}; say it by --base"
+        ) from error
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
