@@ -48,7 +48,7 @@ _JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "spec
 _PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.ckpt")
 _OF_QUANTISED = ("scale", "scale_inv", "scale_2", "scales", "qweight", "packed", "absmax", "quant_map", "SCB")
 """How the names of tensors end that stand beside packed weights, behind a dot or `weight_`."""
-_RAISED = (
+RAISED = (
     LookupError,
     TypeError,
     ValueError,
@@ -113,7 +113,7 @@ def load_model(
     except OSError as error:
         where = "in that folder" if folder is not None else "there: no folder, nor within reach on the Hub"
         raise MissingFileError(f"no model {source} {where} ({reason_of(error)})") from error
-    except _RAISED as error:
+    except RAISED as error:
         told = f"{type(error).__name__}: {reason_of(error)}"
         raise ConfigError(f"{source} cannot be loaded, see whether its config is right ({told})") from error
     return model.eval(), tokenizer
