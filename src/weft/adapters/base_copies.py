@@ -44,7 +44,7 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
 
 
 def _is_copy(copy: Tensor, there: Tensor) -> bool:
-    """Whether both are the same numbers; one may be a cast of the other, as training in half the size leaves."""
+    """Whether both are the same numbers, or one a cast of the other, as training in half the size leaves."""
     copy = copy.to(there.device)
     return torch.equal(copy.to(there.dtype), there) or torch.equal(there.to(copy.dtype), copy)
 

@@ -27,7 +27,7 @@ from weft.files import folders_with, nearest, resolve
 from weft.host.bars import no_bars
 from weft.host.fetch import fetch_model
 from weft.plain import reason_of
-from weft.reading import POINTER, decode, parse_json, read_bytes, refuse_pointer, shown
+from weft.reading import POINTER, decode, parse_json, read_bytes, read_json, refuse_pointer, shown
 from weft.registry import NAMED
 
 _HOLDS_ADAPTER = (
@@ -282,7 +282,8 @@ def _check_files(folder: Path) -> None:
 
 def _check_weights(folder: Path) -> None:
     """Raise MissingFileError for a folder without weights that transformers reads, naming what is there."""
-    if any((folder / name).is_file() for name in (_WHOLE, _INDEX)):
+    named = read_json(folder / "config.json").get("transformers_weights")
+    if named or any((folder / name).is_file() for name in (_WHOLE, _INDEX)):
         return
     pickles = [file for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
     others = sorted(folder.glob("*.safetensors"))
