@@ -222,6 +222,21 @@ def test_an_adapter_that_names_no_base_asks_for_it(
     assert "say it by --base" in told
 
 
+@pytest.mark.filterwarnings("always:.*chat template")
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_beside_an_adapter_is_told(
+    file: str, adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "tuned")
+    base = Host.from_pretrained(tiny.base).tokenizer.chat_template
+    for template, is_told in (("{{ messages[0].content }}", True), (base, False)):
+        text = template if file.endswith("jinja") else json.dumps({"chat_template": template})
+        (folder / file).write_text(text or "")
+        flags = ["--adapter", str(folder), "--base", tiny.base, "--max-new-tokens", "2"]
+        assert main(["generate", "cab", *flags]) == 0
+        assert ("brings a chat template of its own" in capsys.readouterr().err) == is_told
+
+
 def test_tokens_that_were_added_to_the_base_change_nothing(
     host: Host, tiny: Tiny, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
 from weft.errors import BaseCopyWarning, ConfigError, MissingFileError, ShapeError, UnknownNameError
 from weft.files import base_named_in, embedded_folder, found_near, resolve
-from weft.reading import read_json
+from weft.reading import read_json, read_text
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -136,6 +136,7 @@ def load_model(
         if flags.base not in (None, host.name):
             raise ConfigError(f"--base is {flags.base}, {flags.host} runs {host.name}; leave one out")
     compare_copies(flags.adapter, host)
+    _warn_of_templates(flags.adapter, host)
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
@@ -148,6 +149,31 @@ def load_model(
         raise ConfigError(
             f"no adapter names its base, so {BASE} was taken: {error}; say it by --base"
         ) from error
+
+
+def _warn_of_templates(folders: Sequence[str], host: AbstractHost) -> None:
+    """Warn of an adapter whose trainer saved a chat template that is not the base's: the base's is used."""
+    written = getattr(host.tokenizer, "chat_template", None)
+    for folder in folders:
+        place = resolve(folder)
+        own = None if place is None else _template_in(place)
+        if own is not None and own.strip() != str(written or "").strip():
+            warnings.warn(
+                f"{folder} brings a chat template of its own, and prompts are written as the base does "
+                f"({'by another one' if written else 'without one'}); put chat_template.jinja, or its "
+                "tokenizer's files, into the base's folder to write them as in training",
+                stacklevel=2,
+            )
+
+
+def _template_in(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return read_text(file)
+    file = folder / "tokenizer_config.json"
+    values = read_json(file) if file.is_file() else None
+    found = values.get("chat_template") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
