@@ -143,6 +143,8 @@ def test_a_head_and_the_copy_of_it_that_peft_saves(tmp_path: Path) -> None:
     host = Host(base, target_modules=["all-linear", "lm_head"])
     theirs = peft_logits(folder)
     torch.testing.assert_close(host(IDS, Mixture.of(adapter)).logits, theirs, atol=1e-5, rtol=0)
+    save_file({k: v.bfloat16() if k in copies else v for k, v in tensors.items()}, folder / WEIGHTS)
+    check_copies(folder, base)  # as training in bfloat16 leaves them
     for wrong in (tensors[copies[0]] + 1e-3, tensors[copies[0]][:-1]):
         save_file(tensors | {copies[0]: wrong.contiguous()}, folder / WEIGHTS)
         with pytest.raises(UnsupportedAdapterError, match="is not the base's own weight"):

@@ -143,6 +143,7 @@ def test_wrong_tensors(
         (lambda key: key.removeprefix("base_model.model."), r"without the base_model\.model\. that PEFT"),
         (lambda key: key.replace("q_proj", "_fsdp_wrapped_module.q_proj"), "wrapped as _fsdp_wrapped_module"),
         (lambda key: key.replace("model.layers", "_orig_mod.model.layers"), "wrapped as _orig_mod"),
+        (lambda key: f"base_model.model.{key}", r"with base_model\.model\. twice; take one out"),
         (lambda key: f"module.{key}", r"without the base_model\.model\. that PEFT"),
         (lambda key: key.replace(".weight", ".mine.weight"), "names its adapter; write the folder"),
         (

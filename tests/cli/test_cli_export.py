@@ -1,3 +1,5 @@
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -63,3 +65,27 @@ def test_what_stands_on_other_base_weights_is_refused_and_not_written(
     assert not list(tmp_path.glob("out1*"))
     assert main(["generate", "cab", "--library", "library", "--router", "arrow"]) == 0
     assert "left out adapter reverse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"max_position_embeddings": "128"}, "no config of base base: .*expected int, got str"),
+        ({"hidden_act": "odd"}, r"can be built from the config of a llama \(KeyError: 'odd'\)"),
+        ({"model_type": "llava"}, "can be built from the config of a llava .*Unrecognized configuration"),
+    ],
+)
+def test_a_base_that_cannot_be_built_is_told_in_one_line(
+    values: dict[str, object],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = json.loads((embedded_folder() / "letters/config.json").read_text())
+    Path("base").mkdir()
+    Path("base/config.json").write_text(json.dumps(config | values))
+    name = "weft/letters-adapters/reverse"
+    assert main(["export", name, "--vllm", "out", "--base", "base"]) == 1
+    assert re.search(told, capsys.readouterr().err)

@@ -212,6 +212,31 @@ def test_a_base_that_lies_on_another_machine_is_asked_for(
     assert said(capsys, "cab", "--adapter", str(folder), "--base", tiny.base)
 
 
+def test_an_adapter_that_names_no_base_asks_for_it(
+    adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nameless = replace(load(adapter), base="", peft_config={}, provenance={})
+    save(nameless, tmp_path / "nameless")
+    told = refused(capsys, "cab", "--adapter", str(tmp_path / "nameless"))
+    assert "no adapter names its base, so weft/letters was taken: " in told
+    assert "say it by --base" in told
+
+
+@pytest.mark.filterwarnings("always:.*chat template")
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_beside_an_adapter_is_told(
+    file: str, adapter: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "tuned")
+    base = Host.from_pretrained(tiny.base).tokenizer.chat_template
+    for template, is_told in (("{{ messages[0].content }}", True), (base, False)):
+        text = template if file.endswith("jinja") else json.dumps({"chat_template": template})
+        (folder / file).write_text(text or "")
+        flags = ["--adapter", str(folder), "--base", tiny.base, "--max-new-tokens", "2"]
+        assert main(["generate", "cab", *flags]) == 0
+        assert ("brings a chat template of its own" in capsys.readouterr().err) == is_told
+
+
 def test_tokens_that_were_added_to_the_base_change_nothing(
     host: Host, tiny: Tiny, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,13 @@ def test_a_wrong_generation_config_is_named() -> None:
     config.top_p = 7.0
     with pytest.raises(ConfigError, match="the model's generation_config: top_p should be above 0"):
         own_sampling(config)
+    assert own_sampling(config, {"top_p": 0.5}) == {"temperature": 1.0, "top_k": 50}  # another was given
+    assert own_sampling(config, {"temperature": 0.0}) == {}
+    config.top_p, config.temperature = None, "0.7"
+    with pytest.raises(ConfigError, match="the model's generation_config: temperature should be a number"):
+        own_sampling(config)
+    config.temperature = 0.0  # draws nothing, whatever do_sample says
+    assert own_sampling(config) == {}
 
 
 def test_min_p_keeps_what_is_likely_enough(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

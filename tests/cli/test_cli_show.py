@@ -32,6 +32,17 @@ def test_an_adapter(tiny: Tiny, adapter: str, capsys: pytest.CaptureFixture[str]
     assert "q_proj" in facts["modules"]
 
 
+def test_an_adapter_of_others_names_its_base(
+    adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT writes a name and no fingerprint."""
+    of_peft = replace(load(adapter), base="", peft_config={}, provenance={"base_model": "someone/llama"})
+    save(of_peft, tmp_path / "adapters/a")
+    assert shown(capsys, str(tmp_path / "adapters/a"))["base"] == "someone/llama"
+    assert main(["list", "adapters", str(tmp_path / "adapters"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["base"] == "someone/llama"
+
+
 def test_a_folder_of_adapters(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, str(Path(adapter).parent)) == {"kind": "1 adapters", "names": ["sort"]}
 

@@ -103,10 +103,18 @@ INDEX = "model.safetensors.index.json"
         ("config.json", {"num_attention_heads": 7}, "cannot be loaded, .*not a multiple of the number"),
         ("config.json", {"hidden_size": "32"}, "cannot be loaded, .*expected int, got str"),
         ("config.json", {"vocab_size": 1000}, r"does not fit its weights: .*\[\d+, 32\].*\[1000, 32\]"),
+        ("config.json", {"pad_token_id": 64}, "cannot be loaded, .*Padding_idx must be within"),
+        ("config.json", {"model_type": "llava"}, "no causal language model: .* of the type 'llava'"),
         ("config.json", {"dtype": "float99"}, "cannot be loaded, .*float99"),
         ("generation_config.json", b"[]", "generation_config.json should hold keys and values"),
         ("generation_config.json", b"{", "generation_config.json is not valid JSON"),
         ("tokenizer_config.json", b"\xff\xfe", "tokenizer_config.json: byte 0xff is not UTF-8"),
+        (
+            "generation_config.json",
+            {"max_new_tokens": -5},
+            "see whether its config is right .*max_new_tokens",
+        ),
+        ("tokenizer_config.json", {"model_max_length": "512"}, "model_max_length is '512', it should be a n"),
         ("tokenizer_config.json", {"tokenizer_class": 3}, "the tokenizer of .* cannot be read"),
         ("tokenizer.json", b"[]", "the tokenizer of .* cannot be read"),
         ("tokenizer.json", b"{", "the tokenizer of .* cannot be read"),
@@ -139,6 +147,89 @@ def test_a_quantised_base_names_the_package_that_it_needs(folder):
     (folder / "config.json").write_text(json.dumps(config | quantised))
     with pytest.raises(MissingExtraError, match=r"needs a package that is not here: .*optimum"):
         Host.from_pretrained(folder)
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "static"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, r"in a way that its config does not tell, .*up_proj\.weight_scale has no place"),
+        ({"quantization_config": FP8}, r"up_proj\.weight_scale has no place"),
+        (
+            {"quantization_config": {"quant_method": "modelopt"}},
+            "quantised by 'modelopt', which transformers",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantised by mlx-lm or alike"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "quantised by mlx-lm or alike"),
+    ],
+)
+def test_quantised_weights_are_not_read_as_plain_numbers(values, said, folder):
+    from safetensors.torch import load_file, save_file
+
+    state, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.up_proj.weight"
+    state |= {name: state[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.tensor(0.1)}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+    with pytest.raises(ConfigError, match=said):
+        Host.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model-00001-of-00002.safetensors", "is a shard of it, and .*index.json is missing"),
+        ("model.fp16.safetensors", "model.fp16.safetensors is no name that transformers reads"),
+        ("model-q4.gguf", "a GGUF file of llama.cpp is not read"),
+        ("consolidated.00.pth", "consolidated.00.pth is a pickle"),
+        ("training_args.bin", "there are no weights"),
+    ],
+)
+def test_weights_under_another_name_are_named(name, said, folder):
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(MissingFileError, match=f"has no model.safetensors: .*{said}"):
+        Host.from_pretrained(folder)
+
+
+def test_a_shard_that_is_not_there_is_named(folder):
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"x": "model-2-of-2.safetensors"}}
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(MissingFileError, match=r"names the shard model-2-of-2.safetensors, which is not th"):
+        Host.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_folder_is_not_run_unasked(file, folder):
+    values = json.loads((folder / file).read_text())
+    auto_map = {"AutoConfig": "code.Config", "AutoTokenizer": ["code.Tokenizer", None]}
+    values |= {"auto_map": auto_map, "model_type": "its_own", "tokenizer_class": "ItsOwn"}
+    (folder / file).write_text(json.dumps(values))
+    (folder / "code.py").write_text("raise SystemExit(1)")
+    with pytest.raises(ConfigError, match=r"comes with code of its own .* is not run unasked"):
+        Host.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("first", "package"), [(b"\n\x0e", "sentencepiece"), (b"IQ== 0\n", "tiktoken")])
+def test_a_tokenizer_names_the_package_that_it_needs(first, package, folder, monkeypatch):
+    monkeypatch.setattr("weft.host.load.find_spec", lambda _: None)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "tokenizer.model").write_bytes(first)
+    with pytest.raises(MissingExtraError, match=f"tokenizer.model needs the package {package}"):
+        Host.from_pretrained(folder)
+
+
+def test_a_config_that_asks_for_more_is_run_and_saved(folder, tmp_path):
+    want = Host.from_pretrained(folder)(IDS).logits
+    config = json.loads((folder / "config.json").read_text())
+    asked = {"return_dict": False, "output_attentions": True}
+    (folder / "config.json").write_text(json.dumps(config | asked))
+    host = Host.from_pretrained(folder)
+    assert torch.equal(host(IDS).logits, want)
+    host.module.save_pretrained(tmp_path / "saved")
 
 
 def test_no_language_model(folder):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from weft.adapters.hub import folder_of
 from weft.adapters.lora_config import parse
@@ -36,11 +36,17 @@ def check_copies(path: str | os.PathLike[str], module: nn.Module) -> None:
         for place, key in copies.items():
             there = known.get(f"{place}.weight")
             same = there is not None and list(there.shape) == weights.get_slice(key).get_shape()
-            if there is None or not same or not torch.equal(weights.get_tensor(key).to(there), there):
+            if there is None or not same or not _is_copy(weights.get_tensor(key), there):
                 raise UnsupportedAdapterError(
                     f"{file}: {key} is not the base's own weight; Weft changes no weights of the base, "
                     "so fold this adapter into it with PEFT's merge_and_unload"
                 )
+
+
+def _is_copy(copy: Tensor, there: Tensor) -> bool:
+    """Whether both are the same numbers, or one a cast of the other, as training in half the size leaves."""
+    copy = copy.to(there.device)
+    return torch.equal(copy.to(there.dtype), there) or torch.equal(there.to(copy.dtype), copy)
 
 
 def _copies(path: str | os.PathLike[str]) -> tuple[Path, dict[str, str]]:

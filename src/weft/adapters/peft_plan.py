@@ -54,7 +54,7 @@ def plan_of(file: Path, config: LoraConfig, header: Header) -> Plan:
         if match is None and copy and (copy[2] or copy[1].rpartition(".")[2] in EMBEDDING_LAYER_NAMES):
             copies[copy[1]] = key
             continue
-        if match is None or _WRAPPED.search(key):
+        if match is None or _WRAPPED.search(key) or match[1].startswith(_PREFIX):
             raise UnsupportedAdapterError(f"{file}: {shown(key)} is {_kind(key)}")
         if dtype not in DTYPES:
             raise UnsupportedAdapterError(f"{file}: {shown(key)} is {dtype}, expected one of {DTYPES}")
@@ -88,6 +88,8 @@ def _kind(key: str) -> str:
     wrapped = _WRAPPED.search(key)
     if wrapped:
         return f"the key of a model in training, wrapped as {wrapped[1]}; take that part out of the keys"
+    if key.startswith(_PREFIX * 2):
+        return f"the key of a PEFT model inside another, with {_PREFIX} twice; take one out of the keys"
     if _NAMED.search(key):
         return (
             "the key of a training state, which names its adapter; write the folder with save_pretrained, "

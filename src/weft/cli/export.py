@@ -64,10 +64,12 @@ def export(
 def _config_of(name: str) -> Any:
     from transformers import AutoConfig
 
+    from weft.host.load import RAISED
+
     folder = resolve(name)
     try:
         return AutoConfig.from_pretrained(name if folder is None else folder)
-    except (OSError, ValueError) as error:
+    except (OSError, *RAISED) as error:
         raise MissingFileError(
             f"no config of base {name}: {reason_of(error)}; say by --base where it lies"
         ) from error

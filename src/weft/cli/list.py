@@ -78,6 +78,7 @@ def _models(_: None) -> Rows:
 
 def _adapters(folder: str | None, strict: bool) -> Rows:
     from weft.adapters import load_each
+    from weft.adapters.card import base_model
 
     if folder is None:
         paths = [path for holder in sorted(embedded_folder().glob("*")) for path in adapters_in(holder)]
@@ -91,7 +92,7 @@ def _adapters(folder: str | None, strict: bool) -> Rows:
             "name": adapter.name,
             "rank": adapter.rank,
             "sites": len(adapter.sites),
-            "base": adapter.base,
+            "base": adapter.base or base_model(adapter),
             "about": adapter.provenance.get("description"),
             "path": str(path),
         }

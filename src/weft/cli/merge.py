@@ -138,11 +138,12 @@ def _tell(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Facts of the result, and a row for each source."""
     from weft.adapters import cosine, norm
+    from weft.adapters.card import base_model
 
     facts = {
         "path": str(path),
         "method": merged.provenance["method"],
-        "base": merged.base or "not named",
+        "base": merged.base or base_model(merged) or "not named",
         "sites": len(merged.sites),
         "rank": merged.rank,
         "norm": norm(merged),

@@ -38,12 +38,13 @@ def show(what: str, /, *, json: Json = False) -> None:
 
 def _adapter(folder: Path) -> dict[str, Any]:
     from weft.adapters import load, norm
+    from weft.adapters.card import base_model
 
     adapter = load(folder)
     facts = {
         "kind": "adapter",
         "name": adapter.name,
-        "base": adapter.base or "not named",
+        "base": adapter.base or base_model(adapter) or "not named",
         "rank": adapter.rank,
         "sites": len(adapter.sites),
         "modules": sorted({site.module for site in adapter.sites}),

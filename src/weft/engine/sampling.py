@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from weft.reading import shown
 COLDEST = 1e-4
 """Colder than this, logits over temperature leave the range of float32."""
 _MOST = 1 << 31
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HF_TOP_K = 50
 """Of a config that samples and does not say."""
 
@@ -90,11 +92,12 @@ class Sampling:
         )
 
 
-def own_sampling(config: GenerationConfig | None) -> dict[str, Any]:
+def own_sampling(config: GenerationConfig | None, given: Mapping[str, Any] = _NOTHING) -> dict[str, Any]:
     """What a model's generation_config says of drawing, as fields of `Sampling`; nothing where it is greedy.
 
     As Hugging Face's `generate`: what a config that samples leaves open is 50 for `top_k` and neutral for the
-    rest. Departs from it in: `max_new_tokens` stays Weft's own. Raises ConfigError for a value out of range.
+    rest. Departs from it in: `max_new_tokens` stays Weft's own. What is `given` is left out, and not read: a
+    value of the config that is wrong can be replaced. Raises ConfigError for a value out of range.
     """
     if config is None:
         return {}
@@ -103,11 +106,15 @@ def own_sampling(config: GenerationConfig | None) -> dict[str, Any]:
         own |= {"temperature": 1.0 if config.temperature is None else config.temperature}
         own |= {"top_k": _HF_TOP_K if config.top_k is None else config.top_k}
         own |= {"top_p": config.top_p, "min_p": config.min_p}
-    own = {name: value for name, value in own.items() if value is not None}
+    if given.get("temperature", own.get("temperature")) == 0:
+        own = {"repetition_penalty": config.repetition_penalty}
+    own = {name: value for name, value in own.items() if value is not None and name not in given}
     try:
+        for name, value in own.items():
+            _check(name, value, isinstance(value, int | float), "a number")
         Sampling(**own)
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"the model's generation_config: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"the model's generation_config: {error}; another can be given") from error
     return {name: value for name, value in own.items() if value != getattr(Sampling(), name)}
 
 

@@ -117,8 +117,9 @@ class Host(AbstractHost):
         Weights are read from safetensors alone. A local folder without a tokenizer gives a host without one.
 
         Raises MissingFileError when nothing is there or weights are missing or damaged, ConfigError for what
-        is no causal language model and for a dtype or device that cannot be used, UnknownNameError for an
-        embedded name or target module that is not there.
+        is no causal language model, runs code of its own that nobody allowed or is quantised in a way that
+        nothing here reads, and for a dtype or device that cannot be used, UnknownNameError for an embedded
+        name or target module that is not there, MissingExtraError for a package that is not here.
 
         Args:
             name_or_path: Embedded name, folder or Hub id.

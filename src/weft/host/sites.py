@@ -14,6 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from weft.adapters import site_at
 from weft.errors import ConfigError, UnknownNameError
 from weft.files import nearest
+from weft.host.load import RAISED
+from weft.plain import reason_of
 from weft.reading import shown
 from weft.types import Site
 
@@ -27,7 +29,8 @@ def sites_of(
     """Find the sites of a network, or of the network that a config describes, sorted by path.
 
     From a config the network is built on the meta device, so no weights are needed. Raises UnknownNameError
-    for a name that matches no linear module, ConfigError for a pattern that is not a regular expression.
+    for a name that matches no linear module, ConfigError for a pattern that is not a regular expression and
+    for a config that no causal language model can be built from.
 
     Args:
         model_or_config: The network, or the Hugging Face config of one.
@@ -42,8 +45,14 @@ def sites_of(
     if isinstance(model_or_config, nn.Module):
         module = model_or_config
     else:
-        with torch.device("meta"):
-            module = AutoModelForCausalLM.from_config(model_or_config)
+        try:
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(model_or_config)
+        except RAISED as error:
+            raise ConfigError(
+                f"no causal language model can be built from the config of a {model_or_config.model_type} "
+                f"({type(error).__name__}: {reason_of(error)})"
+            ) from error
     found = _linears(module)
     if isinstance(target_modules, str) and target_modules.lower() != ALL_LINEAR:
         chosen = set(_matching(target_modules, found))

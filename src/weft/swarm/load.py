@@ -24,6 +24,7 @@ from weft.adapters.fingerprint import fingerprint_by
 from weft.errors import ConfigError, MissingFileError
 from weft.files import resolve
 from weft.host.fetch import fetch_model
+from weft.host.load import RAISED
 from weft.host.sites import ALL_LINEAR
 from weft.plain import reason_of
 from weft.reading import read_json
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """The config of a base. Raises MissingFileError, ConfigError for a family that is not spread."""
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, *RAISED) as error:
         raise MissingFileError(f"{folder} holds no model: {reason_of(error)}") from error
     if config.model_type not in FAMILIES:
         raise ConfigError(f"a {config.model_type} is not spread yet; families: {', '.join(FAMILIES)}")

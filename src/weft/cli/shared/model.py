@@ -14,9 +14,9 @@ from cyclopts import Parameter
 
 from weft.cli.shared.flags import BaseMismatch
 from weft.cli.shared.kinds import kind_of
-from weft.errors import BaseCopyWarning, ConfigError, MissingFileError
+from weft.errors import BaseCopyWarning, ConfigError, MissingFileError, ShapeError, UnknownNameError
 from weft.files import base_named_in, embedded_folder, found_near, resolve
-from weft.reading import read_json
+from weft.reading import read_json, read_text
 
 if TYPE_CHECKING:
     from weft.host import Host
@@ -92,11 +92,7 @@ class SamplingFlags:
         from weft.engine.sampling import own_sampling
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        own = {
-            name: value for name, value in own_sampling(host.generation_config).items() if name not in given
-        }
-        if given.get("temperature") == 0:
-            own = {name: value for name, value in own.items() if name == "repetition_penalty"}
+        own = own_sampling(host.generation_config, given)
         if own:
             listed = ", ".join(f"{name} {value:g}" for name, value in own.items())
             print(f"weft: drawn as the model's generation_config says: {listed}", file=sys.stderr)
@@ -122,7 +118,8 @@ def load_model(
     # Adapters first: a wrong folder should be told before a large base is read.
     adapters, weights = load_adapters(flags.adapter, flags.weight)
     asked = None if flags.describe is None else flags.hypernetwork
-    name = flags.base or named_base(adapters, asked) or BASE
+    named = named_base(adapters, asked)
+    name = flags.base or named or BASE
     folder = resolve(flags.adapter[0]) if flags.adapter and flags.base is None else None
     name = name if folder is None else found_near(name, folder)
     if flags.host is None:
@@ -141,11 +138,44 @@ def load_model(
             raise ConfigError(f"--base is {flags.base}, {flags.host} runs {host.name}; leave one out")
     for folder in flags.adapter:
         compare_copies(folder, host)
+    _warn_of_templates(flags.adapter, host)
     if flags.describe is not None:
         hyper = open_hypernetwork(flags.hypernetwork, host=local, on_mismatch=flags.base_mismatch)
         adapters.append(hyper.adapt(flags.describe))
         weights.append(1.0)
-    return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
+    try:
+        return host, adapters, under(host, adapters, weights, on_mismatch=flags.base_mismatch)
+    except (ShapeError, UnknownNameError) as error:
+        if flags.base is not None or named is not None or flags.host is not None:
+            raise
+        raise ConfigError(
+            f"no adapter names its base, so {BASE} was taken: {error}; say it by --base"
+        ) from error
+
+
+def _warn_of_templates(folders: Sequence[str], host: AbstractHost) -> None:
+    """Warn of an adapter whose trainer saved a chat template that is not the base's: the base's is used."""
+    written = getattr(host.tokenizer, "chat_template", None)
+    for folder in folders:
+        place = resolve(folder)
+        own = None if place is None else _template_in(place)
+        if own is not None and own.strip() != str(written or "").strip():
+            warnings.warn(
+                f"{folder} brings a chat template of its own, and prompts are written as the base does "
+                f"({'by another one' if written else 'without one'}); put chat_template.jinja, or its "
+                "tokenizer's files, into the base's folder to write them as in training",
+                stacklevel=2,
+            )
+
+
+def _template_in(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return read_text(file)
+    file = folder / "tokenizer_config.json"
+    values = read_json(file) if file.is_file() else None
+    found = values.get("chat_template") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def load_adapters(folders: Sequence[str], weights: Sequence[float]) -> tuple[list[Adapter], list[float]]:
