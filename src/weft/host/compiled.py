@@ -84,9 +84,10 @@ class CompiledStep:
         )
 
     def takes(self, shares: Sequence[Share], cache: RowCache) -> bool:
-        """Whether these rows fit: at most so many, no longer than told, under adapters of the pool alone."""
+        """Whether these rows fit: at most so many, begun, no longer than told, under adapters of the pool."""
         return (
             len(shares) <= self.rows
+            and 0 < min(cache.lengths)  # a first token makes the blocks
             and max(cache.lengths) < self.columns
             and not any(share.terms for share in shares)
         )
