@@ -279,5 +279,7 @@ def base_named_in(folder: Path) -> str | None:
 
     Raises what `read_json` and `resolve` raise.
     """
-    named = read_json(folder / "config.json").get("provenance", {}).get("base_model")
-    return found_near(named, folder) if named else None
+    values = read_json(folder / "config.json")
+    told = values.get("provenance") if isinstance(values, dict) else None
+    named = told.get("base_model") if isinstance(told, dict) else None
+    return found_near(named, folder) if named and isinstance(named, str) else None

@@ -119,6 +119,15 @@ def test_what_is_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "no model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("config", ["[]", "5", '{"provenance": []}', '{"provenance": {"base_model": 5}}'])
+def test_a_config_of_nothing(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert main(["show", str(tmp_path)]) == 1
+    assert "holds no adapter" in capsys.readouterr().err
+    assert main(["compile", "sort it", "--with", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    assert "does not name its base" in capsys.readouterr().err
+
+
 def test_a_merge_in_few_lines(adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A number for each site would be a page."""
     errors = {f"model.layers.{k}.q_proj": k / 100 for k in range(60)}

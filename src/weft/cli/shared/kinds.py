@@ -19,8 +19,8 @@ def kind_of(folder: Path) -> Kind:
         return "task"
     if (folder / "metrics.jsonl").is_file():
         return "run"
-    if (folder / "config.json").is_file():
-        config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if isinstance(config, dict):
         if "model_type" in config:
             return "base"
         if config.get("kind") in ("tree", "shift", "context", "mix"):
