@@ -87,7 +87,7 @@ class CompiledStep:
         """Whether these rows fit: at most so many, begun, no longer than told, under adapters of the pool."""
         return (
             len(shares) <= self.rows
-            and 0 < min(cache.lengths)  # a first token makes the blocks
+            and min(cache.lengths) > 0  # a first token makes the blocks
             and max(cache.lengths) < self.columns
             and not any(share.terms for share in shares)
         )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from weft.errors import ConfigError
 from weft.files import is_name
@@ -143,6 +144,11 @@ class Task:
     def meaningless(self, text: str) -> Cue:
         """A cue of the same kind that says nothing: this text, or for a picture noise that the text draws."""
         return Description(text) if self.image is None else noise(self.image, text)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean characters of its train rows, or of its test rows where it has no others."""
+        return fmean(len(row.prompt) + len(row.completion) for row in self.train or self.test)
 
     @cached_property
     def data_hash(self) -> str:

@@ -144,7 +144,7 @@ def _train_all(
     with Progress(*columns, TextColumn("{task.fields[shown]}", markup=False), console=console) as bar:
         before = sum(task.name in done for task in tasks)
         shown = bar.add_task("", total=len(tasks), completed=before, shown="")
-        left = sorted((task for task in tasks if task.name not in done), key=_length)
+        left = sorted((task for task in tasks if task.name not in done), key=lambda task: task.mean_length)
         for start in range(0, len(left), recipe.tasks_at_once):
             group = left[start : start + recipe.tasks_at_once]
             ready = [found for task in group if (found := _ready(task, host, recipe)) is not None]
@@ -262,11 +262,9 @@ def _check_data(folder: Path, done: dict[str, Any], tasks: Sequence[Task]) -> No
 
 
 def _choose(recipe: LibraryRecipe) -> list[Task]:
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, *recipe.splits)
     tasks: dict[str, Task] = {}
     for name in recipe.splits:
-        if name not in splits:
-            raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
         for task in splits[name][: recipe.tasks if isinstance(recipe.tasks, int) else None]:
             if task.name in tasks:
                 raise ConfigError(f"two tasks of these splits are called {task.name}")
@@ -300,7 +298,3 @@ def _score(
     host: AbstractHost, bank: LearnedBank, k: int, rows: Sequence[Encoded], recipe: LibraryRecipe
 ) -> tuple[float, float]:
     return score(host, bank.part(k, k + 1), rows, tokens=recipe.tokens_per_forward)
-
-
-def _length(task: Task) -> float:
-    return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)

@@ -80,7 +80,7 @@ def train_lora(
     if config.num_train_epochs:
         config = config.model_copy(update={"max_steps": _steps(recipe, tasks), "num_train_epochs": 0})
     if per_task:
-        tasks.sort(key=_length)  # neighbours share forwards, padded to the longest of them
+        tasks.sort(key=lambda task: task.mean_length)  # neighbours share forwards, padded to the longest
     with Run(config, recipe, resume=resume, data_hash=hash_tasks(tasks)) as run:
         device, targets = run.accelerator.device, recipe.target_modules
         host = host or load_base(recipe, device, target_modules=targets, dtype=recipe.dtype)
@@ -237,10 +237,6 @@ def _choose(recipe: LoraRecipe) -> list[Task]:
         if name not in known:
             raise UnknownNameError(f"no task {name!r} in the split {recipe.split}{nearest(name, known)}")
     return [known[name] for name in recipe.tasks]
-
-
-def _length(task: Task) -> float:
-    return fmean(len(row.prompt) + len(row.completion) for row in task.train or task.test)
 
 
 def _fit(task: Task, host: AbstractHost, recipe: LoraRecipe, longest: int) -> Task | None:

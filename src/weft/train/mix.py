@@ -77,7 +77,7 @@ class MixRecipe(AbstractRecipe):
     """The event: the token behind which an answer begins, ` >` of the letters tokenizer; or several."""
     network: MixConfig = MixConfig()
     speaker_rank: Rank = 8
-    """Rank of the adapter that teaches the base to write the control token."""
+    """Rank of the adapter that acts throughout, beside the sources."""
     speaker_scaling: float = Field(default=2.0, gt=0)
     """Its scaling, alpha / r."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3)

@@ -28,12 +28,11 @@ _LOOKS, _PATIENCE = 20, 5
 
 
 class Refined(NamedTuple):
-    """The adapter, and how it came about; losses are in nats per answer token of the held-out rows."""
+    """The adapter, and how it came about; the loss is in nats per answer token of the held-out rows."""
 
     adapter: Adapter
-    loss_before: float | None
-    """None without held-out rows, like `loss`."""
     loss: float | None
+    """None without held-out rows."""
     steps: int
     """Taken before training ended."""
     kept_step: int
@@ -66,7 +65,7 @@ def refine(
     best = Best(bank)
     if held_out:
         best.see(0, [_loss(host, bank, held_out)])
-    before, done = best.losses[0], 0
+    done = 0
     for done in range(1, steps + 1):
         chosen = draw_rows(rows, rows_per_step, done - 1, str(seed))
         loss = float(learner.backward([chosen], tokens=_TOKENS)[0])
@@ -82,8 +81,8 @@ def refine(
         best.bring_back()
     adapter = bank.adapter(0, base=host.fingerprint, provenance=provenance)
     if not held_out:
-        return Refined(adapter, None, None, done, done)
-    return Refined(adapter, before, best.losses[0], done, best.steps[0])
+        return Refined(adapter, None, done, done)
+    return Refined(adapter, best.losses[0], done, best.steps[0])
 
 
 def _bank(host: AbstractHost, start: Adapter | None, name: str, *, r: int, seed: int) -> LearnedBank:

@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from weft.errors import ConfigError, MissingFileError
+from weft.errors import MissingFileError
 from weft.evaluate import Options, compare, compare_controls, mean_adapter
 from weft.evaluate.report import SplitReport
 from weft.evaluate.specialists import load_by_task, load_for
 from weft.experiments.zero_shot.cost import measure_cost
 from weft.experiments.zero_shot.recipe import Accuracy, ZeroShotRecipe
 from weft.experiments.zero_shot.steps import Curve, choose, train_both
-from weft.files import nearest, read_json, replace_file, resolve, to_json
+from weft.files import read_json, replace_file, resolve, to_json
 from weft.host import Host
 from weft.hyper import HyperNetwork
 from weft.rows import AbstractHost
@@ -45,7 +45,8 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
 
     Raises ConfigError for a split that the data lacks, and what loading, `compare` and training raise.
     """
-    splits = load_splits(recipe.data)
+    sections = [section for section in (recipe.accuracy, recipe.steps) if section is not None]
+    splits = load_splits(recipe.data, *(name for section in sections for name in section.splits))
     host = Host.from_pretrained(recipe.base, dtype=recipe.dtype)
     hyper = HyperNetwork.from_pretrained(recipe.hypernetwork, host=host)
     about = _about(recipe, hyper)
@@ -56,7 +57,7 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
     reports, controls, cost, curves = [], [], {}, []
     if recipe.accuracy is not None:
         for name in recipe.accuracy.splits:
-            tasks = _split(splits, name)
+            tasks = splits[name]
             made = done.part(
                 f"accuracy-{name}",
                 recipe.accuracy.model_dump(mode="json", exclude={"splits"})
@@ -70,13 +71,13 @@ def measure_zero_shot(recipe: ZeroShotRecipe, tell: Callable[[str], None] = lamb
         mean_of = recipe.controls.mean_of
         controls = _measure_controls(recipe.accuracy, mean_of, host, hyper, splits, done, tell)
     if recipe.cost is not None:
-        asked, tasks = recipe.cost, _split(splits, "train")
+        asked, tasks = recipe.cost, splits["train"]
         settings = asked.model_dump(mode="json") | {"data": hash_tasks(tasks)}
         cost = done.part("cost", settings, lambda: measure_cost(host, hyper, tasks, asked), tell)
     if recipe.steps is not None:
         section = recipe.steps
         settings = section.model_dump(mode="json", exclude={"splits", "tasks"}) | {"seed": recipe.seed}
-        for task in choose([_split(splits, name) for name in section.splits], section.tasks):
+        for task in choose([splits[name] for name in section.splits], section.tasks):
             made = done.part(
                 f"steps-{task.name}",
                 settings | {"data": task.data_hash},
@@ -113,7 +114,7 @@ def _measure_controls(
     tell: Callable[[str], None],
 ) -> list[SplitReport]:
     """One report per split; the fixed adapter is made where one of them is not there yet."""
-    train = _split(splits, "train")
+    train = splits["train"]
     fixed = cache(lambda: mean_adapter(hyper, train, mean_of))
 
     def measure(name: str) -> SplitReport:
@@ -127,17 +128,11 @@ def _measure_controls(
         settings = accuracy.model_dump(mode="json", exclude={"splits"}) | {
             "mean_of": mean_of,
             "train": hash_tasks(train),
-            "tasks": hash_tasks(_split(splits, name)),
+            "tasks": hash_tasks(splits[name]),
         }
         made = done.part(f"controls-{name}", settings, lambda name=name: asdict(measure(name)), tell)
         found.append(TypeAdapter(SplitReport).validate_python(made))
     return found
-
-
-def _split(splits: Mapping[str, tuple[Task, ...]], name: str) -> tuple[Task, ...]:
-    if name not in splits:
-        raise ConfigError(f"no split {name!r}{nearest(name, splits)}; there are {', '.join(splits)}")
-    return splits[name]
 
 
 def _about(recipe: ZeroShotRecipe, hyper: HyperNetwork) -> dict[str, Any]:
