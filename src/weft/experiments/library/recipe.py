@@ -86,7 +86,7 @@ class RoutingRecipe(AbstractExperiment):
     early: dict[str, str] = {}
     """Name -> adapter folders of the same tasks from another, shorter training: requests of retrieval."""
     sizes: tuple[PositiveInt, ...] = (64, 256)
-    """Specialists sizes at which retrieval is measured."""
+    """Library sizes at which retrieval is measured."""
     seeds: Seeds = (0, 1, 2)
     """Each draws a wording and rows of its own for every task."""
     batch_size: PositiveInt = 128
