@@ -148,6 +148,11 @@ def test_a_spare_takes_over_under_ray_and_the_lost_worker_starts_again(base, cap
     assert lost(folder, begun).count((holder, 1)) == 1
 
 
+def test_numbers_that_cannot_be_are_told_in_one_line(capsys):
+    assert main(["swarm", "up", "--base", "weft/letters", "--workers", "0", "--name", "S"]) == 1
+    assert "weft swarm up: workers: Input should be greater than or equal to 1" in capsys.readouterr().err
+
+
 def test_names_that_are_not_there(base, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WEFT_CACHE", str(tmp_path))  # where no swarm is
     assert "no swarm 'nobody'; start one" in weft(capsys, "swarm", "status", "--name", "nobody", code=1)

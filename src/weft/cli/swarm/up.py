@@ -66,6 +66,7 @@ def up(
         address: Of a Ray cluster that runs; Ray is started on this machine unless given.
         timeout: Most seconds to wait; then the swarm is ended again.
     """
+    from weft.config import parse_config
     from weft.swarm.folder import FRESH, LOG, PLAN, STATE, Plan, SwarmFolder
 
     has_ray = find_spec("ray") is not None
@@ -75,17 +76,18 @@ def up(
         raise ConfigError("--address is that of a Ray cluster; leave --launcher processes out")
     who = launcher if launcher != "auto" else "ray" if has_ray else "processes"
     folder = SwarmFolder(name)
-    plan = Plan(
-        base=base,
-        workers=workers,
-        spares=spares,
-        dtype=dtype,
-        device=device,
-        memory=_bytes(memory),
-        threads=threads,
-        launcher=who,
-        address=address,
-    )
+    asked = {
+        "base": base,
+        "workers": workers,
+        "spares": spares,
+        "dtype": dtype,
+        "device": device,
+        "memory": _bytes(memory),
+        "threads": threads,
+        "launcher": who,
+        "address": address,
+    }
+    plan = parse_config(Plan, asked, "weft swarm up")
     held = folder.lock()
     try:
         for file in FRESH:
