@@ -264,6 +264,7 @@ def test_refusals_are_one_line(engine, bank):
     three = Mixture.rows(bank, [0, 1, 2])
     cases = [
         (ShapeError, "an empty prompt", lambda: engine.generate(["a", ""])),
+        (ShapeError, "token id -1 is outside", lambda: engine.generate("a", logit_bias=((-1, 9.0),))),
         (
             ShapeError,
             "3 rows, this batch has 2",

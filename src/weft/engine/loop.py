@@ -127,6 +127,8 @@ class Loop:
         """
         sampling = sampling or Sampling()
         check_prompt(self.host, request.prompt_ids)
+        if sampling.logit_bias:
+            check_prompt(self.host, [token for token, _ in sampling.logit_bias])
         if controller is None or not controller.evicts:
             check_window(self.host, len(request.prompt_ids), sampling.max_new_tokens)
         needed = len(request.prompt_ids) + sampling.max_new_tokens
