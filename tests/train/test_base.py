@@ -88,6 +88,15 @@ def test_it_runs_in_bfloat16_with_bare_prompts_and_plain_text(tasks: Path, tmp_p
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_a_split_without_tasks_is_not_measured(tasks: Path, tmp_path: Path) -> None:
+    values = base_recipe(tasks, tmp_path, run={"max_steps": 1, "eval_steps": 1}).model_dump(mode="json")
+    rows = {"train_rows": 4, "test_rows": 1}
+    values["data"] = {"kind": "letters", "train_tasks": 8, "validation_tasks": 0, **rows}
+    train_base(parse_config(BaseRecipe, values, "here"))
+    [found] = [line for line in curve(tmp_path) if "unseen_compositions/followed" in line]
+    assert "validation/followed" not in found
+
+
 def test_text_rows_need_text(tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plain text of data\.texts has 0 tokens.*set text_rows to 0"):
         train_base(base_recipe(tasks, tmp_path / "run", text_rows=2, text_length=20))

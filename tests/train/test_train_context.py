@@ -130,6 +130,8 @@ def test_passages_of_plain_text_are_pressed_up_to_the_window(tmp_path):
 def test_recipes_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="nothing to read"):
         train_context(recipe(tmp_path, 1, data=None))
+    with pytest.raises(ConfigError, match="there is no loss"):
+        train_context(recipe(tmp_path, 1, distillation=0.0, completion=0.0, reconstruction=0.0))
     with pytest.raises(ConfigError, match="no split 'validatoin'"):
         train_context(recipe(tmp_path, 1, select_on="validatoin"))
     with pytest.raises(ConfigError, match=r"links has 1 numbers, one for each of 2"):

@@ -114,7 +114,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = True) -> Path:
             packs = pack_in_chunks(groups, _CHUNKS, pad_id=cast(int, config.pad_token_id))
             learner.step(done, {"loss": _backward(run, wrapped, packs)})
             if run.is_due("eval", done):
-                found = {name: followed(model, tokenizer, tasks) for name, tasks in splits.items()}
+                found = {name: followed(model, tokenizer, tasks) for name, tasks in splits.items() if tasks}
                 run.log(done, {f"{name}/followed": share for name, share in found.items()})
             learner.save(done)
         folder = run.folder / "model"

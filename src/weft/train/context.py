@@ -152,12 +152,14 @@ def train_context(recipe: ContextRecipe, *, host: Host | None = None, resume: bo
     """Run a recipe to its end; returns `output_dir/context`, a context network.
 
     A `host` that is given takes the place of loading `base`. Raises ConfigError for a recipe without
-    documents, a split that the data lacks, texts that are too short, a price of silence without a gate, or a
-    document of which nothing leaves its window.
+    documents or a loss, a split that the data lacks, texts that are too short, a price of silence without a
+    gate, or a document of which nothing leaves its window.
     """
     torch.manual_seed(recipe.run.seed)
     if recipe.data is None and recipe.passages is None:
         raise ConfigError("there is nothing to read; give data or passages")
+    if not (recipe.distillation or recipe.completion or recipe.reconstruction):
+        raise ConfigError("there is no loss; give distillation, completion or reconstruction above 0")
     if recipe.network.gate is None and any(stage.silence for stage in recipe.curriculum):
         raise ConfigError("a price of silence is for a network with a gate; give network.gate")
     splits = {} if recipe.data is None else load_splits(recipe.data, recipe.select_on)
