@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
@@ -446,3 +447,13 @@ def test_an_interrupt_leaves_no_pins(pico_bank, monkeypatch):
             host.hold(share)
     assert not host.pool.pinned(bank[0])
     assert written(host, bank[1]) == written(Host(make_llama()), bank[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks by the old name
+def test_a_network_that_peft_has_changed_is_refused_until_it_is_taken_back():
+    module = make_llama()
+    wrapped = get_peft_model(module, LoraConfig(target_modules=["q_proj"]))
+    for one in (wrapped, module):
+        with pytest.raises(ConfigError, match=r"unload\(\)"):
+            Host(one)
+    assert Host(wrapped.unload()).fingerprint == Host(make_llama()).fingerprint

@@ -58,7 +58,8 @@ class Host(AbstractHost):
 
     The parameters are frozen. Hosts over one module do not see each other's mixtures.
 
-    Raises UnknownNameError for a target module that is not there, ConfigError for a pattern that is none.
+    Raises UnknownNameError for a target module that is not there, ConfigError for a pattern that is none and
+    for a network that PEFT has put adapters into.
 
     Args:
         module: The network; its parameters stop asking for gradients.
@@ -82,6 +83,11 @@ class Host(AbstractHost):
         target_modules: str | Sequence[str] = ALL_LINEAR,
         name: str = "",
     ) -> None:
+        if any(hasattr(part, "adapter_layer_names") for part in module.modules()):
+            raise ConfigError(
+                "PEFT has put adapters into this network, so its modules have other names; take them out by "
+                "unload() of the PEFT model, and give what it saves to weft.load"
+            )
         self.module = module.requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
