@@ -53,6 +53,13 @@ def check(function: Any) -> Any:
     return call
 
 
+def unchecked(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a function or a bound method as a user without these checks does."""
+    if inspect.ismethod(call):
+        return inspect.unwrap(call.__func__)(call.__self__, *args, **kwargs)
+    return inspect.unwrap(call)(*args, **kwargs)
+
+
 def check_inner(function: Any) -> Any:
     """A function that another one makes, checked the first times."""
     _made[function.__code__] += 1

@@ -13,6 +13,7 @@ D embedding, V vocabulary, H hidden. `a_KRI` says its shape; a lower-case `k` is
 from __future__ import annotations
 
 import math
+import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn, promote_types
 
-from weft.errors import BaseMismatchError, ShapeError, WeightsError
+from weft.errors import BaseMismatchError, ConfigError, ShapeError, WeightsError
 
 IGNORE = -100  # the label of a token that the loss leaves out
 
@@ -86,6 +87,15 @@ class Adapter:
     peft_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __repr__(self) -> str:
+        """Name and sizes; its numbers would fill pages of a notebook."""
+        return f"Adapter({self.name!r}, rank={self.rank}, sites={len(self.factors)}, base={self.base!r})"
+
+    def __reduce__(self) -> tuple[type[Adapter], tuple[Any, ...]]:
+        """Copied and pickled by dicts: a read-only view of one is neither."""
+        about = dict(self.peft_config), dict(self.provenance)
+        return type(self), (dict(self.factors), self.base, self.name, *about)
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites it changes, sorted by path."""
@@ -138,6 +148,11 @@ class Bank:
             if shapes != wanted:
                 raise ShapeError(f"{site.path}: a and b are {shapes}, expected {wanted}")
 
+    def __repr__(self) -> str:
+        """Names and sizes, of the first few where there are many."""
+        names = ", ".join(map(repr, self.names[:3])) + (", ..." if len(self) > 3 else "")
+        return f"Bank([{names}], adapters={len(self)}, sites={len(self.a)}, base={self.base!r})"
+
     def __len__(self) -> int:
         """K, the number of adapters."""
         return len(self.names)
@@ -182,6 +197,7 @@ class Bank:
 
     def __getitem__(self, index: int) -> Adapter:
         """Adapter `index` as a value of its own, scaling 1."""
+        index = operator.index(index)  # a slice of every tensor would be no adapter
         factors = {s: Factors(self.a[s][index], self.b[s][index], 1.0) for s in self.sites}
         return Adapter(factors, base=self.base, name=self.names[index])
 
@@ -339,6 +355,8 @@ class AbstractGate(nn.Module, ABC):
 class Term:
     """One bank, who assigns its adapters (an assignment made before, or a gate), and how they join.
 
+    Raises ConfigError for another `combine`.
+
     Args:
         bank: The K adapters.
         gate: Who acts where: an assignment, or a gate that makes one inside the forward.
@@ -354,6 +372,11 @@ class Term:
     bank: Bank
     gate: Assignment | AbstractGate
     combine: Literal["sum", "average"] = "sum"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a way to combine that is none: it would be taken for a sum."""
+        if self.combine not in ("sum", "average"):
+            raise ConfigError(f"combine is sum or average, got {self.combine!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,8 +399,16 @@ class Mixture:
 
     @classmethod
     def of(cls, adapter: Adapter | Bank) -> Mixture:
-        """One adapter (or a bank of one) on every row. Raises ShapeError for a bank of several."""
+        """One adapter (or a bank of one) on every row.
+
+        Raises ShapeError for a bank of several, ConfigError for what is neither.
+        """
         bank = Bank.stack([adapter]) if isinstance(adapter, Adapter) else adapter
+        if not isinstance(bank, Bank):
+            raise ConfigError(
+                f"Mixture.of takes an Adapter or a Bank, got a {type(adapter).__name__}; "
+                "weft.load reads the folder of an adapter"
+            )
         if len(bank) != 1:
             raise ShapeError(f"Mixture.of takes one adapter, this bank holds {len(bank)}; use rows or dense")
         return cls.rows(bank, [0])
@@ -386,17 +417,29 @@ class Mixture:
     def rows(cls, bank: Bank, index: Sequence[int | None] | Int[Tensor, " B"]) -> Mixture:
         """Row i of the batch takes adapter index[i], None the base. Raises ShapeError for other indices."""
         if not isinstance(index, Tensor):
-            index = torch.tensor([-1 if i is None else i for i in index], dtype=torch.long)
+            index = torch.tensor([-1 if i is None else operator.index(i) for i in index], dtype=torch.long)
+        if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise ShapeError(
+                f"rows take one adapter index each, [B], got {index.dtype} of {list(index.shape)}; "
+                "weights of all adapters go to Mixture.dense"
+            )
         if index.numel() and (int(index.max()) >= len(bank) or int(index.min()) < -1):
             raise ShapeError(f"adapter indices run from 0 to {len(bank) - 1}, got {index.tolist()}")
         device = next(iter(bank.a.values())).device if bank.a else None
-        return cls((Term(bank, Rows(index.to(device))),))
+        return cls((Term(bank, Rows(index.to(device, torch.long))),))
 
     @classmethod
     def dense(
         cls, bank: Bank, weight: Float[Tensor, "B K"], combine: Literal["sum", "average"] = "sum"
     ) -> Mixture:
-        """Every row blends all adapters by its own weights. Raises ShapeError for another number of them."""
+        """Every row blends all adapters by its own weights.
+
+        Raises ShapeError for another number of them, or none per row, ConfigError for another `combine`.
+        """
+        if weight.dim() not in (2, 3):
+            raise ShapeError(
+                f"weights are [B, K], a row of them for each of the batch, got {list(weight.shape)}"
+            )
         if weight.shape[-1] != len(bank):
             raise ShapeError(f"{weight.shape[-1]} weights for {len(bank)} adapters")
         return cls((Term(bank, Dense(weight), combine),))

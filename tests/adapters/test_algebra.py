@@ -1,9 +1,13 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
+from checked import unchecked
 from weft.adapters import concat, cosine, delta, inner, save, site_at, truncate, truncation_error
-from weft.errors import BaseMismatchError, ShapeError
-from weft.types import Adapter, Factors
+from weft.errors import BaseMismatchError, ConfigError, ShapeError
+from weft.types import Adapter, Bank, Factors, Mixture, Rows, Term
 
 SITE = site_at("model.layers.3.mlp.experts.7.up_proj", 6, 4)
 
@@ -89,3 +93,48 @@ def test_truncated_factors_are_balanced_and_sign_fixed() -> None:
     torch.testing.assert_close(cut.a_RI @ cut.a_RI.mT, cut.b_OR.mT @ cut.b_OR)
     torch.testing.assert_close(cut.a_RI, other.a_RI)
     torch.testing.assert_close(cut.b_OR, other.b_OR)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_an_adapter_is_copied_and_pickled(copied: object) -> None:
+    adapter = adapter_of(name="a", base="b", provenance={"seed": 1})
+    for one in (adapter, Bank.stack([adapter]), Bank.stack([adapter])[0]):
+        assert repr(copied(one)) == repr(one)
+    again = copied(adapter)
+    assert torch.equal(again.factors[SITE].a_RI, adapter.factors[SITE].a_RI)
+    assert again.factors[SITE].scaling == 2.0
+    assert again.provenance == {"seed": 1}
+
+
+def test_a_notebook_shows_no_numbers() -> None:
+    adapters = [adapter_of(rank=4, name=f"a{k}") for k in range(9)]
+    assert repr(adapters[0]) == "Adapter('a0', rank=4, sites=1, base='')"
+    bank = Bank.stack(adapters)
+    assert repr(bank) == "Bank(['a0', 'a1', 'a2', ...], adapters=9, sites=1, base='')"
+    assert "tensor([[" not in repr(Mixture.rows(bank, [0, None]))
+
+
+@pytest.mark.parametrize(
+    "index", [torch.tensor([0.0, 1.0]), torch.tensor([True, False]), torch.tensor(0), torch.tensor([[0, 1]])]
+)
+def test_rows_take_whole_numbers_one_each(index: torch.Tensor) -> None:
+    bank = Bank.stack([adapter_of(), adapter_of(seed=1)])
+    with pytest.raises(ShapeError, match="one adapter index each"):
+        unchecked(Mixture.rows, bank, index)
+    with pytest.raises(TypeError, match="float"):
+        unchecked(Mixture.rows, bank, [0.5, 0.9])  # weights, which would be cut to 0
+    (term,) = unchecked(Mixture.rows, bank, torch.tensor([0, 1], dtype=torch.uint8)).terms
+    assert term.gate.index_B.dtype == torch.long
+
+
+def test_what_is_no_mixture_is_refused() -> None:
+    bank = Bank.stack([adapter_of(), adapter_of(seed=1)])
+    for weight in (torch.ones(2), torch.ones(1, 1, 1, 2)):
+        with pytest.raises(ShapeError, match="a row of them for each of the batch"):
+            unchecked(Mixture.dense, bank, weight)
+    with pytest.raises(ConfigError, match="combine is sum or average, got 'mean'"):
+        unchecked(Term.__init__, object.__new__(Term), bank, Rows(torch.tensor([0])), "mean")
+    with pytest.raises(ConfigError, match=r"got a str; weft.load reads"):
+        unchecked(Mixture.of, "weft/letters-adapters/reverse")
+    with pytest.raises(TypeError, match="slice"):
+        unchecked(bank.__getitem__, slice(0, 1))

@@ -3,6 +3,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from checked import unchecked
 from decoding import decode
 from weft.engine import Engine, Sampling, take_rows
 from weft.errors import ConfigError, PromptTooLongError, ShapeError
@@ -328,3 +329,33 @@ def test_half_a_character_in_a_prompt_is_refused(engine):
     for raw in (False, True):
         with pytest.raises(ConfigError, match="lone surrogate"):
             engine.generate("cab \ud83d", raw=raw)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [torch.tensor([5, 6]), torch.tensor([[5, 6]]), {"input_ids": [5, 6]}, b"cab", None, [5.0], ["cab"]],
+)
+def test_what_is_no_prompt_is_refused(engine, prompt):
+    told = "a prompt is text, a chat, or a list of token ids"
+    with pytest.raises(ConfigError, match=told):
+        unchecked(engine.prompt_ids, prompt)
+    if isinstance(prompt, dict | bytes):
+        with pytest.raises(ConfigError, match=told):
+            unchecked(engine.generate, prompt)
+
+
+@pytest.mark.parametrize("prompt", ["cab", [5, 6], [{"role": "user", "content": "cab"}]])
+def test_one_prompt_is_no_list_of_its_parts(engine, prompt):
+    for call in (engine.complete, engine.trace):
+        with pytest.raises(ConfigError, match="one prompt where a list"):
+            unchecked(call, prompt)
+
+
+def test_a_bias_of_a_token_is_told_by_its_id(engine):
+    (first,) = engine.trace([PROMPTS[0]], max_new_tokens=1)
+    token = first[0].token_id
+    for bias in ([(token, -100.0)], ((token, -100.0),)):
+        (other,) = engine.trace([PROMPTS[0]], max_new_tokens=1, logit_bias=bias)
+        assert other[0].token_id != token
+    with pytest.raises(ShapeError, match="outside the vocabulary"):
+        engine.generate(PROMPTS[0], logit_bias=[(10**6, 1.0)])

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from checked import unchecked
 from weft.engine import Sampling
 from weft.engine.sampling import draw, processors
 from weft.errors import ConfigError
@@ -19,16 +21,33 @@ from weft.errors import ConfigError
         ("repetition_penalty", 0.0),
         ("max_new_tokens", 0),
         ("stop", ("a", "")),
+        ("max_new_tokens", 2.5),
+        ("max_new_tokens", "3"),
+        ("seed", None),
+        ("seed", 1.5),
+        ("top_k", 2.0),
+        ("temperature", "1"),
+        ("logit_bias", [(-1, 5.0)]),
+        ("logit_bias", {5: 5.0}),
+        ("logit_bias", [("5", 5.0)]),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=f"^{name} should be .*, got "):
-        Sampling(**{name: value})
+        unchecked(Sampling.__init__, object.__new__(Sampling), **{name: value})
 
 
 def test_one_stop_string_is_a_tuple_of_one():
     assert Sampling(stop="END").stop == ("END",)
     assert Sampling(stop=["a", "b"]).stop == ("a", "b")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    given, half = object.__new__(Sampling), torch.tensor(0.5)
+    unchecked(Sampling.__init__, given, temperature=np.float32(0.5), top_p=half, seed=np.int64(3), top_k=2)
+    assert given == Sampling(temperature=0.5, top_p=0.5, seed=3, top_k=2)
+    assert type(given.temperature) is float
+    assert type(given.seed) is int
 
 
 def test_greedy_has_no_warpers_and_neutral_values_add_none():

@@ -5,12 +5,15 @@ import threading
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
 from tiny_models import make_bank, make_llama
+from weft.engine import Loop, Sampling
 from weft.errors import BaseMismatchError, ConfigError, ShapeError, UnknownNameError
 from weft.host import Host, sites_of
+from weft.rows import Request, Share
 from weft.types import AbstractGate, Bank, Decision, Dense, Mixture, Rows, Site, Term, Tokens, TopK
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -369,3 +372,88 @@ def test_a_token_without_an_embedding_is_named(pico_host, id):
 def test_window_and_name(pico_host):
     assert (pico_host.window, pico_host.name, pico_host.dtype) == (128, "pico", torch.float32)
     assert pico_host.fingerprint == Host(make_llama()).fingerprint != Host(make_llama(seed=1)).fingerprint
+
+
+def written(host, adapter):
+    loop = Loop(host)
+    loop.submit(Request("0", (5, 6, 7), Share.of(adapter)), sampling=Sampling(max_new_tokens=6))
+    return [spoken.token_id for spoken in loop.run()]
+
+
+def test_loops_of_several_threads_share_a_pool():
+    """A pool that grows for one of them loses nothing that another puts in."""
+    bank = make_bank(sites_of(make_llama()), 32, 4)
+    alone = Host(make_llama())
+    want = {k: written(alone, bank[k]) for k in range(len(bank))}
+    for _ in range(3):
+        host, got = Host(make_llama()), {}
+
+        def work(places, host=host, got=got):
+            got |= {k: written(host, bank[k]) for k in places}
+
+        threads = [threading.Thread(target=work, args=(range(i, 32, 4),)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert got == want
+
+
+def test_a_pool_begun_in_inference_mode_goes_on_outside(pico_bank):
+    host, bank = Host(make_llama()), pico_bank(2, 3)
+    with torch.inference_mode():
+        first = written(host, bank[0])
+    assert written(host, bank[1]) != first == written(host, bank[0])
+
+
+def test_rows_are_written_under_autocast(pico_host, pico_bank):
+    bank = pico_bank(9, 16, scale=0.02)
+    for places in ([0], [0, 1], [0, 0, 1], list(range(9))):
+        shares = [Share.of(bank[k]) for k in places]
+        rows = []
+        for low in (True, False):
+            cache = pico_host.new_cache()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                pico_host.step(IDS[:1].repeat(len(places), 1), cache, shares)
+                rows.append(pico_host.step(IDS[:1, :1].repeat(len(places), 1), cache, shares).logits_BV)
+        assert (rows[0] - rows[1]).abs().mean() < 0.05 * rows[1].abs().mean()
+
+
+def test_gradient_checkpointing_does_not_decode(pico_bank):
+    host, adapter = Host(make_llama()), pico_bank(1, 3)[0]
+    want = written(host, adapter)
+    host.gradient_checkpointing_enable()
+    with pytest.raises(ConfigError, match="eval"):
+        written(host, adapter)
+    host.module.train()
+    assert host(IDS, use_cache=True).past_key_values is None
+    host.module.eval()
+    assert written(host, adapter) == want
+
+
+def test_an_interrupt_leaves_no_pins(pico_bank, monkeypatch):
+    host, bank = Host(make_llama()), pico_bank(2, 3)
+    write = host.pool._write
+
+    def interrupted(slot, ready):
+        if slot:
+            raise KeyboardInterrupt
+        write(slot, ready)
+
+    share = Share.of(bank[0], bank[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(host.pool, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            host.hold(share)
+    assert not host.pool.pinned(bank[0])
+    assert written(host, bank[1]) == written(Host(make_llama()), bank[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks by the old name
+def test_a_network_that_peft_has_changed_is_refused_until_it_is_taken_back():
+    module = make_llama()
+    wrapped = get_peft_model(module, LoraConfig(target_modules=["q_proj"]))
+    for one in (wrapped, module):
+        with pytest.raises(ConfigError, match=r"unload\(\)"):
+            Host(one)
+    assert Host(wrapped.unload()).fingerprint == Host(make_llama()).fingerprint

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -276,6 +277,22 @@ def test_saving_spares_what_is_no_hypernetwork(pico_host: Host, tmp_path: Path) 
 def test_blank_descriptions_are_refused(pico_host: Host) -> None:
     with pytest.raises(CueError, match="empty"):
         make(pico_host).adapt(" \n")
+
+
+def test_a_copy_reads_the_same_base_and_learns_apart(pico_llama: LlamaForCausalLM) -> None:
+    core = Tokenizer(models.WordLevel({"?": 0, "count": 1}, unk_token="?"))
+    host = Host(pico_llama, tokenizer=PreTrainedTokenizerFast(tokenizer_object=core))
+    encoder = HostStates(host)
+    network = build_t2l(T2LConfig(rank=2, latent=16, head_in=16), host.sites, dim=encoder.dim)
+    hyper = HyperNetwork(encoder, network)
+    twin = copy.deepcopy(hyper)
+    before = twin.adapt("count")
+    with torch.no_grad():
+        for parameter in hyper.network.parameters():
+            parameter.add_(1.0)
+    after = twin.adapt("count")
+    assert all(torch.equal(after.factors[s].a_RI, before.factors[s].a_RI) for s in before.sites)
+    assert torch.equal(twin.encode(cues("count")), hyper.encode(cues("count")))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The base's own hidden states while it reads the description."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -54,6 +55,13 @@ class HostStates(AbstractEncoder):
         self.template: Template = template
         self.batch_size = batch_size
         self.dim = config.hidden_size * len(self.layers) * len(pool.split("+"))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HostStates":
+        """A copy that reads the same base: that one is frozen, and no host can be copied."""
+        memo[id(self._frozen[0])] = self._frozen[0]
+        made = memo[id(self)] = type(self).__new__(type(self))
+        vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
 
     @property
     def identity(self) -> str:

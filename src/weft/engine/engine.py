@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast, overload
 
@@ -29,6 +29,7 @@ from weft.types import Mixture
 Prompt = str | list[dict[str, str]] | list[int]
 """A question, or a chat of `role` and `content`, both written by the tokenizer's template; or token ids."""
 Prompts = list[str] | list[list[dict[str, str]]] | list[list[int]]
+_PROMPTS = "a prompt is text, a chat, or a list of token ids (`.tolist()` of a tensor or an array)"
 
 
 class Completion(NamedTuple):
@@ -101,8 +102,9 @@ class Engine:
     ) -> str | list[str]:
         """Answer one prompt, or each of a list; only the new text comes back.
 
-        Raises ConfigError for an option out of range or both a mixture and shares, PromptTooLongError,
-        ShapeError for an empty prompt or a mixture or shares made for another number of prompts.
+        Raises ConfigError for an option out of range, both a mixture and shares, or what is no prompt,
+        PromptTooLongError, ShapeError for an empty prompt or a mixture or shares made for another number of
+        prompts.
 
         Args:
             prompts: Questions for the tokenizer's chat template, where it has one; chats; or token ids.
@@ -143,7 +145,8 @@ class Engine:
         raw: bool = False,
         **sampling: Any,
     ) -> list[Completion]:
-        """As `generate`, with how many tokens each answer took and why it ended."""
+        """As `generate`, of a list of prompts, with how many tokens each answer took and why it ended."""
+        _check_list(prompts)
         options = Sampling(**sampling)
         prompt_ids = [self.prompt_ids(prompt, raw=raw) for prompt in cast("Sequence[Prompt]", prompts)]
         own = _shares(mixture, shares, len(prompt_ids))
@@ -215,6 +218,7 @@ class Engine:
 
         Raises what `generate` raises, and ConfigError for stop strings, which a trace does not look for.
         """
+        _check_list(prompts)
         options = Sampling(**sampling)
         if options.stop:
             raise ConfigError("a trace ends at stop tokens or at max_new_tokens; leave stop strings out")
@@ -265,14 +269,18 @@ class Engine:
             yield rest
 
     def prompt_ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """The token ids that a prompt stands for. Raises ConfigError for turns without role or content."""
+        """The token ids that a prompt stands for.
+
+        Raises ConfigError for turns without role or content, and for what is no prompt.
+        """
         if isinstance(prompt, str):
             if not raw:
                 return render_prompt(self.tokenizer, prompt)
             return plain_ids(self.tokenizer, check_text(prompt, "a prompt"))
-        if prompt and isinstance(prompt[0], dict):
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], dict):
             turns = cast("list[dict[str, Any]]", prompt)
             return render_prompt(self.tokenizer, [turn_of(turn, "a chat") for turn in turns])
+        _check_ids(prompt)
         return cast("list[int]", prompt)
 
     def _decode(self, ids: list[int]) -> str:
@@ -289,8 +297,29 @@ def _shares(mixture: Mixture | None, shares: Sequence[Share] | None, rows: int) 
     return shares
 
 
-def _is_one(prompts: Prompt | Prompts) -> bool:
+def _is_one(prompts: Any) -> bool:
+    if isinstance(
+        prompts, Mapping | bytes
+    ):  # a tokenizer's output would be prompts by the names of its fields
+        raise ConfigError(f"{_PROMPTS}, got a {type(prompts).__name__}")
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict | int))
+
+
+def _check_list(prompts: object) -> None:
+    """Raise ConfigError for one prompt where a list is wanted: its letters or tokens would be prompts."""
+    if _is_one(prompts):
+        raise ConfigError("this is one prompt where a list of them is wanted; give [prompt]")
+
+
+def _check_ids(prompt: Any) -> None:
+    """Raise ConfigError for what is no list of token ids."""
+    listed = isinstance(prompt, Sequence) and not isinstance(prompt, bytes)
+    strange = [token for token in prompt if not isinstance(token, int)][:1] if listed else [prompt]
+    if strange:
+        held = (
+            f"a {type(prompt).__name__} of {type(strange[0]).__name__}" if listed else type(prompt).__name__
+        )
+        raise ConfigError(f"{_PROMPTS}, got {held}")
 
 
 def _stop_ids(host: AbstractHost) -> frozenset[int]:

@@ -27,6 +27,15 @@ from weft.reading import shown
 COLDEST = 1e-4
 """Colder than this, logits over temperature leave the range of float32."""
 _MOST = 1 << 31
+_WHOLE = ("top_k", "seed", "max_new_tokens")
+_REAL = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HF_TOP_K = 50
 """Of a config that samples and does not say."""
@@ -46,7 +55,8 @@ class Sampling:
         repetition_penalty: Above 1 makes tokens that occurred before, prompt included, less likely.
         presence_penalty: Taken from the logit of every token that the answer holds already; -2 to 2.
         frequency_penalty: The same, times how often it holds the token.
-        logit_bias: Token ids, and what is added to their logits; -100 all but forbids one.
+        logit_bias: Pairs of token ids and what is added to their logits; -100 all but forbids one. Kept as a
+            tuple.
         seed: Prompt i of a list is drawn with seed + i.
         max_new_tokens: Most tokens of an answer.
         stop: Strings that end the text and are not part of it; one string, or several. Kept as a tuple.
@@ -63,7 +73,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
+    logit_bias: Sequence[tuple[int, float]] = ()
     seed: int = 0
     max_new_tokens: int = 64
     stop: Sequence[str] = ()
@@ -74,6 +84,13 @@ class Sampling:
         listed = isinstance(stop, Sequence) and all(isinstance(text, str) and text for text in stop)
         _check("stop", stop, listed, "strings that are not empty")
         object.__setattr__(self, "stop", tuple(stop))
+        for names, kind, want in ((_WHOLE, int, "a whole number"), (_REAL, int | float, "a number")):
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kind):
+                    value = value.item() if hasattr(value, "item") else value  # of numpy or torch
+                    _check(name, value, isinstance(value, kind), want)
+                    object.__setattr__(self, name, value)
         heat, penalty = self.temperature, self.repetition_penalty
         _check(
             "temperature", heat, heat == 0 or COLDEST <= heat < math.inf, f"0 (greedy), or {COLDEST} or more"
@@ -84,6 +101,13 @@ class Sampling:
         _check("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0; 1 is off")
         _check("presence_penalty", self.presence_penalty, -2 <= self.presence_penalty <= 2, "from -2 to 2")
         _check("frequency_penalty", self.frequency_penalty, -2 <= self.frequency_penalty <= 2, "from -2 to 2")
+        pairs = [] if isinstance(self.logit_bias, Mapping) else list(map(tuple, self.logit_bias))
+        known = len(pairs) == len(self.logit_bias) and all(
+            len(pair) == 2 and isinstance(pair[0], int) and pair[0] >= 0 for pair in pairs
+        )
+        want = "pairs of a token id and a bias (of a dict, its items())"
+        _check("logit_bias", self.logit_bias, known, want)
+        object.__setattr__(self, "logit_bias", tuple(pairs))
         near = all(-100 <= bias <= 100 for _, bias in self.logit_bias)
         _check("logit_bias", self.logit_bias, near, "biases from -100 to 100")
         _check("seed", self.seed, 0 <= self.seed < 1 << 63, "from 0 to 2**63 - 1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -57,7 +58,8 @@ class Host(AbstractHost):
 
     The parameters are frozen. Hosts over one module do not see each other's mixtures.
 
-    Raises UnknownNameError for a target module that is not there, ConfigError for a pattern that is none.
+    Raises UnknownNameError for a target module that is not there, ConfigError for a pattern that is none and
+    for a network that PEFT has put adapters into.
 
     Args:
         module: The network; its parameters stop asking for gradients.
@@ -81,6 +83,11 @@ class Host(AbstractHost):
         target_modules: str | Sequence[str] = ALL_LINEAR,
         name: str = "",
     ) -> None:
+        if any(hasattr(part, "adapter_layer_names") for part in module.modules()):
+            raise ConfigError(
+                "PEFT has put adapters into this network, so its modules have other names; take them out by "
+                "unload() of the PEFT model, and give what it saves to weft.load"
+            )
         self.module = module.requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -94,6 +101,8 @@ class Host(AbstractHost):
         self._pool: Pool | None = None
         self._compiled: CompiledStep | None = None
         self._batches = Batches(self._checked)
+        self._checkpointed = [m for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
+        self._lock = threading.RLock()  # of pool and batches, which all loops over this host share
         self._last: ContextVar[Last | None] = ContextVar("weft_last", default=None)
         for site in self.sites:
             module.get_submodule(site.path).register_forward_hook(add_mixture(self._span, site))
@@ -217,7 +226,7 @@ class Host(AbstractHost):
             self._check_ids(ids_BT)
             raise
         out.states = {} if span is None else span.states
-        if cache is None and model_kwargs["use_cache"]:
+        if cache is None and model_kwargs["use_cache"] and out.past_key_values is not None:
             self._prompts[out.past_key_values] = prompt
         return out
 
@@ -236,7 +245,15 @@ class Host(AbstractHost):
         return self._decide(mixture, _Prompt(ids_BT, mask_BT))
 
     def new_cache(self) -> RowCache:
-        """A cache of no rows. Raises ConfigError for a network that keeps no keys and values."""
+        """A cache of no rows.
+
+        Raises ConfigError for a network that keeps no keys and values, or that checkpoints gradients.
+        """
+        if any(layer.training and layer.gradient_checkpointing for layer in self._checkpointed):
+            raise ConfigError(
+                "gradient checkpointing is on, which keeps no keys and values to decode with; "
+                "call host.module.eval() first"
+            )
         return RowCache(decoding.attention_layers(self.module))
 
     def embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
@@ -270,11 +287,13 @@ class Host(AbstractHost):
 
     def hold(self, share: Share) -> None:
         """Keep the adapters of a share in the pool until it is released. Raises what `Pool.pin` raises."""
-        self.pool.pin_all([adapter for adapter, _ in share.adapters])
+        with self._lock:
+            self.pool.pin_all([adapter for adapter, _ in share.adapters])
 
     def release(self, share: Share) -> None:
         """Let the adapters of a share be evicted again."""
-        self.pool.unpin_all([adapter for adapter, _ in share.adapters])
+        with self._lock:
+            self.pool.unpin_all([adapter for adapter, _ in share.adapters])
 
     @torch.no_grad()
     def step(
@@ -303,10 +322,12 @@ class Host(AbstractHost):
                 f"and {len(counts)} counts"
             )
         if self._compiled is not None and tokens == 1 and self._compiled.takes(shares, cache):
-            logits_BV, hidden_BH = self._compiled.step(ids_BT, cache, shares)
+            with self._lock:  # its graphs write into buffers of their own
+                logits_BV, hidden_BH = self._compiled.step(ids_BT, cache, shares)
             return Stepped(logits_BV, hidden_BH if capture else None)
         pooled = any(share.adapters for share in shares)
-        batch = self._batches.of(shares, self.pool if pooled else None, self.device)
+        with self._lock:
+            batch = self._batches.of(shares, self.pool if pooled else None, self.device)
         columns_BT, positions_BT = cache.open(tokens, self.device)
         span = Span(
             batch.terms, dict(batch.states), rows, tokens, offset=positions_BT[:, 0], plans=batch.plans
@@ -369,9 +390,8 @@ class Host(AbstractHost):
             # The new name is not in every release that we support; the old one stays until v6 of theirs.
             warnings.simplefilter("ignore", FutureWarning)
             self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-        for layer in self.module.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.training = True
+        for layer in self._checkpointed:
+            layer.training = True
 
     def _check_ids(self, ids_BT: Tensor) -> None:
         """Raise ShapeError for token ids without an embedding: those of tokens that were added, say."""

@@ -38,7 +38,7 @@ def side_by_side(
     if scale_BM is not None:
         u_BM.mul_(scale_BM)
     if output.dtype == u_BM.dtype and output.is_contiguous():
-        output.view(-1, output.shape[-1]).addmm_(u_BM, b_MO)
+        output.view(-1, output.shape[-1]).addmm_(u_BM, b_MO.to(u_BM.dtype))  # autocast has made u smaller
         return output
     return (output + (u_BM @ b_MO).view(output.shape)).to(output.dtype)
 
@@ -61,7 +61,7 @@ def apart(
     if places is None:
         u_KCR = torch.bmm(x_BI.view(adapters, -1, x_BI.shape[-1]), a_KIR)
         if output.dtype == u_KCR.dtype and output.is_contiguous():
-            output.view(adapters, -1, output.shape[-1]).baddbmm_(u_KCR, b_KRO)
+            output.view(adapters, -1, output.shape[-1]).baddbmm_(u_KCR, b_KRO.to(u_KCR.dtype))
             return output
         y_BO = torch.bmm(u_KCR, b_KRO)
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from weft.adapters import check_fits
-from weft.errors import ConfigError, PoolFullError, ShapeError, WeftError
+from weft.errors import ConfigError, PoolFullError, ShapeError
 from weft.types import Adapter, Bank, Site
 
 
@@ -129,7 +129,7 @@ class Pool:
         try:
             for adapter in adapters:
                 slots.append(self.pin(adapter))
-        except WeftError:
+        except BaseException:  # an interrupt or a full device too: nobody would unpin them
             self.unpin_all(adapters[: len(slots)])
             raise
         return slots
@@ -181,8 +181,8 @@ class Pool:
             self.base,
         )
 
+    @torch.inference_mode(False)  # else the first use inside one makes places that nothing outside may write
     def _allocate(self, slots: int, r: int) -> None:
-        self._r = r
         # B lies as [K, R, O], so that the adapters side by side are a view: [K * R, O].
         self._bank = Bank(
             ("",) * slots,
@@ -190,6 +190,7 @@ class Pool:
             {s: torch.zeros(slots, r, s.out_features, **self._options).mT for s in self.sites},
             self.base,
         )
+        self._r = r
 
     def _resize(self, slots: int, r: int) -> None:
         old, old_r = self._bank, self._r
