@@ -298,9 +298,7 @@ def _shares(mixture: Mixture | None, shares: Sequence[Share] | None, rows: int) 
 
 
 def _is_one(prompts: Any) -> bool:
-    if isinstance(
-        prompts, Mapping | bytes
-    ):  # a tokenizer's output would be prompts by the names of its fields
+    if isinstance(prompts, Mapping | bytes):  # of a tokenizer's output the names of fields would be prompts
         raise ConfigError(f"{_PROMPTS}, got a {type(prompts).__name__}")
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict | int))
 

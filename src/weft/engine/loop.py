@@ -127,8 +127,6 @@ class Loop:
         """
         sampling = sampling or Sampling()
         check_prompt(self.host, request.prompt_ids)
-        if sampling.logit_bias:
-            check_prompt(self.host, [token for token, _ in sampling.logit_bias])
         if controller is None or not controller.evicts:
             check_window(self.host, len(request.prompt_ids), sampling.max_new_tokens)
         outside = [token for token, _ in sampling.logit_bias if token >= self.host.vocab_size]
