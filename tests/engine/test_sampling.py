@@ -27,7 +27,6 @@ from weft.errors import ConfigError
         ("seed", 1.5),
         ("top_k", 2.0),
         ("temperature", "1"),
-        ("logit_bias", [(-1, 5.0)]),
         ("logit_bias", {5: 5.0}),
         ("logit_bias", [("5", 5.0)]),
     ],

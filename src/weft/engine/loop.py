@@ -129,11 +129,8 @@ class Loop:
         check_prompt(self.host, request.prompt_ids)
         if controller is None or not controller.evicts:
             check_window(self.host, len(request.prompt_ids), sampling.max_new_tokens)
-        outside = [token for token, _ in sampling.logit_bias if token >= self.host.vocab_size]
-        if outside:
-            raise ShapeError(
-                f"logit_bias names token {outside[0]}, outside the vocabulary of {self.host.vocab_size}"
-            )
+        if sampling.logit_bias:
+            check_prompt(self.host, [token for token, _ in sampling.logit_bias])
         needed = len(request.prompt_ids) + sampling.max_new_tokens
         if self.max_tokens is not None and needed > self.max_tokens:
             raise PromptTooLongError(

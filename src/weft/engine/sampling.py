@@ -103,7 +103,7 @@ class Sampling:
         _check("frequency_penalty", self.frequency_penalty, -2 <= self.frequency_penalty <= 2, "from -2 to 2")
         pairs = [] if isinstance(self.logit_bias, Mapping) else list(map(tuple, self.logit_bias))
         known = len(pairs) == len(self.logit_bias) and all(
-            len(pair) == 2 and isinstance(pair[0], int) and pair[0] >= 0 for pair in pairs
+            len(pair) == 2 and isinstance(pair[0], int) for pair in pairs
         )
         want = "pairs of a token id and a bias (of a dict, its items())"
         _check("logit_bias", self.logit_bias, known, want)
